@@ -1,0 +1,1 @@
+"""Waybill's science and protocols: no Airflow in here (see README, "Where things are")."""

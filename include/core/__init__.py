@@ -1,0 +1,1 @@
+"""What every system shares: ledger, errors, HTTP, watching, requests, receipts."""
