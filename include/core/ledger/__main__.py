@@ -1,0 +1,145 @@
+"""The operator's view of the ledger: `python -m include.core.ledger init|doubts|settle|cancel|verify|show`.
+
+The ledger is named by AIRFLOW_CONN_WAYBILL_LEDGER (never by an argument: it may hold a password).
+Exit status: 0 as asked, 1 the answer is "no" (doubts exist, the chain is broken), 2 the call or the ledger is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from datetime import UTC, datetime
+
+from include.core.errors import WaybillError
+from include.core.ledger.audit import verify
+from include.core.ledger.schema import init, url_from_environment
+from include.core.ledger.states import OPEN, State
+from include.core.ledger.store import Ledger, Submission
+from include.core.ledger.submit import held_message
+
+SETTLE = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CANCELLED}
+
+
+def _when(seconds: float | None) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds else "-"
+
+
+def _line(row: Submission) -> str:
+    job = f" job {row.external_id}" if row.external_id else ""
+    return f"{row.id}\t{row.state}\t{row.system}/{row.kind}\t{row.business_key}\tgeneration {row.generation}{job}"
+
+
+def _init(_args: argparse.Namespace) -> int:
+    before, now = init(url_from_environment())
+    ledger = Ledger(url_from_environment())
+    verb = "created" if before == 0 else "migrated" if before < now else "is up to date"
+    print(f"ledger {ledger.ledger_id} {verb} (schema {now})")
+    return 0
+
+
+def _doubts(_args: argparse.Namespace) -> int:
+    rows = Ledger(url_from_environment()).in_states(State.DOUBTFUL, State.HELD)
+    for row in rows:
+        print(_line(row) if row.state == State.DOUBTFUL else f"{_line(row)}\n\t{held_message(row)}")
+    print(f"{len(rows)} in doubt" if rows else "no doubts")
+    return 1 if rows else 0
+
+
+def _settle(args: argparse.Namespace) -> int:
+    ledger = Ledger(url_from_environment())
+    row = ledger.get(args.id)
+    if row.state != State.HELD:
+        raise WaybillError(f"{row} is not held: there is nothing to settle")
+    if (args.outcome == "sent") != bool(args.external_id):
+        raise WaybillError("--external-id ID goes with --as sent, and only with it")
+    settled = ledger.move(row, SETTLE[args.outcome], why=args.why, who=args.who, external_id=args.external_id)
+    print(f"{settled}: settled by {args.who}. Clear the task of run {row.owner.run_id} to go on")
+    return 0
+
+
+def _cancel(args: argparse.Namespace) -> int:
+    ledger = Ledger(url_from_environment())
+    row = ledger.get(args.id)
+    if row.state not in OPEN:
+        raise WaybillError(f"{row} has ended: there is nothing to cancel")
+    ledger.request_cancel(row, who=args.who, why=args.why)
+    print(f"{row}: the wish to cancel is written down; the next worker that handles it carries it out where it can")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    receipts = []
+    if args.receipts:
+        from include.core.receipts import ReceiptStore
+
+        receipts = asyncio.run(ReceiptStore.at(args.receipts).all())
+    audit = verify(Ledger(url_from_environment()), receipts)
+    for problem in audit.problems:
+        print(problem)
+    verdict = "BROKEN" if audit.problems else "whole"
+    print(
+        f"ledger {audit.ledger_id} is {verdict}: {audit.events} events, {audit.submissions} submissions, "
+        f"{audit.receipts} receipts agree"
+    )
+    return 1 if audit.problems else 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    ledger = Ledger(url_from_environment())
+    if args.id is None:
+        for row in ledger.in_states(*(State if args.all else OPEN)):
+            print(_line(row))
+        return 0
+    row = ledger.get(args.id)
+    print(_line(row))
+    print(f"asked by {row.owner.dag_id}/{row.owner.run_id}/{row.owner.task_id}; {row.size_bytes} bytes")
+    print(json.dumps(row.detail, indent=2, sort_keys=True, ensure_ascii=False))
+    for body in ledger.event_bodies(row.id):
+        who = f" by {body['who']}" if body["who"] else ""
+        print(
+            f"{body['number']}\t{_when(body['at'])}\t{body['before'] or '-'} → {body['row']['state']}\t{body['why']}{who}"
+        )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m include.core.ledger", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str, run: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    command("init", _init, "create the ledger, or migrate an older one")
+    command("doubts", _doubts, "list what is not known, with evidence and remedy")
+    settle = command("settle", _settle, "say what is true of a held submission")
+    settle.add_argument("id", type=int)
+    settle.add_argument("--as", dest="outcome", choices=sorted(SETTLE), required=True)
+    settle.add_argument("--external-id", help="the remote's id, with --as sent")
+    cancel = command("cancel", _cancel, "write down that a submission shall be cancelled")
+    cancel.add_argument("id", type=int)
+    for sub in (settle, cancel):
+        sub.add_argument("--who", required=True)
+        sub.add_argument("--why", required=True)
+    check = command("verify", _verify, "check the chain, the rows and the receipts")
+    check.add_argument("--receipts", help="prefix of the receipts, as in connection waybill_receipts")
+    show = command("show", _show, "list open submissions, or one with its history")
+    show.add_argument("id", type=int, nargs="?")
+    show.add_argument("--all", action="store_true", help="closed ones too")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except WaybillError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
