@@ -1,0 +1,108 @@
+"""Documents under an object-store prefix: receipts, plans, manifests, inputs. File systems and S3 look the same here.
+
+The thing to know before changing it: a prefix comes from a connection, a name from us or from a checked request; a URI
+from outside must lie under a configured prefix, and no message quotes what a document holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, from_url
+
+from include.core.errors import NotFound, RequestError, TransientError
+
+
+@dataclass(frozen=True)
+class Document:
+    """Where a document lies, and its digest: what travels in XCom instead of the document."""
+
+    uri: str
+    sha256: str
+    size_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"uri": self.uri, "sha256": self.sha256, "size_bytes": self.size_bytes}
+
+
+class Objects:
+    """One prefix of an object store (`file:///srv/waybill/receipts`, `s3://bucket/waybill`).
+
+    `options` go to the store (endpoint, region, credential provider). Raises NotFound, TransientError.
+    """
+
+    def __init__(self, prefix: str, options: Mapping[str, Any] | None = None):
+        parts = urlsplit(prefix)
+        if parts.scheme not in ("file", "s3", "gs", "az") or parts.query or "@" in parts.netloc:
+            raise RequestError(f"the prefix {_bare(prefix)} is not understood: give file:///path or s3://bucket/prefix")
+        self.prefix = prefix.rstrip("/") + "/"
+        if parts.scheme == "file":
+            self._store: Any = LocalStore(Path(unquote(parts.path)), mkdir=True)
+        else:
+            self._store = from_url(prefix, **dict(options or {}))
+
+    async def put(self, name: str, data: bytes) -> Document:
+        """Writes a document whole: a reader sees the old one or the new one, never a part."""
+        try:
+            await obstore.put_async(self._store, name, data)
+        except BaseError as error:
+            raise TransientError(f"{self.prefix}{name} cannot be written: {type(error).__name__}") from None
+        return Document(self.prefix + name, hashlib.sha256(data).hexdigest(), len(data))
+
+    async def get(self, name: str) -> bytes:
+        try:
+            return bytes(await (await obstore.get_async(self._store, name)).bytes_async())
+        except (NotFoundError, FileNotFoundError):
+            raise NotFound(f"{self.prefix}{name} does not exist") from None
+        except BaseError as error:
+            raise TransientError(f"{self.prefix}{name} cannot be read: {type(error).__name__}") from None
+
+    async def get_document(self, document: Mapping[str, Any]) -> bytes:
+        """The bytes of a Document that XCom carries, checked against its digest."""
+        data = await self.get(self.name_of(str(document["uri"])))
+        if hashlib.sha256(data).hexdigest() != document["sha256"]:
+            raise RequestError(f"{document['uri']} is not what it was when it was written: its sha256 differs")
+        return data
+
+    async def names(self, suffix: str) -> list[str]:
+        """All names under the prefix that end with `suffix`, sorted."""
+        found: list[str] = []
+        async for page in obstore.list(self._store):
+            found += [str(meta["path"]) for meta in page if str(meta["path"]).endswith(suffix)]
+        return sorted(found)
+
+    def name_of(self, uri: str) -> str:
+        """The name under this prefix. Raises RequestError for a URI outside of it."""
+        if not uri.startswith(self.prefix) or ".." in uri.split("/"):
+            raise RequestError(f"{_bare(uri)} does not lie under {self.prefix}")
+        return uri[len(self.prefix) :]
+
+
+async def read_input(uri: str, places: Sequence[Objects], *, limit_bytes: int) -> bytes:
+    """An input document that a request names. It must lie under one of the configured prefixes (`waybill_inputs`)."""
+    parts = urlsplit(uri)
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise RequestError(
+            f"{_bare(uri)}: a URI with a query, a fragment or user information is refused; give the plain one"
+        )
+    for place in places:
+        if uri.startswith(place.prefix):
+            data = await place.get(place.name_of(uri))
+            if len(data) > limit_bytes:
+                raise RequestError(f"{uri}: {len(data)} bytes are more than the {limit_bytes} that are read; split it")
+            return data
+    allowed = ", ".join(place.prefix for place in places) or "none is configured in connection waybill_inputs"
+    raise RequestError(f"{_bare(uri)} does not lie under an allowed prefix ({allowed}): copy it there")
+
+
+def _bare(uri: str) -> str:
+    """A URI without what may be secret in it."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"
