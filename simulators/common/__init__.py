@@ -1,0 +1,35 @@
+"""What all simulators share: clock and agenda, journal, fault script, HTTP shell, side channel, loopback server, registry."""
+
+from simulators.common.clock import Agenda, Clock, http_date, iso_millis
+from simulators.common.faults import FaultScript, Rule
+from simulators.common.journal import Entry, Journal
+from simulators.common.registry import SERVICES, HttpService, Service, Setup, build
+from simulators.common.server import RunningServer, serve
+from simulators.common.simulator import Knobs, Simulator
+from simulators.common.transport import InProcessTransport
+from simulators.common.wire import Answer, Call, ConnectionDropped, ProblemError
+
+__all__ = [
+    "SERVICES",
+    "Agenda",
+    "Answer",
+    "Call",
+    "Clock",
+    "ConnectionDropped",
+    "Entry",
+    "FaultScript",
+    "HttpService",
+    "InProcessTransport",
+    "Journal",
+    "Knobs",
+    "ProblemError",
+    "Rule",
+    "RunningServer",
+    "Service",
+    "Setup",
+    "Simulator",
+    "build",
+    "http_date",
+    "iso_millis",
+    "serve",
+]

@@ -1,0 +1,144 @@
+"""The fault script: which requests go wrong, and how.
+
+The one thing to know: *before commit* means that the simulated system never saw the request, *after commit* that it did
+everything and only the answer suffered. Every fault keeps that line sharp, because the journal is read as the truth.
+
+| fault | parameters | what the client sees | committed |
+|---|---|---|---|
+| status | code, retry_after, body, problem | that answer | no |
+| drop_before_commit | | closed connection | no |
+| drop_after_commit | | closed connection | yes |
+| hold_after_commit | seconds | the answer, late | yes, at once |
+| commit_delayed | seconds, hold | nothing; closed after `hold` seconds | yes, after `seconds` |
+| error_after_commit | code (500) | an error | yes |
+| slow | seconds | the answer, late | yes, late |
+| slow_body | seconds, chunks (20) | headers, then a trickle | yes |
+| non_json | code (200), body | an HTML page | no |
+| outage | seconds, code (503), retry_after | 503 to every request for that time | no |
+
+A simulator may add kinds of its own (`SPECIAL`); those act after the commit and combine with one of the above.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+GENERIC = frozenset(
+    {
+        "status",
+        "drop_before_commit",
+        "drop_after_commit",
+        "hold_after_commit",
+        "commit_delayed",
+        "error_after_commit",
+        "slow",
+        "slow_body",
+        "non_json",
+        "outage",
+    }
+)
+
+
+class Rule(BaseModel):
+    """One line of the script. Requests that match are counted; the first `after` pass, the next `times` suffer.
+
+    `path` is a substring or a regular expression of the request path, `contains` a substring of the request body;
+    `times: null` means for ever. Times in the parameters are simulated seconds.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    fault: str
+    method: str | None = None
+    path: str | None = None
+    contains: str | None = None
+    after: int = Field(default=0, ge=0)
+    times: int | None = Field(default=1, ge=0)
+    code: int | None = None
+    seconds: float = Field(default=0.0, ge=0)
+    hold: float = Field(default=0.0, ge=0)
+    chunks: int = Field(default=20, ge=1)
+    retry_after: int | str | None = None
+    body: str | None = None
+    problem: dict[str, Any] | None = None
+
+    def matches(self, method: str, path: str, body: bytes) -> bool:
+        if self.method and self.method.upper() != method:
+            return False
+        if self.path and self.path not in path and not re.search(self.path, path):
+            return False
+        return not self.contains or self.contains.encode() in body
+
+
+@dataclass
+class _Tally:
+    rule: Rule
+    id: int
+    matched: int = 0
+    fired: int = 0
+
+
+class FaultScript:
+    """The rules in force. Every matching rule counts a request; a request suffers all rules that are due.
+
+    Of the transport faults only the first due one acts, so that a script reads from top to bottom.
+    """
+
+    def __init__(self, special: frozenset[str] = frozenset()) -> None:
+        self.known = GENERIC | special
+        self._tallies: list[_Tally] = []
+        self._last_id = 0
+        self._outage: tuple[float, Rule] | None = None
+
+    def add(self, **rule: Any) -> int:
+        """Add a rule at the end and return its id. Raises ValueError for an unknown fault or parameter."""
+        parsed = Rule(**rule)
+        if parsed.fault not in self.known:
+            raise ValueError(f"unknown fault {parsed.fault!r}; known: {', '.join(sorted(self.known))}")
+        if parsed.path:
+            try:
+                re.compile(parsed.path)
+            except re.error as error:
+                raise ValueError(f"path {parsed.path!r} is not a regular expression: {error}") from error
+        self._last_id += 1
+        self._tallies.append(_Tally(parsed, self._last_id))
+        return self._last_id
+
+    def clear(self, rule_id: int | None = None) -> None:
+        """Remove one rule, or all of them and a running outage."""
+        self._tallies = [tally for tally in self._tallies if rule_id is not None and tally.id != rule_id]
+        if rule_id is None:
+            self._outage = None
+
+    def due(self, method: str, path: str, body: bytes, now: float) -> list[Rule]:
+        """Count this request and return the rules it suffers; a running outage hides it from all others."""
+        if self._outage and now < self._outage[0]:
+            return [self._outage[1]]
+        due: list[Rule] = []
+        for tally in self._tallies:
+            rule = tally.rule
+            if not rule.matches(method, path, body):
+                continue
+            tally.matched += 1
+            spent = rule.times is not None and tally.fired >= rule.times
+            second_transport = rule.fault in GENERIC and any(other.fault in GENERIC for other in due)
+            if tally.matched > rule.after and not spent and not second_transport:
+                tally.fired += 1
+                due.append(rule)
+        for rule in due:
+            if rule.fault == "outage":
+                self._outage = (now + rule.seconds, rule)
+                return [rule]
+        return due
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The rules with how often each matched and fired."""
+        return [
+            tally.rule.model_dump(exclude_defaults=True)
+            | {"id": tally.id, "matched": tally.matched, "fired": tally.fired}
+            for tally in self._tallies
+        ]
