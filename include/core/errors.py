@@ -40,9 +40,13 @@ class QuotaExceeded(WaybillError):
 
 
 class AuthError(WaybillError):
-    """401 or 403: the credential is wrong, expired or lacks a right. Names the connection, never the secret."""
+    """401: the credential is wrong or expired. Names the connection, never the secret."""
 
     no_effect = True
+
+
+class Forbidden(AuthError):
+    """403: the credential is good, but lacks the right to this one thing."""
 
 
 class RequestError(WaybillError):
@@ -98,8 +102,10 @@ def error_for_status(status: int, what: str, *, detail: str = "", retry_after: f
     said = f"{what} answered {status}" + (f": {detail}" if detail else "")
     if status == 429:
         return TransientError(f"{said}. The remote asks to slow down.", retry_after=retry_after, no_effect=True)
-    if status in (401, 403):
-        return AuthError(f"{said}. Check the connection's credential and its rights.")
+    if status == 401:
+        return AuthError(f"{said}. Check the connection's credential.")
+    if status == 403:
+        return Forbidden(f"{said}. Give the credential's user the right to it.")
     if status == 404:
         return NotFound(f"{said}.")
     if status == 408 or status >= 500:

@@ -45,7 +45,7 @@ def _problem(model: type[Request], error: Any) -> str:
     return f"{place}: {shown(error.get('input'))} is refused: {error['msg']}"
 
 
-def shown(value: Any, limit: int = 120) -> str:
+def shown(value: Any, limit: int = 600) -> str:
     """A value as it may stand in a message: quoted and cut."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     text = text if len(text) <= limit else f"{text[:limit]}…"

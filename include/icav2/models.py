@@ -1,0 +1,201 @@
+"""What a caller may ask of an ICAv2 copy, and the typed things that travel between the modules of this package.
+
+The thing to know before changing it: `CopyRequest` is at once the UI form, the strict check and the documentation.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from include.core.requests import Request, shown
+
+Manifest = dict[str, list[str]]
+
+
+class CopyRequest(Request):
+    """The conf of a run of `icav2_copy_batch`."""
+
+    manifest: dict[str, Any] | None = Field(
+        None,
+        description="What to copy: each key is a source file (icav2://PROJECT-ID/path), each value the list of folders it "
+        "is copied to (icav2://PROJECT-ID/path/).",
+    )
+    manifest_b64gz: str | None = Field(None, description="The same manifest as JSON, gzipped, then base64 encoded.")
+    manifest_uri: str | None = Field(
+        None, description="The same manifest as a JSON file under one of the prefixes of connection waybill_inputs."
+    )
+    max_resubmissions: int = Field(
+        5, ge=0, le=20, description="How often a failed copy job is sent again for one destination in this run."
+    )
+    max_in_flight: int = Field(200, ge=1, le=2000, description="How many copy jobs may run at once.")
+    poll_seconds: float = Field(
+        30.0,
+        ge=1,
+        le=3600,
+        description="The longest pause between two looks at the jobs. Young jobs are looked at sooner.",
+    )
+    job_timeout_minutes: float = Field(
+        120.0,
+        gt=0,
+        le=10080,
+        description="A job that runs longer is stuck: what it copied is verified, the rest sent once more.",
+    )
+    verify: Literal["size_and_etag", "size"] = Field(
+        "size_and_etag",
+        description="How a copied file is proved: by its size, and by its MD5 ETag where both sides are single-part; or by size.",
+    )
+    require_empty_destination: bool = Field(
+        True, description="Refuse destinations that hold files which Waybill did not place there."
+    )
+    same_project: Literal["refuse", "allow"] = Field(
+        "refuse", description="What to do with a copy within one project, which ICA has refused in the past."
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _exactly_one_manifest(self) -> CopyRequest:
+        given = [name for name in ("manifest", "manifest_b64gz", "manifest_uri") if getattr(self, name) is not None]
+        if len(given) != 1:
+            what = "all of " + ", ".join(given) if given else "none"
+            raise ValueError(f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {what})")
+        return self
+
+    @pydantic.field_validator("manifest_uri")
+    @classmethod
+    def _plain_uri(cls, value: str | None) -> str | None:
+        if value is not None and ("?" in value or "@" in value or "://" not in value):
+            raise ValueError(
+                f"{shown(value.split('?')[0])} is refused: give a plain URI without a query or user information"
+            )
+        return value
+
+
+class Frozen(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class Flipped(Frozen):
+    """One destination folder and what goes there: an element of the SOP's Flip Manifest output, field for field."""
+
+    dest_uri: str
+    source_uris: list[str]
+
+
+class JobStatus(StrEnum):
+    """Job states of ICA v3. Anything else counts as running, with a warning."""
+
+    INITIALIZED = "INITIALIZED"
+    WAITING_FOR_RESOURCES = "WAITING_FOR_RESOURCES"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    SUCCEEDED = "SUCCEEDED"
+    PARTIALLY_SUCCEEDED = "PARTIALLY_SUCCEEDED"
+    FAILED = "FAILED"
+
+
+TERMINAL = frozenset({JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.PARTIALLY_SUCCEEDED, JobStatus.FAILED})
+
+
+class Job(Frozen):
+    """A job as ICA lists it. `created` is epoch seconds of ICA's clock."""
+
+    id: str
+    status: str
+    subject_id: str | None
+    created: float
+
+    @property
+    def ended(self) -> bool:
+        return self.status in TERMINAL
+
+    @property
+    def known(self) -> bool:
+        return self.status in JobStatus.__members__
+
+
+class Data(Frozen):
+    """A file or folder in a project. `path` is the full path, ending with `/` for folders; `created` in epoch seconds."""
+
+    id: str
+    name: str
+    path: str
+    is_folder: bool
+    status: str
+    size_bytes: int
+    etag: str | None
+    created: float
+
+
+class Content(Frozen):
+    """One file of an item: its path relative to the destination folder, and what proves it."""
+
+    path: str
+    size_bytes: int
+    etag: str | None
+
+
+class Item(Frozen):
+    """One source, resolved: what is sent (`data_id`) and what must be there afterwards (`files`)."""
+
+    source_uri: str
+    data_id: str
+    name: str
+    is_folder: bool = False
+    files: list[Content]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+class Destination(Frozen):
+    """One destination folder with its resolved items. `dest_uri` is the caller's spelling, `key` is ours."""
+
+    dest_uri: str
+    project_id: str
+    path: str
+    items: list[Item]
+
+    @property
+    def key(self) -> str:
+        """The business key: one spelling per folder in the world."""
+        return f"icav2://{self.project_id}{self.path}"
+
+
+class CopyPlan(Frozen):
+    """Everything that a run will copy, resolved to ids and sizes. Written once, read by every leg."""
+
+    destinations: list[Destination]
+
+    @property
+    def files(self) -> int:
+        return sum(len(item.files) for d in self.destinations for item in d.items)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(item.size_bytes for d in self.destinations for item in d.items)
+
+
+class Verdict(StrEnum):
+    """What a look at the destination says of one file."""
+
+    OK = "ok"
+    MISSING = "missing"
+    PARTIAL = "partial"
+    SIZE_MISMATCH = "size_mismatch"
+    ETAG_MISMATCH = "etag_mismatch"
+
+
+class Proof(Frozen):
+    """The verdict on one file, with what it rests on."""
+
+    source_uri: str
+    dest_uri: str
+    path: str
+    verdict: Verdict
+    size_bytes: int
+    by: str
+    data_id: str | None = None

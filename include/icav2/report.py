@@ -1,0 +1,104 @@
+"""What a run tells: the SOP's own output object, the failures with their reasons, and the rows of the receipt.
+
+The thing to know before changing it: the output's fields are those of the step function, also the ones that leak its inner
+loop (`wait`, `job_status_iterable`): callers read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from include.core.ledger import Submission
+from include.icav2 import rules
+from include.icav2.models import Proof, Verdict
+from include.icav2.rules import Phase, Standing
+
+STATUS = {Phase.PASSED: True, Phase.FAILED: False, Phase.HELD: False, Phase.RUNNING: None, Phase.WAITING: None}
+ORDER = {True: 0, False: 1, None: 2}
+
+
+def output(standings: Sequence[Standing], rows: Mapping[str, Sequence[Submission]], run_id: str) -> dict[str, Any]:
+    """The step function's output for the destinations as they stand: passed, then failed, then running."""
+    jobs = [_job(standing, rows.get(standing.destination.key, ()), run_id) for standing in standings]
+    jobs.sort(key=lambda job: ORDER[job["job_status"]])
+    counted = Counter(job["job_status"] for job in jobs)
+    return {
+        "job_status_iterable_parameter": {"job_status_iterable": counted[True] + counted[False]},
+        "wait_parameter": {"wait": True},
+        "counters": {"jobs_failed": counted[False], "jobs_running": counted[None], "jobs_passed": counted[True]},
+        "job_list_with_attempt_counter": jobs,
+    }
+
+
+def _job(standing: Standing, rows: Sequence[Submission], run_id: str) -> dict[str, Any]:
+    """One destination as the SOP lists it. The counter is one more than the failed jobs, except after the last failure."""
+    failed = rules.failed_jobs(rows, run_id, standing.destination)
+    status = STATUS[standing.phase]
+    sent = [row.external_id for row in rows if row.external_id]
+    current = standing.job_id or (sent[-1] if sent else None)
+    if status is not False and current in failed:
+        failed.remove(current)  # its files are proved all the same
+    return {
+        "job_attempt_counter": max(1, len(failed)) if status is False else len(failed) + 1,
+        "job_id": current,
+        "failed_jobs_list": failed,
+        "dest_uri": standing.destination.dest_uri,
+        "source_uris": [item.source_uri for item in standing.destination.items],
+        "job_status": status,
+    }
+
+
+def not_copied(standings: Iterable[Standing], proofs: Iterable[Proof]) -> list[str]:
+    """One sentence for each file that is not where it should be: what, where, and why."""
+    why = {s.destination.dest_uri: s.why for s in standings if s.phase != Phase.PASSED}
+    return [
+        f"{proof.source_uri} → {proof.dest_uri}: {str(proof.verdict).replace('_', ' ')}"
+        + (f" ({why[proof.dest_uri]})" if why.get(proof.dest_uri) else "")
+        for proof in proofs
+        if proof.verdict != Verdict.OK
+    ]
+
+
+def proof_lines(proofs: Iterable[Proof]) -> bytes:
+    """The per-file proof as JSON Lines."""
+    return "".join(proof.model_dump_json() + "\n" for proof in proofs).encode()
+
+
+def totals(proofs: Sequence[Proof], output_object: Mapping[str, Any]) -> dict[str, int | float]:
+    """Files, bytes and submissions of a run."""
+    good = [proof for proof in proofs if proof.verdict == Verdict.OK]
+    jobs = output_object["job_list_with_attempt_counter"]
+    return {
+        "destinations": len(jobs),
+        "destinations passed": output_object["counters"]["jobs_passed"],
+        "files": len(proofs),
+        "files proved": len(good),
+        "bytes": sum(proof.size_bytes for proof in proofs),
+        "proved bytes": sum(proof.size_bytes for proof in good),
+        "failed jobs sent again or given up": sum(len(job["failed_jobs_list"]) for job in jobs),
+    }
+
+
+def receipt_items(output_object: Mapping[str, Any], proofs: Sequence[Proof]) -> list[dict[str, Any]]:
+    """One row per destination for the receipt."""
+    expected = Counter(proof.dest_uri for proof in proofs)
+    good = Counter(proof.dest_uri for proof in proofs if proof.verdict == Verdict.OK)
+    return [
+        {
+            "destination": job["dest_uri"],
+            "files": expected[job["dest_uri"]],
+            "proved": good[job["dest_uri"]],
+            "state": {True: "passed", False: "failed", None: "not finished"}[job["job_status"]],
+            "submissions": job["job_attempt_counter"],
+            "job": job["job_id"],
+            "failed_jobs": job["failed_jobs_list"],
+        }
+        for job in output_object["job_list_with_attempt_counter"]
+    ]
+
+
+def dumps(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, indent=1).encode()

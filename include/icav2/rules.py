@@ -1,0 +1,143 @@
+"""The rules of a copy as pure functions over ledger rows: what counts as an attempt, what may be sent again, what is over.
+
+The thing to know before changing it: the ledger is the only memory. Every leg, retry, clear and later run derives what to
+do from the rows of a destination, so a rule that needs more memory than a row holds is the wrong rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from include.core.ledger import State, Submission
+from include.icav2.models import CopyRequest, Destination, Item, Job
+
+SYSTEM, KIND = "icav2", "copy_batch"
+
+
+@dataclass(frozen=True)
+class CopySettings:
+    """The options of a run in the engine's terms. Seconds."""
+
+    max_resubmissions: int = 5
+    max_in_flight: int = 200
+    job_timeout_seconds: float = 7200.0
+    use_etag: bool = True
+    items_per_job: int = 1000  # no maximum is documented; larger destinations are copied chunk after chunk
+    horizon_seconds: float = 60.0  # how long ICA may hide a job that it accepted
+    request_timeout_seconds: float = 60.0
+    settle_seconds: float = 5.0  # how long a listing may lag behind a job
+
+    @classmethod
+    def of(cls, request: CopyRequest) -> CopySettings:
+        return cls(
+            max_resubmissions=request.max_resubmissions,
+            max_in_flight=request.max_in_flight,
+            job_timeout_seconds=request.job_timeout_minutes * 60,
+            use_etag=request.verify == "size_and_etag",
+        )
+
+
+class Phase(StrEnum):
+    """Where one destination stands in this run."""
+
+    PASSED = "passed"  # every file is there and proved
+    RUNNING = "running"  # a job is at work, ours or adopted
+    WAITING = "waiting"  # for a free slot, or until a doubt can be settled
+    FAILED = "failed"  # nothing more will be tried in this run
+    HELD = "held"  # a person must say whether a job exists
+
+
+FINAL = frozenset({Phase.PASSED, Phase.FAILED, Phase.HELD})
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One destination now. `look_again_at`: ledger time at which a worker can do something (stuck job, doubt)."""
+
+    destination: Destination
+    phase: Phase
+    why: str = ""
+    job_id: str | None = None
+    look_again_at: float | None = None
+
+
+def covers(row: Submission, item: Item) -> bool:
+    return item.data_id in row.detail.get("data_ids", [])
+
+
+def of_run(rows: Sequence[Submission], run_id: str) -> list[Submission]:
+    """The rows that this run submitted or adopted."""
+    return [row for row in rows if run_id in row.runs]
+
+
+def failed_jobs(rows: Sequence[Submission], run_id: str, destination: Destination) -> list[str]:
+    """Ids of this run's jobs that ended badly or were superseded, in order: the SOP's `failed_jobs_list`."""
+    bad = [row for row in of_run(rows, run_id) if row.state in (State.FAILED, State.SUPERSEDED)]
+    return [row.external_id for row in bad if row.external_id and any(covers(row, item) for item in destination.items)]
+
+
+def resubmissions(rows: Sequence[Submission], run_id: str, item: Item) -> int:
+    """How many submissions with this item have failed in this run. The first launch and an adopted job count alike."""
+    bad = (State.FAILED, State.SUPERSEDED)
+    return sum(1 for row in of_run(rows, run_id) if row.state in bad and covers(row, item))
+
+
+def may_send(rows: Sequence[Submission], run_id: str, items: Sequence[Item], settings: CopySettings) -> list[Item]:
+    """Those of these items that have attempts left."""
+    return [item for item in items if resubmissions(rows, run_id, item) <= settings.max_resubmissions]
+
+
+def verified_before(rows: Sequence[Submission], run_id: str, destination: Destination) -> bool:
+    """The last job of this run was looked at, and all items of the destination were proved then."""
+    last = rows[-1] if rows else None
+    if last is None or last.state not in (State.DONE, State.FAILED) or run_id not in last.runs:
+        return False
+    return {item.name for item in destination.items} <= set(last.detail.get("verified", []))
+
+
+def still_writing(
+    rows: Sequence[Submission], jobs: Mapping[str, Job], now: float, settings: CopySettings
+) -> list[Submission]:
+    """Superseded submissions whose job may still write. One that was never found counts until a job would have timed out."""
+    alive = []
+    for row in rows:
+        if row.state != State.SUPERSEDED:
+            continue
+        job = jobs.get(row.external_id or "")
+        if row.external_id:
+            over = job is not None and job.ended
+        else:
+            over = now > (row.closed_at or now) + settings.job_timeout_seconds
+        if not over:
+            alive.append(row)
+    return alive
+
+
+def generations_after(rows: Sequence[Submission], row: Submission) -> int:
+    """How many were really sent after `row`."""
+    sent = [r for r in rows if r.generation > row.generation and r.state not in (State.CANCELLED, State.REJECTED)]
+    return len(sent)
+
+
+def refused(rows: Sequence[Submission], run_id: str) -> str | None:
+    """Why ICA refused this run's last submission for good, None where it did not."""
+    last = rows[-1] if rows else None
+    if last is not None and last.state == State.REJECTED and last.owner.run_id == run_id:
+        return str(last.detail.get("refusal", "ICA refused the copy"))
+    return None
+
+
+def made_by_us(rows: Sequence[Submission]) -> tuple[dict[str, str], float | None]:
+    """Data ids that our batches made here, and when the first of our jobs was made (ICA's clock)."""
+    created = {
+        data_id: str(row.detail.get("batch_id")) for row in rows for data_id in row.detail.get("created_ids", [])
+    }
+    times = [float(row.detail["job_created"]) for row in rows if "job_created" in row.detail]
+    return created, min(times, default=None)
+
+
+def placed_names(rows: Collection[Submission]) -> set[str]:
+    """Names that this ledger has tried to place at a destination: they are no strangers there."""
+    return {name for row in rows for name in row.detail.get("names", [])}
