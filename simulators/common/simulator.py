@@ -158,7 +158,7 @@ class Simulator:
         transport = next((rule for rule in rules if rule.fault in GENERIC), None)
         answer = await self._with_fault(transport, call, operation, special)
         if answer and answer.hold_seconds:
-            await self.clock.sleep(answer.hold_seconds)
+            await self.clock.sleep(answer.hold_seconds + 1e-5)  # a sleep may end a microsecond early
         if latency:
             await self.clock.sleep(latency)
         return answer

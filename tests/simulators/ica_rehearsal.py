@@ -94,7 +94,7 @@ class Rehearsal:
     """A simulator on a real socket with a clock that stands still, two projects, and a client with a token."""
 
     def __init__(self, *, speed: float = 0.0, **knobs: Any) -> None:
-        defaults = {"failure_rate": 0.0, "folder_create_seconds": 0.0}
+        defaults = {"failure_rate": 0.0, "folder_create_seconds": 0.0, "token_lifetime_seconds": 10**6}
         self.sim = IcaSimulator(Clock(epoch=START, speed=speed), Settings(**(defaults | knobs)))
         for project in (SOURCE, TARGET):
             self.sim.seed_project(project)
