@@ -1,0 +1,100 @@
+"""Waybill's own connections, resolved: the ledger, the receipts, the inputs, and (optional) Airflow's REST API for notes.
+
+The thing to know before changing it: secrets are read here and nowhere else; what leaves this module are open clients.
+Sync functions are for tasks, the `a…` ones for triggers.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+from airflow.sdk import BaseHook, Connection
+from airflow.sdk.configuration import conf
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from include.core.errors import LedgerError, RequestError
+from include.core.ledger import Ledger
+from include.core.ledger.schema import url_from_fields
+from include.core.objects import Objects
+from include.core.receipts import ReceiptStore
+
+log = logging.getLogger(__name__)
+
+LEDGER, RECEIPTS, INPUTS, AIRFLOW = "waybill_ledger", "waybill_receipts", "waybill_inputs", "waybill_airflow"
+ONE_HOST_EXECUTORS = ("LocalExecutor", "SequentialExecutor")
+
+
+def ledger_from(connection: Connection) -> Ledger:
+    """The open ledger. Raises LedgerError before anything remote is touched."""
+    fields = {name: getattr(connection, name) for name in ("conn_type", "host", "schema", "login", "password", "port")}
+    try:
+        url = url_from_fields({**fields, "extra": connection.extra_dejson})
+    except ValueError:
+        raise LedgerError(f"connection {LEDGER}: type {connection.conn_type} is not sqlite or postgres") from None
+    executor = conf.get("core", "executor")
+    if url.get_backend_name() == "sqlite" and executor.split(":")[0].split(".")[-1] not in ONE_HOST_EXECUTORS:
+        raise LedgerError(f"connection {LEDGER}: SQLite serves one host, and {executor} may use more: give PostgreSQL")
+    return Ledger(url)
+
+
+def ledger(conn_id: str = LEDGER) -> Ledger:
+    return ledger_from(BaseHook.get_connection(conn_id))
+
+
+async def aledger(conn_id: str = LEDGER) -> Ledger:
+    return ledger_from(await BaseHook.aget_connection(conn_id))
+
+
+def prefixes_of(connection: Connection) -> list[Objects]:
+    """The object-store prefixes of a connection: extra `prefix` (one) or `prefixes` (a list); `options` go to the store."""
+    extra = connection.extra_dejson
+    given = extra.get("prefixes") or [extra.get("prefix") or connection.host]
+    if not all(isinstance(prefix, str) and prefix for prefix in given):
+        raise RequestError(f'connection {connection.conn_id}: give the extra {{"prefix": "file:///srv/waybill/…"}}')
+    return [Objects(prefix, extra.get("options")) for prefix in given]
+
+
+def receipts(conn_id: str = RECEIPTS) -> ReceiptStore:
+    return ReceiptStore(prefixes_of(BaseHook.get_connection(conn_id))[0])
+
+
+async def areceipts(conn_id: str = RECEIPTS) -> ReceiptStore:
+    return ReceiptStore(prefixes_of(await BaseHook.aget_connection(conn_id))[0])
+
+
+def inputs(conn_id: str = INPUTS) -> list[Objects]:
+    """Where inputs may lie; nowhere, if the connection does not exist."""
+    try:
+        return prefixes_of(BaseHook.get_connection(conn_id))
+    except AirflowNotFoundException:
+        return []
+
+
+def base_url(connection: Connection) -> str:
+    """The URL of an http connection, whose host may or may not hold the scheme."""
+    host = (connection.host or "").rstrip("/")
+    if "://" in host:
+        return host
+    port = f":{connection.port}" if connection.port else ""
+    return f"{connection.schema or 'https'}://{host}{port}"
+
+
+def write_note(dag_id: str, run_id: str, note: str) -> None:
+    """Puts a sentence on the run in Airflow's UI, where connection waybill_airflow allows it. Never fails a task."""
+    try:
+        connection = BaseHook.get_connection(AIRFLOW)
+    except AirflowNotFoundException:
+        return
+    try:
+        with httpx.Client(base_url=base_url(connection), timeout=15) as http:
+            login = {"username": connection.login, "password": connection.password}
+            token = http.post("/auth/token", json=login).raise_for_status().json()["access_token"]
+            headers: dict[str, Any] = {"Authorization": f"Bearer {token}"}
+            path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}"
+            http.patch(
+                path, params={"update_mask": "note"}, json={"note": note[:1000]}, headers=headers
+            ).raise_for_status()
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        log.warning("the run's note could not be written (%s); the outcome is in the receipt", type(error).__name__)

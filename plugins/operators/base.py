@@ -1,0 +1,88 @@
+"""What Waybill's operators share: the retry policy, the owner of what they ask for, and how they refuse.
+
+The thing to know before changing it: Airflow's retries do not multiply ours. A permanent error fails the task at once; a
+transient one is tried again when the remote says so; the retry re-attaches through the ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+from hooks.waybill import write_note
+
+from include.core.errors import QuotaExceeded, RequestError, TransientError, WaybillError
+from include.core.ledger import Owner
+from include.core.receipts import folder
+
+T = TypeVar("T")
+
+
+class WaybillRetry(RetryPolicy):
+    """Maps our errors to Airflow: permanent ones fail at once, transient ones come back when it makes sense."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        if isinstance(exception, QuotaExceeded):
+            wait = max(60.0, exception.available_at - time.time())
+            return RetryDecision.retry(timedelta(seconds=wait), "the quota is full until then")
+        if isinstance(exception, TransientError):
+            asked = timedelta(seconds=exception.retry_after) if exception.retry_after else None
+            return RetryDecision.retry(asked, "a passing trouble")
+        if isinstance(exception, WaybillError):
+            return RetryDecision.fail("trying again would not help")
+        return RetryDecision.default()
+
+
+# A deferring task needs at least one retry: Airflow 3.3.2 can fail a healthy task that is woken early, and so may a worker die.
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "waybill",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(hours=1),
+    "retry_policy": WaybillRetry(),
+    "execution_timeout": timedelta(minutes=30),
+}
+
+
+def run_async(work: Awaitable[T]) -> T:
+    """Runs asynchronous work of `include` to its end in a task."""
+
+    async def main() -> T:
+        return await work
+
+    return asyncio.run(main())
+
+
+def owner_of(context: Context) -> Owner:
+    ti = context["ti"]
+    return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1)
+
+
+def run_folder(context: Context) -> str:
+    """Where this run's documents lie under the receipts prefix."""
+    return folder(context["ti"].dag_id, context["ti"].run_id)
+
+
+class WaybillOperator(BaseOperator):
+    """Base of our operators: refusals are listed in the log, in XCom `request_errors` and in the run's note."""
+
+    @contextmanager
+    def refusing(self, context: Context) -> Iterator[None]:
+        """Publishes every problem of a RequestError before it fails the task (without retry, by the retry policy)."""
+        try:
+            yield
+        except RequestError as error:
+            for problem in error.problems:
+                self.log.error("refused: %s", problem)
+            context["ti"].xcom_push(key="request_errors", value=error.problems[:200])
+            write_note(context["ti"].dag_id, context["ti"].run_id, "Refused: " + "; ".join(error.problems))
+            raise RequestError(f"refused, {len(error.problems)} problems: see the log or XCom request_errors") from None

@@ -1,0 +1,78 @@
+"""The waybill of an ICA copy: what was asked, each destination with its jobs, and the proof of each file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow.sdk import Context
+from hooks.waybill import receipts
+from operators.base import owner_of, run_async
+from operators.receipt import ReceiptOperator
+
+from include.core.errors import WaybillError
+from include.core.ledger import Ledger
+from include.core.receipts import Receipt, size
+from include.icav2 import report
+from include.icav2.models import Proof
+
+AGAIN = "Trigger the DAG again with the same conf: it copies only what is missing."
+
+
+class ICAv2ReceiptOperator(ReceiptOperator):
+    """Reads what the tasks `load_request`, `plan` and `copy` left behind, as far as they came."""
+
+    def tell(self, context: Context, ledger: Ledger | None) -> Receipt:
+        ti, owner = context["ti"], owner_of(context)
+        told = ti.xcom_pull(task_ids="copy", key="report")
+        planned = ti.xcom_pull(task_ids="plan") or {}
+        request = ti.xcom_pull(task_ids="load_request") or {}
+        facts: dict[str, Any] = {"dag_id": owner.dag_id, "run_id": owner.run_id, "asked": {**request, **planned}}
+        facts["asked"].pop("plan", None)
+        documents = {"plan": planned["plan"]} if planned else {}
+        if told is None:
+            outcome, remedy = self._nothing_proved(ti, bool(planned))
+            return Receipt(**facts, state="incomplete", outcome=outcome, remedy=remedy, documents=documents)
+        output, proofs = self._documents(told)
+        totals = told["totals"]
+        moved = f"{totals['files proved']} of {totals['files']} files ({size(totals['proved bytes'])}) are at their destinations"
+        good = told["missing_count"] == 0 and totals["files"] == totals["files proved"]
+        how = sorted({proof.by for proof in proofs})
+        return Receipt(
+            **facts,
+            state="complete" if good else "incomplete",
+            outcome=f"All {totals['files']} files ({size(totals['bytes'])}) are at their {totals['destinations']} destinations, "
+            f"proved by {' or '.join(how)}."
+            if good
+            else f"{moved}; {told['missing_count']} are not.",
+            remedy="" if good else f"First: {told['missing'][0]}. {AGAIN}",
+            totals=totals,
+            items=report.receipt_items(output, proofs),
+            documents={**documents, **told["documents"]},
+        )
+
+    def _nothing_proved(self, ti: Any, planned: bool) -> tuple[str, str]:
+        refused = [
+            problem
+            for task_id in ("load_request", "plan")
+            for problem in (ti.xcom_pull(task_ids=task_id, key="request_errors") or [])
+        ]
+        if refused:
+            return f"Refused, nothing was copied: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
+        if planned:
+            return "The copy did not come to its end, so nothing is proved.", f"See the log of task copy. {AGAIN}"
+        return (
+            "Nothing was planned and nothing copied.",
+            "See the log of the first task that failed, then trigger again.",
+        )
+
+    def _documents(self, told: dict[str, Any]) -> tuple[dict[str, Any], list[Proof]]:
+        """The output and the proofs, from their documents."""
+        store = receipts().objects
+        try:
+            output = json.loads(run_async(store.get_document(told["documents"]["output"])))
+            lines = run_async(store.get_document(told["documents"]["per-file proof"])).splitlines()
+        except WaybillError as error:
+            self.log.error("%s", error)
+            return report.output([], {}, ""), []
+        return output, [Proof.model_validate_json(line) for line in lines]
