@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 
 from include.core.errors import WaybillError
 from include.core.ledger.audit import verify
+from include.core.ledger.rows import Submission
 from include.core.ledger.schema import init, url_from_environment
 from include.core.ledger.states import OPEN, State
-from include.core.ledger.store import Ledger, Submission
+from include.core.ledger.store import Ledger
 from include.core.ledger.submit import held_message
 
 SETTLE = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CANCELLED}
@@ -24,6 +25,13 @@ SETTLE = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CAN
 
 def _when(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds") if seconds else "-"
+
+
+def _words(text: str) -> str:
+    """A name or a reason that says something. Raises ArgumentTypeError (exit status 2)."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text.strip()
 
 
 def _line(row: Submission) -> str:
@@ -40,9 +48,17 @@ def _init(_args: argparse.Namespace) -> int:
 
 
 def _doubts(_args: argparse.Namespace) -> int:
-    rows = Ledger(url_from_environment()).in_states(State.DOUBTFUL, State.HELD)
+    ledger = Ledger(url_from_environment())
+    late, now = State.SENDING, ledger.now()
+    rows = ledger.in_states(State.DOUBTFUL, State.HELD, late)
+    rows = [row for row in rows if row.state != late or (row.accepted_by or 0.0) < now]
     for row in rows:
-        print(_line(row) if row.state == State.DOUBTFUL else f"{_line(row)}\n\t{held_message(row)}")
+        todo = (
+            held_message(row)
+            if row.state == State.HELD
+            else "the next try, or a cleared task, searches the remote for it"
+        )
+        print(f"{_line(row)}\n\t{todo}")
     print(f"{len(rows)} in doubt" if rows else "no doubts")
     return 1 if rows else 0
 
@@ -55,6 +71,8 @@ def _settle(args: argparse.Namespace) -> int:
     if (args.outcome == "sent") != bool(args.external_id):
         raise WaybillError("--external-id ID goes with --as sent, and only with it")
     settled = ledger.move(row, SETTLE[args.outcome], why=args.why, who=args.who, external_id=args.external_id)
+    if settled.state != SETTLE[args.outcome]:
+        raise WaybillError(f"{settled}: it was settled by somebody else meanwhile")
     print(f"{settled}: settled by {args.who}. Clear the task of run {row.owner.run_id} to go on")
     return 0
 
@@ -122,8 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     cancel = command("cancel", _cancel, "write down that a submission shall be cancelled")
     cancel.add_argument("id", type=int)
     for sub in (settle, cancel):
-        sub.add_argument("--who", required=True)
-        sub.add_argument("--why", required=True)
+        sub.add_argument("--who", required=True, type=_words)
+        sub.add_argument("--why", required=True, type=_words)
     check = command("verify", _verify, "check the chain, the rows and the receipts")
     check.add_argument("--receipts", help="prefix of the receipts, as in connection waybill_receipts")
     show = command("show", _show, "list open submissions, or one with its history")

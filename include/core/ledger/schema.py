@@ -1,37 +1,36 @@
 """Tables, migrations and engines of the ledger, on SQLite (one host) and PostgreSQL.
 
 The thing to know before changing it: a released migration is never edited. A new shape is a new function at the end of
-`MIGRATIONS`; `init` applies what is missing in one transaction, so a killed migration leaves the old schema whole.
+`MIGRATIONS`; `init` applies what is missing in one transaction, so a killed migration leaves the old schema whole. (The
+first one creates the tables as they are declared here: before a column is added, it must get a frozen copy of its own.)
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import sqlite3
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
-from include.core.errors import LedgerError
+from include.core.errors import LedgerError, TransientError
 
-NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "fuse.sshfs",
-    "lustre",
-    "gpfs",
-    "ceph",
-    "glusterfs",
-}
+NETWORK_FILE_SYSTEMS = (
+    "9p afs beegfs ceph cifs coda glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs pvfs2 smb3 smbfs vboxsf "
+    "vmhgfs wekafs"
+)
+LOCAL_FUSE = "fuse.fuse-overlayfs"  # containers without root; all other FUSE file systems are refused
+PATIENCE_SECONDS = 60  # how long a writer queues for the lock, and how long a stopped one may keep it (PostgreSQL)
+MOUNTS = Path("/proc/mounts")
 READ_ONLY = "waybill_read_only"  # execution option of a connection that will not write
 LOCK_KEY = 0x57617962696C6C  # PostgreSQL advisory lock: "Waybill" in ASCII
 
@@ -55,7 +54,7 @@ submissions = sa.Table(
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
     sa.Column("attempt_token", sa.String(36)),
-    sa.Column("external_id", sa.String(200)),
+    sa.Column("external_id", sa.Text),
     sa.Column("payload_sha256", sa.String(64), nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("dag_id", sa.String(250), nullable=False),
@@ -102,7 +101,7 @@ def ledger_url(connection: str) -> URL:
     """The database URL for an Airflow connection given as URI or JSON (as in `AIRFLOW_CONN_WAYBILL_LEDGER`).
 
     Accepts `sqlite:////absolute/path`, `postgres://…`, `postgresql://…` and the JSON form with `conn_type`, `host`,
-    `schema`, `login`, `password`, `port`. Raises LedgerError, without the value, for anything else.
+    `schema`, `login`, `password`, `port`, `extra`. Raises LedgerError, without the value, for anything else.
     """
     try:
         if connection.lstrip().startswith("{"):
@@ -119,14 +118,20 @@ def ledger_url(connection: str) -> URL:
         }
         return url_from_fields({"conn_type": url.drivername, **fields, "extra": dict(url.query)})
     except (ValueError, TypeError, sa.exc.ArgumentError):
-        raise LedgerError(
-            "connection waybill_ledger is not understood: give sqlite:////absolute/path/ledger.db or "
-            "postgresql://user:password@host:5432/database"
-        ) from None
+        raise LedgerError(_NOT_UNDERSTOOD) from None
+
+
+_NOT_UNDERSTOOD = (
+    "connection waybill_ledger is not understood: give sqlite:////absolute/path/ledger.db or "
+    "postgresql://user:password@host:5432/database"
+)
 
 
 def url_from_fields(fields: dict[str, Any]) -> URL:
-    """The database URL from a connection's fields (`conn_type`, `host`, `schema`, `login`, `password`, `port`, `extra`)."""
+    """The database URL from a connection's fields (`conn_type`, `host`, `schema`, `login`, `password`, `port`, `extra`).
+
+    `extra` (a dict, or JSON as Airflow keeps it) goes to the PostgreSQL driver: sslmode and the like. Raises LedgerError.
+    """
     kind = str(fields.get("conn_type") or "").split("+")[0]
     if kind == "sqlite":
         path = str(fields.get("schema") or fields.get("host") or "")
@@ -135,20 +140,23 @@ def url_from_fields(fields: dict[str, Any]) -> URL:
                 "connection waybill_ledger: SQLite needs an absolute path, as sqlite:////srv/waybill/ledger.db"
             )
         return URL.create("sqlite", database=path)
-    if kind in ("postgres", "postgresql"):
+    if kind not in ("postgres", "postgresql"):
+        raise LedgerError(_NOT_UNDERSTOOD)
+    try:
         extra = fields.get("extra") or {}
-        query = {k: str(v) for k, v in extra.items()} if isinstance(extra, dict) else {}
-        port = fields.get("port")
-        return URL.create(
-            "postgresql+psycopg2",
-            username=fields.get("login"),
-            password=fields.get("password"),
-            host=fields.get("host"),
-            port=int(port) if port else None,
-            database=fields.get("schema"),
-            query=query,
-        )
-    raise ValueError(kind)
+        query = dict(json.loads(extra) if isinstance(extra, str) else extra)
+        port = int(fields["port"]) if fields.get("port") else None
+    except (ValueError, TypeError):
+        raise LedgerError(_NOT_UNDERSTOOD) from None
+    return URL.create(
+        "postgresql+psycopg2",
+        username=fields.get("login"),
+        password=fields.get("password"),
+        host=fields.get("host"),
+        port=port,
+        database=fields.get("schema"),
+        query={name: str(value) for name, value in query.items()},
+    )
 
 
 def url_from_environment() -> URL:
@@ -159,40 +167,75 @@ def url_from_environment() -> URL:
     return ledger_url(value)
 
 
-def _refuse_network_file_system(path: Path) -> None:
+def _refuse_network_file_system(path: Path, mounts: str) -> None:
     """SQLite's locks are not dependable on network file systems, and the write lock is what the guarantees rest on."""
-    mounts = (
-        [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-        if Path("/proc/mounts").exists()
-        else []
-    )
     real = str(path.resolve())
-    under = [(m[1], m[2]) for m in mounts if real == m[1] or real.startswith(m[1].rstrip("/") + "/")]
-    if under and max(under)[1] in NETWORK_FILE_SYSTEMS:
-        raise LedgerError(f"the SQLite ledger {path} lies on {max(under)[1]}: use a local disk, or PostgreSQL")
+    holding = [("", "")]
+    for line in mounts.splitlines():
+        _device, point, kind = line.split(" ")[:3]
+        point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)  # a space is written \040
+        if real == point or real.startswith(point.rstrip("/") + "/"):
+            holding.append((point, kind))
+    # Of two mounts on one point the later hides the earlier.
+    kind = max(reversed(holding), key=lambda mount: len(mount[0]))[1]
+    if kind in NETWORK_FILE_SYSTEMS.split() or (kind.startswith("fuse.") and kind != LOCAL_FUSE):
+        raise LedgerError(f"the SQLite ledger {path} lies on {kind}: use a local disk, or PostgreSQL")
 
 
-def engine_for(url: URL, *, must_exist: bool = True) -> Engine:
-    """An engine whose transactions take the ledger's one write lock when they begin. Reads use `Ledger.read`."""
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 10})
+def engine_for(url: URL, *, must_exist: bool = True, mounts: str | None = None) -> Engine:
+    """An engine whose write transactions are whole or absent, and on the disk when they end.
+
+    On SQLite a transaction takes the write lock when it begins (`read_only` does not), on PostgreSQL by `lock`.
+    `mounts` replaces the text of /proc/mounts. Raises LedgerError where SQLite cannot be trusted there.
+    """
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url, must_exist=must_exist, mounts=mounts)
+    patience = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": PATIENCE_SECONDS * 1000,
+    }
+    return sa.create_engine(
+        url,
+        # Under any other level the statement that waits for the lock would fix what the transaction sees, before it has it.
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        pool_size=2,
+        hide_parameters=True,
+        connect_args={name: value for name, value in patience.items() if name not in url.query},
+    )
+
+
+def _sqlite(url: URL, *, must_exist: bool, mounts: str | None) -> Engine:
     path = Path(url.database or "")
+    if not path.parent.is_dir():
+        raise LedgerError(f"the folder {path.parent} of the ledger does not exist: create it, writable for the workers")
     if must_exist and not path.is_file():
         raise LedgerError(
             f"there is no ledger at {path}: an operator creates it with `python -m include.core.ledger init`"
         )
-    if not path.parent.is_dir():
-        raise LedgerError(f"the folder {path.parent} of the ledger does not exist: create it, writable for the workers")
-    _refuse_network_file_system(path.parent)
-    engine = sa.create_engine(url, connect_args={"timeout": 60, "check_same_thread": False})
+    if mounts is None:
+        mounts = MOUNTS.read_text() if MOUNTS.exists() else ""
+    _refuse_network_file_system(path, mounts)
+    # Not `rwc` for a worker: a ledger that vanished must be missed, not made anew and empty.
+    name = f"file:{quote(str(path))}?mode={'rw' if must_exist else 'rwc'}"
 
-    @event.listens_for(engine, "connect")
-    def _on_connect(dbapi_connection: Any, _record: Any) -> None:
-        dbapi_connection.isolation_level = None  # SQLAlchemy, not pysqlite, says BEGIN
-        dbapi_connection.execute("PRAGMA busy_timeout = 60000")
-        dbapi_connection.execute("PRAGMA journal_mode = WAL")
+    def connect() -> sqlite3.Connection:
+        # Isolation level None: SQLAlchemy, not the driver, says BEGIN.
+        connection = sqlite3.connect(
+            name, uri=True, timeout=PATIENCE_SECONDS, check_same_thread=False, isolation_level=None
+        )
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         # FULL: an intent must be on the disk before its request leaves, also if the power fails in between.
-        dbapi_connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA synchronous = FULL")
+        if mode != "wal":
+            connection.close()
+            raise LedgerError(f"the SQLite ledger {path} cannot use a write-ahead log there: use a local disk")
+        return connection
+
+    engine = sa.create_engine(url, creator=connect, hide_parameters=True)
 
     @event.listens_for(engine, "begin")
     def _on_begin(conn: Connection) -> None:
@@ -202,10 +245,64 @@ def engine_for(url: URL, *, must_exist: bool = True) -> Engine:
     return engine
 
 
-def lock(conn: Connection) -> None:
-    """Takes the one write lock; on SQLite the transaction already holds it."""
+def read_only(conn: Connection) -> Connection:
+    """The connection, for reading one consistent snapshot without the write lock."""
     if conn.dialect.name == "postgresql":
-        conn.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+        return conn.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return conn.execution_options(**{READ_ONLY: True})
+
+
+def lock(conn: Connection) -> None:
+    """Takes the one write lock; on SQLite the transaction already holds it.
+
+    On PostgreSQL also bounds the wait for it and how long a stopped worker may sit on it, and insists on a commit that is
+    on the disk when it is answered, whatever the server's default is.
+    """
+    if conn.dialect.name == "postgresql":
+        conn.exec_driver_sql(
+            f"SET LOCAL lock_timeout = '{PATIENCE_SECONDS}s';"
+            f"SET LOCAL idle_in_transaction_session_timeout = '{PATIENCE_SECONDS}s';"
+            "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';"
+            f"SELECT pg_advisory_xact_lock({LOCK_KEY})"
+        )
+
+
+def database_now(conn: Connection) -> float:
+    """The database's clock, in epoch seconds."""
+    if conn.dialect.name == "sqlite":
+        return float(conn.exec_driver_sql("SELECT (julianday('now') - 2440587.5) * 86400.0").scalar_one())
+    return float(conn.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
+
+
+# SQLite's words for what waiting does not mend; all its other operational errors (busy, full, I/O) may pass.
+_LASTING = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH", "SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+@contextmanager
+def plain_errors(doing: str) -> Iterator[None]:
+    """Database errors become Waybill's, by name only: a driver's text may quote the URL, and so a password."""
+    try:
+        yield
+    except sa.exc.IntegrityError as error:
+        raise LedgerError(
+            f"the ledger refuses a second row for the same effect or the same remote job ({_name(error)})"
+        ) from None
+    except (sa.exc.OperationalError, sa.exc.InternalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        name = _name(error)
+        if any(lasting in name for lasting in _LASTING):
+            raise LedgerError(f"the ledger cannot be {doing} ({name}). Check connection waybill_ledger") from None
+        raise TransientError(
+            f"the ledger cannot be {doing} now ({name}). Check connection waybill_ledger if this lasts"
+        ) from None
+    except (sa.exc.DBAPIError, sqlite3.Error) as error:
+        raise LedgerError(f"the ledger cannot be {doing} ({_name(error)}). Check connection waybill_ledger") from None
+
+
+def _name(error: Exception) -> str:
+    """What kind of error: the driver's class and SQLite's or PostgreSQL's code."""
+    orig = getattr(error, "orig", None) or error
+    code = getattr(orig, "sqlite_errorname", None) or getattr(orig, "pgcode", None)
+    return f"{type(orig).__name__} {code}" if code else type(orig).__name__
 
 
 def schema_version(conn: Connection) -> int | None:
@@ -221,8 +318,9 @@ def init(url: URL, *, migrations: list[Callable[[Connection], None]] | None = No
     Raises LedgerError for a schema newer than this code, before anything is changed.
     """
     steps = MIGRATIONS if migrations is None else migrations
+    engine = engine_for(url, must_exist=False)
     try:
-        with engine_for(url, must_exist=False).begin() as conn:
+        with plain_errors("opened"), engine.begin() as conn:
             lock(conn)
             before = schema_version(conn) or 0
             if before > len(steps):
@@ -234,10 +332,8 @@ def init(url: URL, *, migrations: list[Callable[[Connection], None]] | None = No
             else:
                 conn.execute(info.update().values(schema_version=len(steps)))
             return before, len(steps)
-    except sa.exc.DBAPIError as error:
-        raise LedgerError(
-            f"the ledger cannot be opened: {type(error.orig).__name__}. Check connection waybill_ledger"
-        ) from None
+    finally:
+        engine.dispose()
 
 
 def check_schema(conn: Connection) -> str:

@@ -7,8 +7,11 @@ yet, the caller is told when to come back.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 from include.core.errors import (
     ConflictingRequest,
@@ -20,8 +23,9 @@ from include.core.errors import (
     TransientError,
     WaybillError,
 )
+from include.core.ledger.rows import Intent, Quota, Submission
 from include.core.ledger.states import State
-from include.core.ledger.store import Intent, Ledger, Quota, Submission
+from include.core.ledger.store import Ledger
 
 MAX_TURNS = 20  # other workers may win every compare-and-set for a while, but not for ever
 
@@ -39,9 +43,10 @@ class DoubtPending(TransientError):
 
 @dataclass(frozen=True)
 class Walk:
-    """One search of the remote: the ids of jobs that are exactly what was asked, and whether the search saw everything.
+    """One search of the remote: the ids of jobs that are exactly what was asked, and whether it came to its end.
 
-    `remote_now` is the remote's own clock (epoch seconds) when the walk began.
+    `complete`: everything that can be searched was searched; a page that failed or moved makes it False, and the walk is
+    made again. `remote_now` is the remote's own clock (epoch seconds) when the walk began.
     """
 
     candidates: tuple[str, ...]
@@ -87,12 +92,24 @@ class Guard:
     def __call__(self) -> None:
         if self.ledger.monotonic() > self.send_before:
             raise AttemptLost(f"{self.attempt}: this worker was paused too long to send safely")
-        now = self.ledger.get(self.attempt.id)
+        try:
+            now = self.ledger.get(self.attempt.id)
+        except WaybillError as error:
+            raise AttemptLost(f"{self.attempt}: not sent, since {error}") from None
         if now.state != State.SENDING or now.attempt_token != self.attempt.attempt_token:
             raise AttemptLost(f"{self.attempt}: another worker has taken it over (now {now.state})")
 
 
-Send = Callable[[Submission, Guard], Awaitable[str]]
+@dataclass(frozen=True)
+class Sent:
+    """An answer with facts worth keeping beside the id. They are written down together: one commit, nothing in between."""
+
+    external_id: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+Send = Callable[[Submission, Guard], Awaitable[str | Sent]]
+Prepare = Callable[[Submission, Guard], Awaitable[None]]
 
 
 async def submit_once(
@@ -101,28 +118,38 @@ async def submit_once(
     *,
     send: Send,
     probe: Probe,
-    prepare: Callable[[Submission, Guard], Awaitable[None]] | None = None,
+    prepare: Prepare | None = None,
     effect_present: Callable[[], Awaitable[bool]] | None = None,
     quota: Quota | None = None,
 ) -> Submission:
     """Makes sure that the remote has one effective job for this intent, and returns its row.
 
-    The row is SENT (re-attached or new), or DONE where an earlier generation's effect is still there, or SUPERSEDED
-    where an unresolved doubt of a harmless kind ended with the effect verified (True in detail `effect_present`).
+    The row is SENT (re-attached or new; with `cancel_requested_at` set, the caller cancels that job first), or DONE where
+    an earlier generation's effect is still there, or SUPERSEDED where an unresolved doubt of a harmless kind ended with
+    the effect verified (True in detail `effect_present`).
 
-    `send(row, guard)` calls `guard()` right before its one POST and returns the remote's id. `prepare` may clear the
-    ground first; whatever it raises proves that nothing was sent. `effect_present` is asked before a DONE effect is
-    made again.
+    `send(row, guard)` calls `guard()` right before its one POST and returns the remote's id, or a `Sent` with facts to
+    keep; it does nothing else after the POST. `prepare` may clear the ground first; whatever it raises proves that nothing
+    was sent. `effect_present` is asked before an effect that stands is made again; without it, a standing effect with
+    another payload is a conflict.
 
-    Raises ConflictingRequest (another payload is open), QuotaExceeded, DoubtPending or another TransientError (come
-    back after `retry_after`), Doubtful (HELD: a person must settle), AuthError, RequestError, RemoteError.
+    Raises ConflictingRequest (another payload is open, or a person has cancelled this one), QuotaExceeded, DoubtPending
+    or another TransientError (come back after `retry_after`), Doubtful (HELD: a person must settle), AuthError,
+    RequestError, RemoteError.
     """
     row = ledger.open(intent, quota=quota)
-    if row.state == State.DONE and effect_present is not None and not await effect_present():
-        row = ledger.open(intent, quota=quota, effect_absent=True)
+    if row.stands and effect_present is not None and not await effect_present():
+        row = ledger.open(intent, quota=quota, absent_generation=row.generation)
+    elif row.stands and effect_present is None and row.payload_sha256 != intent.payload_sha256:
+        raise ConflictingRequest(
+            f"{row} stands with payload {row.payload_sha256[:12]}, and run {intent.owner.dag_id}/{intent.owner.run_id} asks "
+            f"for payload {intent.payload_sha256[:12]}: see that its effect is gone, or ask under another key"
+        )
     for _ in range(MAX_TURNS):
         match row.state:
-            case State.SENT | State.DONE:
+            case State.SENT:
+                return row
+            case State.DONE | State.SUPERSEDED if row.stands:
                 return row
             case State.RESERVED:
                 row = await _attempt(ledger, row, send=send, probe=probe, prepare=prepare)
@@ -132,22 +159,17 @@ async def submit_once(
                 row = await resolve(ledger, row, probe)
             case State.HELD:
                 raise Doubtful(held_message(row))
-            case State.SUPERSEDED if row.detail.get("effect_present"):
-                return row
             case State.REJECTED:
                 raise RemoteError(f"{row} was refused: {row.detail.get('refusal', 'no reason kept')}", no_effect=True)
+            case State.CANCELLED if row.cancel_requested_at is not None:
+                raise ConflictingRequest(f"{row} was cancelled before it was sent; clear the task to ask again")
             case _:
                 row = ledger.open(intent, quota=quota)
     raise ConflictingRequest(f"{row}: other workers keep changing it; let them finish, then clear this task")
 
 
 async def _attempt(
-    ledger: Ledger,
-    reserved: Submission,
-    *,
-    send: Send,
-    probe: Probe,
-    prepare: Callable[[Submission, Guard], Awaitable[None]] | None,
+    ledger: Ledger, reserved: Submission, *, send: Send, probe: Probe, prepare: Prepare | None
 ) -> Submission:
     """One attempt: compare-and-set, prepare, send, record. Returns the row as it then is."""
     ledger.on_step("intent", reserved)
@@ -155,44 +177,67 @@ async def _attempt(
     attempt = ledger.begin(reserved, answer_within=2 * window)
     if attempt is None:
         return ledger.get(reserved.id)
-    guard = Guard(ledger, attempt, ledger.monotonic() + window)
     ledger.on_step("sending", attempt)
     try:
-        if prepare is not None:
-            await prepare(attempt, guard)
+        if prepare is not None:  # may take its time: whoever doubts it meanwhile takes its token's worth
+            await prepare(attempt, Guard(ledger, attempt, math.inf))
+        guard = Guard(ledger, attempt, ledger.monotonic() + window)
         guard()
     except BaseException:  # also a cancelled task: nothing has left, and the row says so
-        _not_sent(ledger, attempt, why="stopped before sending")
+        _proved(ledger, attempt, State.RESERVED, why="stopped before sending")
         raise
     try:
-        external_id = await send(attempt, guard)
+        answer = await send(attempt, guard)
     except WaybillError as error:
         return _after_error(ledger, attempt, error)
     except BaseException as error:
-        ledger.move(attempt, State.DOUBTFUL, why=f"no answer: {type(error).__name__}")
+        with suppress(WaybillError):  # SENDING without its sender says the same
+            ledger.move(attempt, State.DOUBTFUL, why=f"no answer: {type(error).__name__}")
         raise
     ledger.on_step("answered", attempt)
-    sent = ledger.record_sent(attempt, external_id, why="answer")
+    sent = _record(ledger, attempt, answer if isinstance(answer, Sent) else Sent(answer))
     ledger.on_step("recorded", sent)
     return sent
 
 
-def _not_sent(ledger: Ledger, attempt: Submission, *, why: str) -> None:
-    """Back to RESERVED by the only one who can prove it: the holder of the token, who knows that nothing left."""
-    now = ledger.get(attempt.id)
-    if now.attempt_token == attempt.attempt_token and now.state in (State.SENDING, State.DOUBTFUL):
-        ledger.move(now, State.RESERVED, why=why)
+def _proved(ledger: Ledger, attempt: Submission, state: State, *, why: str, **facts: Any) -> None:
+    """RESERVED or REJECTED by the only one who can prove it: the holder of the token, who knows what left and came back.
+
+    Never hides the error that brought it here: where the ledger cannot be written, SENDING stays, and is doubted later.
+    """
+    with suppress(WaybillError):
+        now = ledger.get(attempt.id)
+        if now.attempt_token == attempt.attempt_token and now.state in (State.SENDING, State.DOUBTFUL):
+            ledger.move(now, state, why=why, **facts)
 
 
 def _after_error(ledger: Ledger, attempt: Submission, error: WaybillError) -> Submission:
     """SENDING after an answer that is not a success. Raises it, unless the answer is a doubt to look into at once."""
-    if not error.no_effect:
+    # A ledger that fails inside `send` says nothing about the remote.
+    if not error.no_effect or isinstance(error, LedgerError):
         return ledger.move(attempt, State.DOUBTFUL, why=f"no answer: {error}")
     if isinstance(error, RemoteError | NotFound | RequestError):
-        ledger.move(attempt, State.REJECTED, why=str(error), detail={"refusal": str(error)})
+        _proved(ledger, attempt, State.REJECTED, why=str(error), detail={"refusal": str(error)})
     else:
-        _not_sent(ledger, attempt, why=f"proof of no effect: {error}")
+        _proved(ledger, attempt, State.RESERVED, why=f"proof of no effect: {error}")
     raise error
+
+
+def _record(ledger: Ledger, attempt: Submission, answer: Sent) -> Submission:
+    """The remote's id into the ledger. Where that fails the message carries it, so that at least the log has it."""
+    try:
+        return ledger.record_sent(attempt, answer.external_id, why="answer", detail=answer.detail)
+    except TransientError as error:
+        raise TransientError(f"{attempt}: the remote took it as {answer.external_id}, but {error}") from None
+    except LedgerError:
+        now = ledger.get(attempt.id)
+        if now.attempt_token != attempt.attempt_token or now.state not in (State.SENDING, State.DOUBTFUL):
+            raise
+    # The id stands in another row: the remote gave one job for two requests, or uses its numbers again.
+    why = f"the answer {answer.external_id} belongs to another submission"
+    if now.state == State.SENDING:
+        now = ledger.move(now, State.DOUBTFUL, why=why)
+    return _held(ledger, now, why=why, detail={"candidates": [answer.external_id]})
 
 
 async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
@@ -208,10 +253,10 @@ async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
         except LedgerError:  # another worker found it at the same time
             return ledger.get(row.id)
     if len(fresh) > 1:
-        held = ledger.move(row, State.HELD, why="several jobs match", detail={"candidates": fresh})
-        raise Doubtful(held_message(held))
+        return _held(ledger, row, why="several jobs match", detail={"candidates": fresh})
     if not walk.complete:
-        raise DoubtPending(f"{row}: the search of the remote was not complete", retry_after=probe.horizon_seconds / 4)
+        wait = max(1.0, probe.horizon_seconds / 4)
+        raise DoubtPending(f"{row}: the search of the remote was not complete", retry_after=wait)
     return await _conclude_absence(ledger, row, probe, walk)
 
 
@@ -221,6 +266,8 @@ async def _conclude_absence(ledger: Ledger, row: Submission, probe: Probe, walk:
     if first is None or first["token"] != row.attempt_token:
         first = {"token": row.attempt_token, "remote_now": walk.remote_now}
         row = ledger.annotate(row, {"first_empty_walk": first}, why="not found yet")
+        if row.state != State.DOUBTFUL or row.attempt_token != first["token"]:
+            return row  # its sender, or another worker, has settled it meanwhile
     wait = probe.horizon_seconds + probe.request_timeout_seconds - (walk.remote_now - float(first["remote_now"]))
     if wait > 0:
         raise DoubtPending(f"{row}: not found; it may still appear, asked again in {wait:.0f} s", retry_after=wait)
@@ -230,14 +277,21 @@ async def _conclude_absence(ledger: Ledger, row: Submission, probe: Probe, walk:
         present = await probe.harmless.verified(row)
         why = f"not found; {probe.harmless.reason}"
         return ledger.move(row, State.SUPERSEDED, why=why, detail={"effect_present": present})
-    held = ledger.move(row, State.HELD, why="not found, and this remote cannot prove absence")
-    raise Doubtful(held_message(held))
+    return _held(ledger, row, why="not found, and this remote cannot prove absence", detail={})
+
+
+def _held(ledger: Ledger, row: Submission, *, why: str, detail: Mapping[str, Any]) -> Submission:
+    """HELD, unless somebody has settled it meanwhile."""
+    row = ledger.move(row, State.HELD, why=why, detail=detail)
+    if row.state == State.HELD:
+        raise Doubtful(held_message(row))
+    return row
 
 
 def held_message(row: Submission) -> str:
     """What is not known, the evidence, and the command that settles it."""
     found = row.detail.get("candidates")
-    evidence = f"several jobs match: {', '.join(found)}" if found else "the remote's lists do not show it"
+    evidence = f"jobs to look at: {', '.join(found)}" if found else "the remote's lists do not show it"
     return (
         f"{row} of run {row.owner.run_id} is held: whether the remote accepted it is not known ({evidence}). Look there, "
         f"then say what is true: `python -m include.core.ledger settle {row.id} --as sent --external-id ID|--as reserved|"
