@@ -1,0 +1,59 @@
+"""The pages that Waybill adds to Airflow's API server, under `/waybill`. So far: receipts, finished and in progress.
+
+The thing to know before changing it: every route depends on a permission of Airflow's own; a route without one is public.
+GET changes nothing. This module is loaded by every Airflow process that loads plugins: heavy imports stay in the functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import HTMLResponse, JSONResponse
+
+if TYPE_CHECKING:
+    from include.core.receipts import Receipt
+
+app = FastAPI(title="Waybill", docs_url=None, redoc_url=None, openapi_url=None)
+may_read_run = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
+
+
+@app.get("/receipts/{dag_id}/{run_id}", dependencies=may_read_run, response_class=HTMLResponse)
+async def receipt_page(dag_id: str, run_id: str) -> HTMLResponse:
+    """The receipt of a run as a page; while the run goes on, with the ledger's rows as they are now."""
+    from include.core.receipts import page
+
+    return HTMLResponse(page(await _receipt(dag_id, run_id)), headers={"Cache-Control": "no-store"})
+
+
+@app.get("/receipts/{dag_id}/{run_id}/receipt.json", dependencies=may_read_run)
+async def receipt_document(dag_id: str, run_id: str) -> JSONResponse:
+    return JSONResponse((await _receipt(dag_id, run_id)).model_dump(mode="json"))
+
+
+async def _receipt(dag_id: str, run_id: str) -> Receipt:
+    """The stored receipt, or what the ledger says of a run that has none yet. 404 where neither knows the run."""
+    from hooks.waybill import ledger, receipts
+
+    from include.core.errors import WaybillError
+    from include.core.receipts import Receipt
+
+    try:
+        store = await asyncio.to_thread(receipts)
+        receipt = await store.read(dag_id, run_id)
+        if receipt is not None and receipt.state != "running":
+            return receipt
+        rows = (await asyncio.to_thread(ledger)).of_run(dag_id, run_id)
+    except WaybillError as error:
+        raise HTTPException(503, f"The receipt cannot be read now: {error}") from None
+    if receipt is None and not rows:
+        raise HTTPException(404, f"Waybill knows no run {run_id} of {dag_id}.")
+    receipt = receipt or Receipt(dag_id=dag_id, run_id=run_id, state="running", outcome="The run goes on.")
+    items = [
+        {"effect": row.business_key, "state": str(row.state).lower(), "generation": row.generation, "job": row.external_id}
+        for row in rows
+    ]
+    return receipt.model_copy(update={"items": items or receipt.items})
