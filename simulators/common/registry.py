@@ -25,7 +25,7 @@ SERVICES = {
 
 @dataclass(frozen=True)
 class Setup:
-    """How to build a simulator: `seed` of all its draws, the clock it runs on, and the scenario to seed, if any."""
+    """How to build a simulator: `seed` of all its draws, the clock it runs on, and the scenario to seed, if it has one of that name."""
 
     clock: Clock
     seed: int = 1

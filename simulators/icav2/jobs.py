@@ -269,7 +269,7 @@ class JobEngine:
             return None
 
     def _end(self, job: Job, work: Work) -> None:
-        if job.is_over or work.state != "writing":
+        if work.state != "writing":  # also when the job broke off
             return
         if work.fate is Fate.LEAVE_PARTIAL:
             work.state = "partial"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _DATA = Path(__file__).resolve().parent.parent / "data" / "icav2"
 _GIGABYTE = 10**9
+SCENARIOS = ("sop",)
 
 
 def _manifests() -> list[dict[str, list[str]]]:
@@ -40,9 +41,9 @@ def _plausible_size(path: str, seed: int) -> int:
 
 
 def seed_scenario(sim: IcaSimulator, name: str) -> dict[str, Any]:
-    """Seed the scenario `name` and say what is there. Raises ValueError for an unknown name."""
-    if name != "sop":
-        raise ValueError(f"unknown scenario {name!r}; known: sop")
+    """Seed the scenario `name` and say what is there: projects (id to label) and manifests. Raises ValueError for an unknown name."""
+    if name not in SCENARIOS:
+        raise ValueError(f"unknown scenario {name!r}; known: {', '.join(SCENARIOS)}")
     manifests = _manifests()
     projects: dict[str, str] = {}
     for manifest in manifests:

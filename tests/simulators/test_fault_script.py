@@ -66,6 +66,11 @@ def test_a_rule_without_end_acts_until_it_is_cleared(ica):
     assert ica.http.get("/api/jobs").status_code == 200
 
 
+def test_of_two_rules_for_one_request_the_first_acts_and_the_second_is_kept(ica):
+    script(ica, {"path": "jobs", "fault": "status", "code": 500}, {"path": "jobs", "fault": "status", "code": 502})
+    assert [ica.http.get("/api/jobs").status_code for _ in range(3)] == [500, 502, 200]
+
+
 def test_a_rule_can_look_for_text_in_the_body(ica):
     script(ica, {"contains": ica.job["data"], "fault": "status", "code": 500})
     assert submit(ica, data=ica.seed("/b.txt"), folder=ica.job["folder"]).status_code == 201

@@ -217,6 +217,16 @@ def test_a_file_deleted_while_it_is_written_fails_its_item(rehearse):
     assert ica.files() == {}
 
 
+def test_a_destination_folder_deleted_after_acceptance_fails_the_job_and_is_not_made_again(rehearse):
+    ica = rehearse(delete_seconds=0)
+    folder = ica.folder("/in/")
+    batch = ica.submit([ica.seed("/r/a.txt")], folder).json()
+    ica.call("POST", f"/api/projects/{TARGET}/data/{folder}:delete")
+    ica.quiesce()
+    assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == "FAILED"
+    assert ica.listing() == []
+
+
 def test_a_copy_carries_tags_only_when_asked(rehearse):
     ica = rehearse()
     data = ica.seed("/r/a.txt", user_tags=["mine"], technical_tags=["run=1"])
