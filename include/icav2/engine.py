@@ -82,7 +82,7 @@ class CopyEngine:
 
     async def act(self) -> Progress:
         """Settles, proves, sends. Raises TransientError when ICA as a whole is out of reach, AuthError, LedgerError."""
-        rows = self._rows()
+        rows = self.rows()
         jobs = await self.client.statuses(self._jobs_of(rows))
         by_key = {d.key: d for d in self.plan.destinations}
         settled = await gather_by(
@@ -90,7 +90,7 @@ class CopyEngine:
         )
         standings = {key: standing for key, standing in settled.items() if standing is not None}
         running = sum(1 for standing in standings.values() if standing.phase == Phase.RUNNING)
-        rows = self._rows()
+        rows = self.rows()
         ready = [by_key[key] for key in by_key if key not in standings]
         wanted, seen = await self._work_for(ready, rows, max(0, self.settings.max_in_flight - running))
         standings |= seen | await self._launch_all(wanted, rows, jobs)
@@ -114,7 +114,7 @@ class CopyEngine:
             standings |= {work.destination.key: work for work in found.values() if isinstance(work, Standing)}
         return wanted, standings | {d.key: Standing(d, Phase.WAITING, "a free slot") for d in queue}
 
-    def _rows(self) -> dict[str, list[Submission]]:
+    def rows(self) -> dict[str, list[Submission]]:
         keys = [destination.key for destination in self.plan.destinations]
         found = self.ledger.latest(SYSTEM, KIND, keys)
         return {key: found.get(key, []) for key in keys}
@@ -264,6 +264,7 @@ class CopyEngine:
             probe=self._probe(destination),
             prepare=None if alive else self._sweeper(work, rows),
             send=lambda attempt, guard: self._send(destination, attempt, guard),
+            effect_present=_just_seen_missing,
         )
         stuck_at = (row.sending_at or row.reserved_at) + self.settings.job_timeout_seconds
         return Standing(destination, Phase.RUNNING, "sent", row.external_id, stuck_at)
@@ -394,11 +395,16 @@ class CopyEngine:
         """Superseded submissions whose job was never found may have become visible: write its id down, for the record."""
         by_key = {d.key: d for d in self.plan.destinations}
         for row in [
-            r for rows in self._rows().values() for r in rows if r.state == State.SUPERSEDED and not r.external_id
+            r for rows in self.rows().values() for r in rows if r.state == State.SUPERSEDED and not r.external_id
         ]:
             walk = await self._walk(by_key[row.business_key], row)
             if len(walk.candidates) == 1:
                 self.ledger.record_sent(row, walk.candidates[0], why="found later")
+
+
+async def _just_seen_missing() -> bool:
+    """An earlier run's copy is DONE, but this pass looked: some of its files are not there any more."""
+    return False
 
 
 @dataclass(frozen=True)
