@@ -25,7 +25,10 @@ SERVICES = {
 
 @dataclass(frozen=True)
 class Setup:
-    """How to build a simulator: `seed` of all its draws, the clock it runs on, and the scenario to seed, if it has one of that name."""
+    """How to build a simulator: the seed of all its draws, the clock it runs on, a scenario to seed.
+
+    A simulator that has no scenario of that name starts empty.
+    """
 
     clock: Clock
     seed: int = 1

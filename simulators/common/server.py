@@ -43,12 +43,19 @@ class _QuietServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def main_loop(self) -> None:
+        """Wait to be stopped; uvicorn's own loop looks ten times a second, which tests feel at every stop."""
+        while not self.should_exit:  # noqa: ASYNC110 - it is set from other threads too
+            await asyncio.sleep(0.02)
+
 
 def loopback_socket(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     """A bound socket; port 0 takes a free one. Raises ValueError for an address that others could reach."""
     if not ipaddress.ip_address(host).is_loopback:
         raise ValueError(f"simulators listen on loopback only, not on {host}")
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio switches Nagle off only where the protocol is spelled out; with it, every answer would take 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((host, port))
     return bound

@@ -41,7 +41,10 @@ def _plausible_size(path: str, seed: int) -> int:
 
 
 def seed_scenario(sim: IcaSimulator, name: str) -> dict[str, Any]:
-    """Seed the scenario `name` and say what is there: projects (id to label) and manifests. Raises ValueError for an unknown name."""
+    """Seed the scenario `name` and say what is there: `projects` (id to label) and `manifests`.
+
+    Raises ValueError for an unknown name.
+    """
     if name not in SCENARIOS:
         raise ValueError(f"unknown scenario {name!r}; known: {', '.join(SCENARIOS)}")
     manifests = _manifests()
