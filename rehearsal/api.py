@@ -1,0 +1,348 @@
+"""A small client of Airflow's REST API for the demo, the tests and the benchmarks.
+
+The one thing to know before changing it: on SQLite Airflow answers 500 "Database error" now and then, when its write
+lock is held too long. Such a request had no effect and is sent again; a run is therefore always triggered under an id
+chosen here, so that a repeat is recognised (409) instead of doubled.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import tenacity
+
+from rehearsal.errors import StackError
+
+ENDED = frozenset({"success", "failed"})
+TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+UNMAPPED = -1
+PAUSE = tenacity.wait_exponential_jitter(initial=0.5, max=5)
+ATTEMPTS = tenacity.stop_after_attempt(8)
+
+
+class ApiError(StackError):
+    """Airflow refused a request: `status` is the HTTP status, `body` what it said."""
+
+    def __init__(self, request: httpx.Request, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.body = response.text
+        super().__init__(f"{request.method} {request.url.path}: HTTP {self.status}: {self.body[:2000]}")
+
+
+class DatabaseBusyError(ApiError):
+    """Airflow's database was locked: nothing happened, ask again."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A DAG run as Airflow reports it; `raw` is the whole answer."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    raw: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> Run:
+        return cls(raw["dag_id"], raw["dag_run_id"], raw["state"], raw)
+
+
+@dataclass(frozen=True)
+class TaskInstance:
+    """One try's view of a task (or of one mapped index of it); `raw` is the whole answer."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    raw: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def parse(cls, raw: dict[str, Any]) -> TaskInstance:
+        return cls(raw["task_id"], raw["map_index"], raw["state"], raw["try_number"], raw)
+
+
+def new_run_id(prefix: str = "rehearsal") -> str:
+    return f"{prefix}__{datetime.now(UTC):%Y%m%dT%H%M%S}_{secrets.token_hex(3)}"
+
+
+class Api:
+    """Airflow's API as one user. Every method raises ApiError where Airflow refuses, StackError at a timeout."""
+
+    def __init__(self, address: str, user: str, password: str, *, transport: httpx.BaseTransport | None = None) -> None:
+        self.address, self.user, self._password = address, user, password
+        self._token: str | None = None
+        # Proxy settings of the caller must not apply: the address is on loopback.
+        self._client = httpx.Client(base_url=address, timeout=60, trust_env=False, transport=transport)
+
+    def __enter__(self) -> Api:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._client.close()
+
+    # -- requests
+
+    def token(self) -> str:
+        """A token of this user, fetched once and again after Airflow refuses it."""
+        if self._token is None:
+            body = {"username": self.user, "password": self._password}
+            response = self._client.post("/auth/token", json=body)
+            if response.status_code != 201:
+                raise ApiError(response.request, response)
+            self._token = response.json()["access_token"]
+        return self._token
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request with this user's token, and once more with a fresh one if that is refused."""
+        response = self._client.request(method, path, headers={"Authorization": f"Bearer {self.token()}"}, **options)
+        if response.status_code != 401:
+            return response
+        self._token = None
+        return self._client.request(method, path, headers={"Authorization": f"Bearer {self.token()}"}, **options)
+
+    @tenacity.retry(retry=tenacity.retry_if_exception_type(DatabaseBusyError), wait=PAUSE, stop=ATTEMPTS, reraise=True)
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        """Send `method` to `path` (below the address; `options` as in httpx) and return the decoded JSON, if any."""
+        return _decoded(self._send(method, path, **options))
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type(httpx.TransportError),
+        wait=tenacity.wait_fixed(1),
+        stop=tenacity.stop_after_delay(30),
+        reraise=True,
+    )
+    def get(self, path: str, **params: Any) -> Any:
+        """GET below /api/v2; repeated for 30 s when the connection fails, as it does while a server restarts."""
+        return self.request("GET", f"/api/v2{path}", params=params)
+
+    # -- DAGs
+
+    def health(self) -> dict[str, dict[str, str | None]]:
+        """/monitor/health, without a token: it answers before anybody can log in."""
+        health: dict[str, dict[str, str | None]] = _decoded(self._client.get("/api/v2/monitor/health", timeout=10))
+        return health
+
+    def dag_ids(self) -> list[str]:
+        return sorted(dag["dag_id"] for dag in self.get("/dags", limit=200, exclude_stale=True)["dags"])
+
+    def import_errors(self) -> dict[str, str]:
+        """Stack trace by file of each DAG file that does not load."""
+        return {
+            error["filename"]: error["stack_trace"] for error in self.get("/importErrors", limit=100)["import_errors"]
+        }
+
+    def wait_dag(self, dag_id: str, timeout_seconds: float = 60) -> None:
+        """Wait until the DAG processor has stored the DAG."""
+
+        def stored() -> bool:
+            try:
+                return bool(self.get(f"/dags/{dag_id}"))
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                return False
+
+        def missing() -> str:
+            return f"DAG {dag_id} does not appear; import errors: {self.import_errors() or 'none'}"
+
+        self._until(stored, timeout_seconds, missing)
+
+    def unpause(self, dag_id: str, timeout_seconds: float = 60) -> None:
+        """Let the DAG run, as soon as it is there."""
+        self.wait_dag(dag_id, timeout_seconds)
+        self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+
+    def pause(self, dag_id: str) -> None:
+        self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
+
+    # -- runs
+
+    def trigger(
+        self, dag_id: str, conf: dict[str, Any] | None = None, run_id: str | None = None, note: str | None = None
+    ) -> Run:
+        """Start a run. A repeat of our own lost or refused request finds the first; a foreign run of that id is ApiError 409."""
+        run_id = run_id or new_run_id()
+        body = {"logical_date": None, "conf": conf or {}, "dag_run_id": run_id, "note": note}
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((DatabaseBusyError, httpx.TransportError)),
+            wait=PAUSE, stop=ATTEMPTS, reraise=True,
+        ):  # fmt: skip
+            with attempt:
+                response = self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", json=body)
+                repeated = attempt.retry_state.attempt_number > 1
+                return (
+                    self.run(dag_id, run_id)
+                    if repeated and response.status_code == 409
+                    else Run.parse(_decoded(response))
+                )
+        raise StackError("unreachable: the last attempt returns or raises")
+
+    def run(self, dag_id: str, run_id: str) -> Run:
+        return Run.parse(self.get(_run(dag_id, run_id)))
+
+    def runs(self, dag_id: str = "~") -> list[Run]:
+        """The latest hundred runs of the DAG (of all, if none is named), newest first."""
+        return [
+            Run.parse(raw) for raw in self.get(f"/dags/{dag_id}/dagRuns", limit=100, order_by="-run_after")["dag_runs"]
+        ]
+
+    def wait(
+        self, dag_id: str, run_id: str, timeout_seconds: float = 300, *,
+        states: Collection[str] = ENDED, tick: Callable[[Run], None] | None = None,
+    ) -> Run:  # fmt: skip
+        """Wait until the run is in one of `states`. `tick` is called with every observation."""
+        seen = self.run(dag_id, run_id)
+
+        def reached() -> bool:
+            nonlocal seen
+            seen = self.run(dag_id, run_id)
+            if tick:
+                tick(seen)
+            return seen.state in states
+
+        def where() -> str:
+            tasks = ", ".join(f"{_name(task)} {task.state}" for task in self.task_instances(dag_id, run_id))
+            return f"{dag_id} {run_id} is {seen.state}, not {' or '.join(sorted(states))}: {tasks}"
+
+        self._until(reached, timeout_seconds, where)
+        return seen
+
+    def set_run_state(self, dag_id: str, run_id: str, state: str) -> Run:
+        """What "Mark run as …" does in the UI: success, failed or queued."""
+        return Run.parse(self.request("PATCH", f"/api/v2{_run(dag_id, run_id)}", json={"state": state}))
+
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        self.request("DELETE", f"/api/v2{_run(dag_id, run_id)}")
+
+    # -- tasks
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Every task instance of the run, mapped indexes one by one."""
+        found: list[TaskInstance] = []
+        while True:
+            page = self.get(f"{_run(dag_id, run_id)}/taskInstances", limit=100, offset=len(found))
+            found += [TaskInstance.parse(raw) for raw in page["task_instances"]]
+            if len(found) >= page["total_entries"] or not page["task_instances"]:
+                return found
+
+    def task(self, dag_id: str, run_id: str, task_id: str, map_index: int = UNMAPPED) -> TaskInstance:
+        return TaskInstance.parse(self.get(_task(dag_id, run_id, task_id, map_index)))
+
+    def wait_task(
+        self, dag_id: str, run_id: str, task_id: str, timeout_seconds: float = 120, *,
+        states: Collection[str] = TASK_ENDED, map_index: int = UNMAPPED,
+    ) -> TaskInstance:  # fmt: skip
+        """Wait until the task is in one of `states`; a mapped index may not exist yet when the wait begins."""
+        seen: TaskInstance | None = None
+
+        def reached() -> bool:
+            nonlocal seen
+            try:
+                seen = self.task(dag_id, run_id, task_id, map_index)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+            return seen is not None and seen.state in states
+
+        self._until(
+            reached, timeout_seconds, lambda: f"{dag_id} {run_id} {task_id}: {seen}, not {sorted(states)}", every=0.3
+        )
+        if seen is None:
+            raise StackError(f"{dag_id} {run_id} has no task {task_id}")
+        return seen
+
+    def set_task_state(self, dag_id: str, run_id: str, task_id: str, state: str, map_index: int = UNMAPPED) -> None:
+        """What "Mark … as" does in the UI: success, failed or skipped."""
+        self.request("PATCH", f"/api/v2{_task(dag_id, run_id, task_id, map_index)}", json={"new_state": state})
+
+    def clear(
+        self, dag_id: str, run_id: str, task_ids: Sequence[str | tuple[str, int]] | None = None, *,
+        downstream: bool = False, only_failed: bool = False,
+    ) -> list[TaskInstance]:  # fmt: skip
+        """Clear tasks (names, or name and map index; None: all) of a run, so that they run again; returns them."""
+        body: dict[str, Any] = {
+            "dry_run": False, "dag_run_id": run_id, "only_failed": only_failed,
+            "include_downstream": downstream, "reset_dag_runs": True,
+        }  # fmt: skip
+        if task_ids is not None:
+            body["task_ids"] = [task if isinstance(task, str) else list(task) for task in task_ids]
+        answer = self.request("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", json=body)
+        return [TaskInstance.parse(raw) for raw in answer["task_instances"]]
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = UNMAPPED) -> Any:
+        """The value a task left under `key`, or None if there is none."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/{quote(key, safe='')}"
+        try:
+            return self.get(path, map_index=map_index, deserialize=False)["value"]
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = UNMAPPED) -> str:
+        """The log of one try, a line per message, as the UI shows it."""
+        path = f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/logs/{try_number}"
+        content = self.get(path, map_index=map_index, full_content=True)["content"]
+        return "\n".join(line if isinstance(line, str) else str(line.get("event", "")) for line in content)
+
+    # -- questions to people
+
+    def question(self, dag_id: str, run_id: str, task_id: str, map_index: int = UNMAPPED) -> dict[str, Any]:
+        """What an approval task asks: subject, body, options, and the answer once there is one."""
+        asked: dict[str, Any] = self.get(f"{_task(dag_id, run_id, task_id, map_index)}/hitlDetails")
+        return asked
+
+    def answer(
+        self, dag_id: str, run_id: str, task_id: str, option: str, *,
+        inputs: dict[str, Any] | None = None, map_index: int = UNMAPPED,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Answer an approval task as this user. Wait 3 s after `awaiting_input` first: Airflow fails a task woken sooner."""
+        body = {"chosen_options": [option], "params_input": inputs or {}}
+        path = f"/api/v2{_task(dag_id, run_id, task_id, map_index)}/hitlDetails"
+        answered: dict[str, Any] = self.request("PATCH", path, json=body)
+        return answered
+
+    @staticmethod
+    def _until(
+        reached: Callable[[], bool], timeout_seconds: float, failure: Callable[[], str], every: float = 0.5
+    ) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not reached():
+            if time.monotonic() > deadline:
+                raise StackError(f"after {timeout_seconds:.0f} s: {failure()}")
+            time.sleep(every)
+
+
+def _decoded(response: httpx.Response) -> Any:
+    if response.status_code == 500 and "Database error" in response.text:
+        raise DatabaseBusyError(response.request, response)
+    if response.is_error:
+        raise ApiError(response.request, response)
+    return response.json() if response.content else None
+
+
+def _run(dag_id: str, run_id: str) -> str:
+    return f"/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+
+
+def _task(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
+    """The path of a task instance. Unlike the UI's, it always carries the index, -1 for a task that is not mapped."""
+    return f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/{map_index}"
+
+
+def _name(task: TaskInstance) -> str:
+    return task.task_id if task.map_index == UNMAPPED else f"{task.task_id}[{task.map_index}]"
