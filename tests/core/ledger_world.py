@@ -34,7 +34,9 @@ def owner(run_id: str = "run-1", dag_id: str = "copy") -> Owner:
     return Owner(dag_id, run_id, "submit")
 
 
-def intent(key: str = "plate-7", *, payload: Any = "wells", size: int = 0, run_id: str = "run-1", **more: Any) -> Intent:
+def intent(
+    key: str = "plate-7", *, payload: Any = "wells", size: int = 0, run_id: str = "run-1", **more: Any
+) -> Intent:
     return Intent("tape", "restore", key, {"what": payload}, owner(run_id, **more), size_bytes=size)
 
 
