@@ -15,7 +15,7 @@ export KEEP
 STAMP := .venv/.waybill-stamp
 RUN := .venv/bin/python
 SETUP = python=; for name in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
-	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1; then python=$$name; break; fi; done; \
+	if [ "$$("$$name" -c 'import sys; print(sys.version_info >= (3, 8))' 2>/dev/null)" = True ]; then python=$$name; break; fi; done; \
 	test -n "$$python" || { echo "setup: no Python found; install CPython 3.11 or name one: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }; \
 	"$$python" rehearsal/setup_env.py
 

@@ -310,7 +310,7 @@ def build(wanted: str | None, environment: dict[str, str]) -> None:
     )
     if existing == version and is_current(version):
         STAMP.touch()  # make compares times
-        print(f".venv is up to date (Python {version[0]}.{version[1]})")
+        print(f".venv is up to date (Python {version[0]}.{version[1]})", flush=True)
         return
     environment = index_environment(environment)
     if existing != version:
@@ -323,7 +323,8 @@ def build(wanted: str | None, environment: dict[str, str]) -> None:
     print(f"installing the pinned requirements into .venv (Python {version[0]}.{version[1]})", flush=True)
     STAMP.unlink(missing_ok=True)
     files = [argument for name in REQUIREMENTS for argument in ("--requirement", name)]
-    _run_uv([*uv, "pip", "install", "--python", str(VENV / "bin" / "python"), *files], environment)
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]  # two hundred lines in a log help nobody; a progress bar does
+    _run_uv([*uv, "pip", "install", *quiet, "--python", str(VENV / "bin" / "python"), *files], environment)
     STAMP.write_text(fingerprint(version) + "\n", encoding="utf-8")
 
 
