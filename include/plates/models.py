@@ -1,0 +1,312 @@
+"""What travels between the steps: plate, layout, plan, manifest rows, verdict, reports. All frozen.
+
+Know before changing: everything that reaches `volume_digest` (layout.py) or a manifest row is a stored format that
+archives written years ago are checked against; add fields with defaults, never rename.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MIB = 1024 * 1024
+GIB = 1024 * MIB
+Compression = Literal["none", "gzip", "zstd"]
+Retention = Literal["none", "versioned", "locked"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Part(Frozen):
+    """One of a plate's folders. `prefix` is a template over {project} {source} {batch} {plate_id} {plate_id_full}."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    prefix: str = Field(pattern=r"^[^/].*/$")
+
+
+class Tarball(Frozen):
+    """Which parts go together into one tarball; `name` ends its file name."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    parts: tuple[str, ...]
+
+
+class Layout(Frozen):
+    """Where a plate lies and what its archive is called. `strip` is cut from the front of keys to make member names."""
+
+    name: str
+    parts: tuple[Part, ...]
+    tarballs: tuple[Tarball, ...]
+    tag: str
+    tag_full: str
+    strip: str = ""
+    archive_prefix: str
+    backup_prefix: str
+    compression: Compression = "none"
+
+
+class Plate(Frozen):
+    """One plate. `tag_by_full` is set where another measurement shares its plate_id, so that their outputs differ."""
+
+    project: str
+    batch: str
+    plate_id: str
+    plate_id_full: str
+    source: str = ""
+    tag_by_full: bool = False
+
+
+class ArchiveSettings(Frozen):
+    """What decides the stored bytes. Sizes are in bytes; a volume is cut by its uncompressed size (see layout.py)."""
+
+    compression: Compression = "gzip"
+    level: int = 1
+    part_bytes: int = Field(default=32 * MIB, ge=5 * MIB)
+    group_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=16 * MIB)
+    volume_bytes: int = Field(default=300 * GIB, ge=MIB)
+    copy_from_bytes: int | None = Field(default=None, ge=10 * MIB)
+    storage_class: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_ten_thousand_parts(self) -> ArchiveSettings:
+        if self.volume_bytes > 9_900 * self.part_bytes:
+            raise ValueError("a volume of more than 9,900 parts does not fit an upload: enlarge part_bytes")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One key as the listing showed it. `etag` without quotes, `modified` in epoch seconds (UTC)."""
+
+    key: str
+    size: int
+    etag: str
+    modified: int
+    part: str
+    version_id: str | None = None
+    storage_class: str | None = None
+    checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
+
+    @property
+    def is_marker(self) -> bool:
+        return self.key.endswith("/")
+
+
+class PartSummary(Frozen):
+    """A part as planned. `shared`: another measurement of the same plate uses this folder too."""
+
+    name: str
+    prefix: str
+    objects: int
+    size_bytes: int
+    shared: bool = False
+
+
+class VolumePlan(Frozen):
+    """One tarball object to be: its key, its objects in member order, the digest that names its content."""
+
+    tarball: str
+    name: str
+    key: str
+    number: int
+    of: int
+    folders: tuple[str, ...]
+    objects: tuple[SourceObject, ...]
+    digest: str
+    raw_bytes: int
+
+
+class PlatePlan(Frozen):
+    """All that archiving a plate will do. `problems` must be empty before it may be archived."""
+
+    plate: Plate
+    layout: Layout
+    settings: ArchiveSettings
+    tag: str
+    bucket: str
+    archive_bucket: str
+    parts: tuple[PartSummary, ...]
+    volumes: tuple[VolumePlan, ...]
+    existing: tuple[str, ...] = ()
+    other_measurements: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    digest: str
+
+    @property
+    def objects(self) -> int:
+        return sum(part.objects for part in self.parts)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(part.size_bytes for part in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestMember:
+    """One tar member. Offsets are into the uncompressed tar; `frames` is (offset, length, raw_offset) of the stored bytes.
+
+    `key` is None for a folder that no object stands for. `sha256` is None only for a member copied inside the store.
+    """
+
+    name: str
+    size: int
+    header_offset: int
+    data_offset: int
+    modified: int
+    key: str | None = None
+    part: str | None = None
+    etag: str | None = None
+    version_id: str | None = None
+    checksum: str | None = None
+    sha256: str | None = None
+    crc64nvme: str | None = None
+    etag_is_md5: bool = False
+    parts: tuple[int, int] = (0, 0)
+    frame: tuple[int, int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One gzip member or zstd frame: where it lies in the stored object, and which uncompressed bytes it holds."""
+
+    offset: int
+    length: int
+    raw_offset: int
+    raw_length: int
+
+
+class ManifestHead(Frozen):
+    """The first line of a manifest: what the tarball is, and what it weighs."""
+
+    waybill_manifest: Literal[1] = 1
+    tag: str
+    project: str
+    source: str = ""
+    batch: str
+    plate_id: str
+    plate_id_full: str
+    bucket: str
+    archive_bucket: str
+    key: str
+    tarball: str
+    number: int
+    of: int
+    compression: Compression
+    level: int
+    part_bytes: int
+    group_bytes: int
+    plan_digest: str
+    raw_bytes: int
+    stored_bytes: int
+    stored_crc64nvme: str | None
+    members: int
+    upload_parts: int
+
+
+class Manifest(Frozen):
+    """A whole manifest. `sha256` is that of its stored (compressed) bytes, empty for one not stored yet."""
+
+    head: ManifestHead
+    frames: tuple[Frame, ...]
+    members: tuple[ManifestMember, ...]
+    sha256: str = ""
+
+
+class VolumeResult(Frozen):
+    """One stored tarball. `resumed_parts` were taken over from an earlier process and not sent again."""
+
+    key: str
+    etag: str
+    version_id: str | None
+    stored_bytes: int
+    members: int
+    manifest_key: str
+    manifest_sha256: str
+    sent_parts: int
+    resumed_parts: int
+    overwrite_guard: str
+    md5: str | None
+    notes: tuple[str, ...] = ()
+
+
+class ArchiveResult(Frozen):
+    plate: Plate
+    tag: str
+    plan_digest: str
+    volumes: tuple[VolumeResult, ...]
+    listings: tuple[str, ...]
+
+
+class Outcome(StrEnum):
+    VERIFIED = "verified"
+    MISMATCH = "mismatch"
+    UNVERIFIABLE = "unverifiable"
+
+
+class Check(Frozen):
+    """One of V1 to V5: `detail` says how it was proved, or what is wrong."""
+
+    name: str
+    outcome: Outcome
+    detail: str
+
+
+class VolumeProof(Frozen):
+    """What the verifier read of one tarball: deletion demands that it is still this very object."""
+
+    key: str
+    etag: str
+    version_id: str | None
+    stored_bytes: int
+    md5: str
+    manifest_key: str
+    manifest_sha256: str
+    members: int
+
+
+class Verdict(Frozen):
+    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves."""
+
+    plate: Plate
+    layout: Layout
+    tag: str
+    bucket: str
+    archive_bucket: str
+    outcome: Outcome
+    checks: tuple[Check, ...]
+    volumes: tuple[VolumeProof, ...] = ()
+    objects: int = 0
+    size_bytes: int = 0
+    manifests_sha256: str = ""
+    delete_script: str | None = None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Everything that is not proved, one sentence each; empty when verified."""
+        return tuple(f"{c.name}: {c.detail}" for c in self.checks if c.outcome is not Outcome.VERIFIED)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a step is. Totals are known from the plan; `note` names what is being done right now."""
+
+    stage: str
+    done_bytes: int
+    total_bytes: int
+    done_items: int = 0
+    total_items: int = 0
+    note: str = ""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """The progress callback of a caller who does not care."""
