@@ -7,8 +7,9 @@ transient one is tried again when the remote says so; the retry re-attaches thro
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from hooks.waybill import write_note
 from include.core.errors import QuotaExceeded, RequestError, TransientError, WaybillError
 from include.core.ledger import Owner
 from include.core.receipts import folder
+from include.core.requests import XCOM_LIMIT_BYTES
 
 T = TypeVar("T")
 
@@ -72,6 +74,18 @@ def run_folder(context: Context) -> str:
     return folder(context["ti"].dag_id, context["ti"].run_id)
 
 
+def fitting(lines: Sequence[str]) -> list[str]:
+    """As many of these lines as XCom may hold; the last one says how many more there are."""
+    room = XCOM_LIMIT_BYTES - 200
+    kept: list[str] = []
+    for line in lines:
+        room -= len(json.dumps(line)) + 2
+        if room < 0:
+            return [*kept, f"and {len(lines) - len(kept)} more: see the log"]
+        kept.append(line)
+    return kept
+
+
 class WaybillOperator(BaseOperator):
     """Base of our operators: refusals are listed in the log, in XCom `request_errors` and in the run's note."""
 
@@ -83,6 +97,6 @@ class WaybillOperator(BaseOperator):
         except RequestError as error:
             for problem in error.problems:
                 self.log.error("refused: %s", problem)
-            context["ti"].xcom_push(key="request_errors", value=error.problems[:200])
+            context["ti"].xcom_push(key="request_errors", value=fitting(error.problems))
             write_note(context["ti"].dag_id, context["ti"].run_id, "Refused: " + "; ".join(error.problems))
             raise RequestError(f"refused, {len(error.problems)} problems: see the log or XCom request_errors") from None

@@ -9,6 +9,7 @@ from airflow.sdk import Context
 from hooks.waybill import inputs, ledger
 from operators.base import WaybillOperator
 
+from include.core.errors import RequestError
 from include.core.objects import Objects
 from include.core.requests import Request, load
 
@@ -29,8 +30,34 @@ class LoadRequestOperator(WaybillOperator):
 
     def execute(self, context: Context) -> Mapping[str, Any]:
         with self.refusing(context):
-            request = load(self.model, context["dag_run"].conf)
-            if self.check is not None:
-                self.check(request, inputs())
+            request = self._checked(context["dag_run"].conf or {})
         ledger()
         return request.model_dump(mode="json", exclude={"manifest", "manifest_b64gz"})
+
+    def _checked(self, conf: Mapping[str, Any]) -> Request:
+        """The request. Raises RequestError with the faults of single fields, of the whole and of `check` together."""
+        problems: list[str] = []
+        request: Request | None = None
+        try:
+            request = load(self.model, conf)
+        except RequestError as error:
+            request, more = self._without_faults(conf, error.problems)
+            problems = [*error.problems, *more]
+        try:
+            if request is not None and self.check is not None:
+                self.check(request, inputs())
+        except RequestError as error:
+            problems += error.problems
+        if problems or request is None:
+            raise RequestError(problems)
+        return request
+
+    def _without_faults(self, conf: Mapping[str, Any], problems: list[str]) -> tuple[Request | None, list[str]]:
+        """The request as if its faulty fields were not there, so that the caller learns what else is wrong with it."""
+        known = {name: conf[name] for name in self.model.model_fields if name in conf}
+        fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
+        try:
+            return load(self.model, fine), []
+        except RequestError as error:
+            # With a field left out, what is wrong with the whole may be our own doing.
+            return None, [p for p in error.problems if len(fine) == len(known) and p not in problems]

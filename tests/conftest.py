@@ -1,0 +1,50 @@
+"""The Airflow of the tests that run without one: a home of its own, our folders, the settings of `airflow.env`.
+
+The thing to know before changing it: Airflow reads its settings when it is first imported, so they are set here, before any
+test module is. Nothing here imports Airflow: tests of `include/` and of the simulators must not pay for it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rehearsal import database
+from rehearsal.settings import base_environment
+
+HOME = Path(tempfile.mkdtemp(prefix="waybill-tests-"))
+# The tests' own process keeps its PATH, HOME and proxies; only what Airflow reads is laid over them.
+AIRFLOW = {name: value for name, value in base_environment(HOME, short_timings=False).items() if "AIRFLOW" in name}
+
+
+def pytest_configure() -> None:
+    for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+        del os.environ[name]
+    os.environ.update(AIRFLOW)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def metadata_database() -> Iterator[Path]:
+    """Airflow's metadata database, migrated and empty: one per test process."""
+    home = Path(os.environ["AIRFLOW_HOME"])
+    database.prepare(home, {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})
+    yield home / database.DATABASE_NAME
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Gives Airflow a connection for the length of a test, as JSON or URI."""
+
+    def give(conn_id: str, value: str) -> None:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
+
+    return give
