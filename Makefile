@@ -46,7 +46,7 @@ test-full: $(STAMP) ## all tests
 lint: $(STAMP) ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy include simulators rehearsal
+	$(RUN) -m mypy include simulators rehearsal plugins dags
 
 format: $(STAMP) ## let ruff put the code in order
 	$(RUN) -m ruff check --fix .

@@ -34,6 +34,7 @@ REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
 SUPPORTED = ((3, 11), (3, 12), (3, 13))
 UV_VERSION = "0.13.8"
 UV_OLDEST = (0, 5)  # the first with UV_DEFAULT_INDEX
+SYSTEM_PIP_CONF = Path("/etc/pip.conf")
 SIMPLE_API = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
 
 
@@ -103,7 +104,7 @@ def pip_configuration(environment: dict[str, str]) -> dict[str, str]:
     home = Path(environment.get("HOME", "/"))
     files = [
         *(Path(folder) / "pip" / "pip.conf" for folder in environment.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")),
-        Path("/etc/pip.conf"),
+        SYSTEM_PIP_CONF,
         home / ".pip" / "pip.conf",
         Path(environment.get("XDG_CONFIG_HOME", str(home / ".config"))) / "pip" / "pip.conf",
     ]

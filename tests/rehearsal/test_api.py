@@ -1,0 +1,94 @@
+"""The REST client against scripted answers: what is sent again, and what is not."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from rehearsal.api import Api, ApiError, DatabaseBusyError
+from rehearsal.errors import StackError
+
+RUN = {"dag_id": "d", "dag_run_id": "r", "state": "queued"}
+BUSY = httpx.Response(500, json={"detail": {"reason": "Database error"}})
+Script = list[httpx.Response | Exception]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _seconds: None)
+
+
+def _client(script: Script, tokens: int = 9) -> tuple[Api, list[httpx.Request]]:
+    """A client whose requests get the scripted answers in turn, and the requests it made."""
+    seen: list[httpx.Request] = []
+    issued = iter(range(1, tokens + 1))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": f"token{next(issued)}"})
+        seen.append(request)
+        next_one = script.pop(0)
+        if isinstance(next_one, Exception):
+            raise next_one
+        return next_one
+
+    return Api("http://127.0.0.1:1", "amy", "secret", transport=httpx.MockTransport(answer)), seen
+
+
+def test_a_trigger_lost_on_the_way_is_repeated_under_the_same_run_id_and_found() -> None:
+    client, seen = _client([httpx.ReadTimeout("lost"), httpx.Response(409, json={}), httpx.Response(200, json=RUN)])
+    assert client.trigger("d", {"a": 1}).run_id == "r"
+    first, second = (json.loads(request.content) for request in seen[:2])
+    assert first == second
+    assert first["logical_date"] is None
+    assert seen[2].url.path.endswith(f"/dagRuns/{first['dag_run_id']}")
+
+
+def test_a_busy_database_is_asked_again_and_given_up_in_the_end() -> None:
+    client, seen = _client([BUSY, httpx.Response(200, json=RUN)])
+    assert client.trigger("d", run_id="r").state == "queued"
+    client, seen = _client([BUSY] * 20)
+    with pytest.raises(DatabaseBusyError):
+        client.request("PATCH", "/api/v2/x")
+    assert len(seen) == 8
+
+
+def test_a_foreign_run_of_the_same_id_is_not_taken_for_ours() -> None:
+    client, _ = _client([httpx.Response(409, json={})])
+    with pytest.raises(ApiError) as refused:
+        client.trigger("d", run_id="r")
+    assert refused.value.status == 409
+
+
+@pytest.mark.parametrize("status", [400, 403, 422, 500])
+def test_a_refusal_is_not_repeated_and_says_what_airflow_said(status: int) -> None:
+    client, seen = _client([httpx.Response(status, json={"detail": "Invalid input for param n"})])
+    with pytest.raises(ApiError, match=r"POST /api/v2/dags/d/dagRuns: HTTP .*param n"):
+        client.trigger("d")
+    assert len(seen) == 1
+
+
+def test_an_expired_token_is_renewed_once() -> None:
+    client, seen = _client(
+        [httpx.Response(401), httpx.Response(200, json=RUN), httpx.Response(401), httpx.Response(401)]
+    )
+    assert client.run("d", "r").state == "queued"
+    assert [request.headers["authorization"] for request in seen] == ["Bearer token1", "Bearer token2"]
+    with pytest.raises(ApiError, match="401"):
+        client.run("d", "r")
+
+
+def test_a_wait_says_where_the_run_stands_when_time_is_up() -> None:
+    running = httpx.Response(200, json=RUN | {"state": "running"})
+    task = {"task_id": "t", "map_index": 2, "state": "deferred", "try_number": 1}
+    client, _ = _client([running, running, httpx.Response(200, json={"task_instances": [task], "total_entries": 1})])
+    with pytest.raises(StackError, match=r"d r is running, not failed or success: t\[2\] deferred"):
+        client.wait("d", "r", timeout_seconds=0)
+
+
+def test_names_are_quoted_in_paths() -> None:
+    client, seen = _client([httpx.Response(200, json=RUN)])
+    client.run("d", "manual__2026-01-01T00:00:00+00:00")
+    assert seen[0].url.raw_path.endswith(b"/dagRuns/manual__2026-01-01T00%3A00%3A00%2B00%3A00")
