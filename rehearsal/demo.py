@@ -22,13 +22,12 @@ from rich.table import Table
 
 from include.core.ledger import Ledger, init, ledger_url
 from include.core.receipts import ReceiptStore, size
+from rehearsal.__main__ import DEFAULT_HOME
 from rehearsal.api import Run, new_run_id
 from rehearsal.errors import StackError
 from rehearsal.scenes.icav2 import ICAv2Scene, Progress
-from rehearsal.settings import ROOT
 from rehearsal.stack import Stack
 
-HOME = ROOT / ".waybill" / "demo"
 # Which jobs fail is drawn from the seed: with this one, some of the few jobs of the published inputs do.
 SIMULATORS = ("--seed", "5", "--scenario", "sop")
 TIMEOUT_SECONDS = 900
@@ -112,12 +111,12 @@ def verdict(runs: list[Run], scene: ICAv2Scene, receipts: Sequence[Mapping[str, 
 
 def main() -> int:
     keep = os.environ.get("KEEP") not in (None, "", "0")
-    world = new_world(HOME)
+    world = new_world(DEFAULT_HOME)
     connections = own_connections(world)
     url = ledger_url(connections["AIRFLOW_CONN_WAYBILL_LEDGER"])
     init(url)
     stack = Stack(
-        HOME,
+        DEFAULT_HOME,
         simulators=SIMULATORS,
         extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses["icav2"])},
     )
