@@ -7,18 +7,29 @@ proved to have had no effect becomes an error without `no_effect`, and the ledge
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import httpx
-import tenacity
 
 from include.core.errors import RemoteError, TransientError, error_for_status
 
 DETAIL_LIMIT = 300  # characters of a remote's own words in one of our messages
+AT_ONCE = 32
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Conflict(RemoteError):
+    """409: what is there, or is just being made, does not let this happen. Whoever asked knows whether to look again."""
+
+
+class Busy(TransientError):
+    """429: nothing was done, and all requests to this remote shall come slower."""
 
 
 class Credentials(Protocol):
@@ -35,13 +46,14 @@ class HttpPolicy:
     read_attempts: int = 5
     backoff_seconds: float = 0.5
     backoff_limit_seconds: float = 20.0
+    busy_attempts: int = 12  # how often a read that is told to slow down is tried
     retry_after_limit_seconds: float = 60.0  # a longer wish is handed to the caller, who need not hold a worker for it
 
 
 class HttpClient:
     """An httpx client with a base URL, credentials, and Waybill's errors. Use as an async context manager.
 
-    `transport` and `sleep` are passed in by tests and benchmarks.
+    `transport`, `sleep` and `rng` (for the jitter) are passed in by tests and benchmarks.
     """
 
     def __init__(
@@ -53,12 +65,15 @@ class HttpClient:
         policy: HttpPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
     ):
         self.policy = policy or HttpPolicy()
         self.remote_now: float | None = None
         self.calls = 0
         self._credentials = credentials
         self._sleep = sleep
+        self._rng = rng or random.Random()
+        self._pace = Pace(sleep)
         self._authorization: str | None = None
         self._login = asyncio.Lock()
         self._http = httpx.AsyncClient(
@@ -91,28 +106,19 @@ class HttpClient:
         return await self._tried_again(lambda: self._once("POST", path, what=what, json=json, guard=guard))
 
     async def _tried_again(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        policy = self.policy
-        backoff = tenacity.wait_random_exponential(policy.backoff_seconds, policy.backoff_limit_seconds)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, TransientError) else None
-            return asked if asked is not None else backoff(state)
-
-        def worth_it(error: BaseException) -> bool:
-            asked = getattr(error, "retry_after", None) or 0.0
-            return isinstance(error, TransientError) and asked <= policy.retry_after_limit_seconds
-
-        async for attempt in tenacity.AsyncRetrying(
-            retry=tenacity.retry_if_exception(worth_it),
-            stop=tenacity.stop_after_attempt(policy.read_attempts),
-            wait=wait,
-            sleep=self._sleep,
-            reraise=True,
-        ):
-            with attempt:
+        policy, errors, busy = self.policy, 0, 0
+        while True:
+            try:
                 return await call()
-        raise RemoteError("unreachable: tenacity re-raises")
+            except TransientError as error:
+                asked = error.retry_after or 0.0
+                busy += isinstance(error, Busy)
+                errors += not isinstance(error, Busy)
+                spent = errors >= policy.read_attempts or busy >= policy.busy_attempts
+                if spent or asked > policy.retry_after_limit_seconds:
+                    raise
+            limit = min(policy.backoff_seconds * 2.0 ** (errors + busy), policy.backoff_limit_seconds)
+            await self._sleep(asked + limit * self._rng.random())
 
     async def _once(
         self,
@@ -126,11 +132,13 @@ class HttpClient:
     ) -> Any:
         for refresh in (False, True):
             header = await self._header(refresh=refresh)
+            await self._pace.turn()
             if guard is not None:
                 guard()
             response = await self._send(method, path, what=what, params=params, json=json, headers=header)
             if response.status_code != 401 or self._credentials is None:
                 break
+        self._pace.learn(response)
         return _body(response, what)
 
     async def _header(self, *, refresh: bool) -> dict[str, str]:
@@ -141,10 +149,13 @@ class HttpClient:
             # Ten calls refused at once need one new token, not ten.
             if self._authorization is None or (refresh and self._authorization == stale):
                 try:
-                    self._authorization = await self._credentials.authorization(self._http, refresh=refresh)
+                    async with asyncio.timeout(self.policy.timeout_seconds * 2):
+                        self._authorization = await self._credentials.authorization(self._http, refresh=refresh)
                 except TransientError as error:
                     error.no_effect = True  # the request that wanted the credential has not left
                     raise
+                except TimeoutError:
+                    raise TransientError("no credential could be had in time", no_effect=True) from None
         return {"Authorization": self._authorization}
 
     async def _send(
@@ -165,6 +176,53 @@ class HttpClient:
         return response
 
 
+class Pace:
+    """How fast requests may leave: at once, until the remote asks to slow down; then slower for all, and slowly faster.
+
+    Without it fifty callers, each waiting on its own, would all come back at the same moment and be refused again.
+    """
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]]):
+        self._sleep = sleep
+        self._interval = 0.0
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Waits for the caller's turn."""
+        if self._interval == 0.0 and self._next == 0.0:
+            return
+        now = asyncio.get_running_loop().time()
+        mine = max(now, self._next)
+        self._next = mine + self._interval
+        if mine > now:
+            await self._sleep(mine - now)
+
+    def learn(self, response: httpx.Response) -> None:
+        """Half as fast again after a 429, and not before its Retry-After; a little faster after anything else."""
+        if response.status_code != 429:
+            self._interval = self._interval * 0.97 if self._interval > 0.002 else 0.0
+            return
+        asked = retry_after(response.headers, time.time()) or 0.0
+        self._interval = min(max(self._interval * 1.25, 0.02), 1.0)
+        self._next = max(self._next, asyncio.get_running_loop().time() + min(asked, 60.0))
+
+
+async def gather_by(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once: int = AT_ONCE) -> dict[K, V]:
+    """Asks for every key, a bounded number at once, and waits for all of them also when one fails."""
+    limit = asyncio.Semaphore(at_once)
+
+    async def bounded(key: K) -> V:
+        async with limit:
+            return await ask(key)
+
+    unique = list(dict.fromkeys(keys))
+    answers = await asyncio.gather(*(bounded(key) for key in unique), return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return dict(zip(unique, answers, strict=True))  # type: ignore[arg-type]
+
+
 def _body(response: httpx.Response, what: str) -> Any:
     """The JSON of a success, else the matching error. A success that is not JSON is a doubt, not a refusal."""
     if response.is_success:
@@ -174,9 +232,13 @@ def _body(response: httpx.Response, what: str) -> Any:
             return response.json()
         except ValueError:
             raise TransientError(f"{what} answered {response.status_code} with something that is not JSON") from None
-    raise error_for_status(
-        response.status_code, what, detail=_detail(response), retry_after=retry_after(response.headers, time.time())
-    )
+    status, asked = response.status_code, retry_after(response.headers, time.time())
+    error = error_for_status(status, what, detail=_detail(response), retry_after=asked)
+    if status == 409:
+        raise Conflict(str(error), no_effect=True)
+    if status == 429:
+        raise Busy(str(error), retry_after=asked, no_effect=True)
+    raise error
 
 
 def _detail(response: httpx.Response) -> str:
@@ -194,7 +256,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     value = headers.get("retry-after")
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - (remote_time(headers) or now))

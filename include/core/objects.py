@@ -18,6 +18,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
 from include.core.errors import NotFound, RequestError, TransientError
+from include.core.requests import bare_uri, plain
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class Objects:
     """
 
     def __init__(self, prefix: str, options: Mapping[str, Any] | None = None):
-        parts = urlsplit(prefix)
-        if parts.scheme not in ("file", "s3", "gs", "az") or parts.query or "@" in parts.netloc:
-            raise RequestError(f"the prefix {_bare(prefix)} is not understood: give file:///path or s3://bucket/prefix")
+        if not plain(prefix) or (parts := urlsplit(prefix)).scheme not in ("file", "s3", "gs", "az"):
+            raise RequestError(
+                f"the prefix {bare_uri(prefix)} is not understood: give file:///path or s3://bucket/prefix"
+            )
         self.prefix = prefix.rstrip("/") + "/"
         if parts.scheme == "file":
             self._store: Any = LocalStore(Path(unquote(parts.path)), mkdir=True)
@@ -64,6 +66,14 @@ class Objects:
         except BaseError as error:
             raise TransientError(f"{self.prefix}{name} cannot be read: {type(error).__name__}") from None
 
+    async def size_of(self, name: str) -> int:
+        try:
+            return int((await obstore.head_async(self._store, name))["size"])
+        except (NotFoundError, FileNotFoundError):
+            raise NotFound(f"{self.prefix}{name} does not exist") from None
+        except BaseError as error:
+            raise TransientError(f"{self.prefix}{name} cannot be read: {type(error).__name__}") from None
+
     async def get_document(self, document: Mapping[str, Any]) -> bytes:
         """The bytes of a Document that XCom carries, checked against its digest."""
         data = await self.get(self.name_of(str(document["uri"])))
@@ -81,28 +91,25 @@ class Objects:
     def name_of(self, uri: str) -> str:
         """The name under this prefix. Raises RequestError for a URI outside of it."""
         if not uri.startswith(self.prefix) or ".." in uri.split("/"):
-            raise RequestError(f"{_bare(uri)} does not lie under {self.prefix}")
+            raise RequestError(f"{bare_uri(uri)} does not lie under {self.prefix}")
         return uri[len(self.prefix) :]
 
 
 async def read_input(uri: str, places: Sequence[Objects], *, limit_bytes: int) -> bytes:
-    """An input document that a request names. It must lie under one of the configured prefixes (`waybill_inputs`)."""
-    parts = urlsplit(uri)
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    """An input document that a request names. It must lie under one of the configured prefixes (`waybill_inputs`).
+
+    Raises RequestError where it does not, or is too large; NotFound, TransientError. No message quotes its content.
+    """
+    if not plain(uri):
         raise RequestError(
-            f"{_bare(uri)}: a URI with a query, a fragment or user information is refused; give the plain one"
+            f"{bare_uri(uri)}: a URI with a query, a fragment or user information is refused; give the plain one"
         )
     for place in places:
         if uri.startswith(place.prefix):
-            data = await place.get(place.name_of(uri))
-            if len(data) > limit_bytes:
-                raise RequestError(f"{uri}: {len(data)} bytes are more than the {limit_bytes} that are read; split it")
-            return data
+            name = place.name_of(uri)
+            size = await place.size_of(name)
+            if size > limit_bytes:
+                raise RequestError(f"{uri}: {size} bytes are more than the {limit_bytes} that are read; split it")
+            return await place.get(name)
     allowed = ", ".join(place.prefix for place in places) or "none is configured in connection waybill_inputs"
-    raise RequestError(f"{_bare(uri)} does not lie under an allowed prefix ({allowed}): copy it there")
-
-
-def _bare(uri: str) -> str:
-    """A URI without what may be secret in it."""
-    parts = urlsplit(uri)
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}"
+    raise RequestError(f"{bare_uri(uri)} does not lie under an allowed prefix ({allowed}): copy it there")

@@ -81,7 +81,8 @@ class ReceiptStore:
 
 def folder(dag_id: str, run_id: str) -> str:
     """The folder of a run's documents. Run ids may hold `:` and `+`, which stay; anything else odd becomes `_`."""
-    return f"{dag_id}/{re.sub(r'[^A-Za-z0-9_.~:+-]', '_', run_id)}"
+    name = re.sub(r"[^A-Za-z0-9_.~:+-]", "_", run_id)
+    return f"{dag_id}/{'_' if not name.strip('.') else ''}{name}"  # `..` would lead out of the folder
 
 
 def page(receipt: Receipt) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
 
 import pydantic
 
@@ -22,34 +23,69 @@ class Request(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def faults_of_the_whole(cls, conf: Mapping[str, Any]) -> list[str]:
+        """What is wrong between the fields, one sentence each. Asked also when single fields are wrong, so that a caller
+        learns everything at once: `conf` is as it was given."""
+        return []
+
+    @pydantic.model_validator(mode="after")
+    def _whole(self) -> Self:
+        faults = self.faults_of_the_whole({name: getattr(self, name) for name in self.model_fields_set})
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
 
 R = TypeVar("R", bound=Request)
 
 
 def load(model: type[R], conf: Mapping[str, Any] | None) -> R:
     """The checked request. Raises RequestError with every problem found: field, value, remedy."""
+    given = dict(conf or {})
     try:
-        return model.model_validate(dict(conf or {}))
+        return model.model_validate(given)
     except pydantic.ValidationError as error:
-        raise RequestError([_problem(model, e) for e in error.errors(include_url=False)]) from None
+        found = error.errors(include_url=False)
+    of_whole = model.faults_of_the_whole(given) or [_problem(model, e) for e in found if not e["loc"]]
+    raise RequestError([_problem(model, e) for e in found if e["loc"]] + of_whole)
 
 
 def _problem(model: type[Request], error: Any) -> str:
-    place = ".".join(str(part) for part in error["loc"]) or "request"
+    place = shown(".".join(str(part) for part in error["loc"]), quotes=False)
     if error["type"] == "extra_forbidden":
         known = ", ".join(model.model_fields)
         return f"{place}: this field is not known; take it out, or correct its name (known: {known})"
     if error["type"] == "value_error":  # our own validators: they name value and remedy themselves
-        message = str(error["ctx"]["error"])
-        return f"{place}: {message}" if error["loc"] else message
+        return f"{place}: {error['ctx']['error']}" if error["loc"] else str(error["ctx"]["error"])
     return f"{place}: {shown(error.get('input'))} is refused: {error['msg']}"
 
 
-def shown(value: Any, limit: int = 600) -> str:
-    """A value as it may stand in a message: quoted and cut."""
+def shown(value: Any, limit: int = 600, *, quotes: bool = True) -> str:
+    """A value as it may stand in a message or a log: cut in the middle, and nothing in it that moves the cursor."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = text if len(text) <= limit else f"{text[:limit]}…"
-    return f"“{text}”"
+    if len(text) > limit:
+        text = f"{text[: limit * 2 // 3]}…{text[-limit // 3 :]}"
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"“{text}”" if quotes else text
+
+
+def bare_uri(uri: str) -> str:
+    """A URI without what may be secret in it: user information, query, fragment."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "this URI"
+    return shown(f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}", quotes=False)
+
+
+def plain(uri: str) -> bool:
+    """Whether a URI has a scheme, and neither query nor fragment nor user information."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return False
+    return bool(parts.scheme and "://" in uri) and not (parts.query or parts.fragment or "@" in parts.netloc)
 
 
 def param_schemas(model: type[Request]) -> dict[str, dict[str, Any]]:

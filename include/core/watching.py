@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from include.core.errors import AuthError, TransientError
+from include.core.errors import AuthError, TransientError, WaybillError
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ async def watch(
 ) -> WatchEnd:
     """Looks until a worker is needed. `deadline` and `since` (start of the whole wait) are absolute epoch seconds.
 
-    Transient errors use up the budget; only a full success restores it. When it is used up the watch is `lost`.
+    Transient errors (and a refused credential, which may be renewed) use up the budget; only a full success restores it.
+    When it is used up, or the remote refuses the look for good, the watch is `lost`.
     """
     rng = rng or random.Random()
     begun = since if since is not None else now()
@@ -97,6 +98,8 @@ async def watch(
             pause = policy.after_error(errors, getattr(error, "retry_after", None), rng)
             say(f"look {errors} of at most {policy.error_budget} failed ({error}); next in {pause:.0f} s")
             continue
+        except WaybillError as error:  # waiting does not mend it; the worker that looks next says what to do
+            return WatchEnd("lost", f"the look was refused: {error}", seen)
         errors, seen = 0, observation.counts
         for warning in observation.warnings:
             log.warning(warning)

@@ -14,13 +14,13 @@ from typing import Any
 
 from include.core.errors import RequestError
 from include.core.requests import load
-from include.icav2.flip import SCHEME, flipped
+from include.icav2.flip import SCHEME, flipped, parse_json
 from include.icav2.models import CopyRequest
 
 
 def request_from(document: Any) -> CopyRequest:
     """A conf as it is given to the DAG, or the manifest alone."""
-    if isinstance(document, dict) and document and all(str(key).startswith(SCHEME) for key in document):
+    if isinstance(document, dict) and any(key.startswith(SCHEME) for key in document):
         document = {"manifest": document}
     if not isinstance(document, dict):
         raise RequestError(
@@ -37,16 +37,16 @@ def main(argv: list[str] | None = None) -> int:
     plan.add_argument("file", help="a JSON file, or - for standard input")
     args = parser.parse_args(argv)
     try:
-        text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text()
-        request = request_from(json.loads(text))
+        data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
+        request = request_from(parse_json(data, "the input" if args.file == "-" else args.file))
         if request.manifest_uri is not None:
             raise RequestError("manifest_uri needs the configured store: give the file itself to this command")
         entries = flipped(request)
     except RequestError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return 2
-    except (OSError, ValueError) as error:
-        print(f"{args.file} cannot be read as JSON: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"{args.file} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
     print(json.dumps([entry.model_dump() for entry in entries], indent=2, ensure_ascii=False))
     return 0

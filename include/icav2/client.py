@@ -7,20 +7,23 @@ path here, to the letter. Paging ends at an empty `nextPageToken`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
 import httpx
 
-from include.core.errors import ConflictingRequest, NotFound, RemoteError, TransientError
-from include.core.http import Credentials, HttpClient, HttpPolicy
+from include.core.errors import NotFound, RemoteError, TransientError
+from include.core.http import Conflict, Credentials, HttpClient, HttpPolicy, gather_by
 from include.icav2.credentials import MEDIA_TYPE
 from include.icav2.models import Data, Frozen, Job
 
 PAGE_SIZE = 1000
-PATHS_PER_CALL = 20  # file paths in one query: keeps the URL under 8 kB with long paths
-SINGLE_LOOKUPS = 16  # jobs that a listing did not show are asked one by one, this many at once
+QUERY_BYTES = 5000  # of file paths in one query, as they are written in a URL; servers and proxies cut at 8 kB
+SINGLE_LOOKUPS = 16  # when a listing has shown all but so many of the jobs, the rest is asked for one by one
+T = TypeVar("T")
 
 
 class CopyBatch(Frozen):
@@ -51,9 +54,12 @@ class ICAv2Client:
         policy: HttpPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        rng: random.Random | None = None,
     ):
         headers = {"Accept": MEDIA_TYPE, "Content-Type": MEDIA_TYPE}
-        self.http = HttpClient(base_url, credentials, headers=headers, policy=policy, transport=transport, sleep=sleep)
+        self.http = HttpClient(
+            base_url, credentials, headers=headers, policy=policy, transport=transport, sleep=sleep, rng=rng
+        )
 
     async def __aenter__(self) -> ICAv2Client:
         return self
@@ -73,30 +79,43 @@ class ICAv2Client:
         found = await self._data(project_id, {"filePath": path, "type": "FILE"}, f"listing all under {path}")
         return [data for data in found if data.path.startswith(path)]
 
+    async def data(self, project_id: str, data_id: str) -> Data:
+        """One file or folder as it is now: unlike a listing, this does not lag."""
+        what = f"data {data_id}"
+        return _read(_data, await self.http.read(f"/api/projects/{project_id}/data/{data_id}", what=what), what)
+
     async def find_folders(self, project_id: str, paths: Sequence[str]) -> dict[str, str]:
-        """The ids of those of these folders that exist, by path."""
-        chunks = [list(paths[i : i + PATHS_PER_CALL]) for i in range(0, len(paths), PATHS_PER_CALL)]
+        """The ids of those of these folders that exist, by path. One that is being deleted is as good as gone."""
         mode = {"filePathMatchMode": "FULL_CASE_INSENSITIVE", "type": "FOLDER"}
-        pages = await asyncio.gather(
-            *(self._data(project_id, {"filePath": chunk, **mode}, "looking for folders") for chunk in chunks)
+        pages = await gather_by(
+            _chunks(paths),
+            lambda chunk: self._data(project_id, {"filePath": list(chunk), **mode}, "looking for folders"),
         )
         wanted = set(paths)
-        return {data.path: data.id for page in pages for data in page if data.path in wanted}
+        found = [data for page in pages.values() for data in page]
+        return {data.path: data.id for data in found if data.path in wanted and data.status != "DELETING"}
 
     async def make_folder(self, project_id: str, path: str) -> str:
-        """The id of a folder, made if it is not there. A lost answer or a race is settled by looking."""
+        """The id of a folder, made if it is not there. A lost answer or a race is settled by looking.
+
+        Raises RemoteError where a file has the name, TransientError where somebody else is just making or deleting it.
+        """
         parent, name = _parent(path), path.rstrip("/").rsplit("/", 1)[-1]
         what = f"making folder {path}"
+        body = {"name": name, "folderPath": parent}
         try:
-            made = await self.http.write(
-                f"/api/projects/{project_id}/data:createFolder", what=what, json={"name": name, "folderPath": parent}
-            )
-            return str(made["data"]["id"])
-        except (TransientError, RemoteError, ConflictingRequest) as error:
+            made = await self.http.write(f"/api/projects/{project_id}/data:createFolder", what=what, json=body)
+            return _read(lambda answer: str(answer["data"]["id"]), made, what)
+        except (TransientError, RemoteError) as error:
             found = await self.find_folders(project_id, [path])
-            if path not in found:
+            if path in found:
+                return found[path]
+            if not isinstance(error, Conflict):
                 raise error
-            return found[path]
+        file = path.rstrip("/")
+        if any(data.path == file for data in await self._data(project_id, {"filePath": file, "type": "FILE"}, what)):
+            raise RemoteError(f"{what}: a file of that name stands there; choose another folder", no_effect=True)
+        raise TransientError(f"{what}: it is just being made or deleted by somebody else", retry_after=2.0)
 
     async def delete_data(self, project_id: str, data_id: str, *, guard: Callable[[], None] | None = None) -> None:
         """Asks for the deletion of one exact id; it happens later. Already gone is as good."""
@@ -107,14 +126,15 @@ class ICAv2Client:
             return
 
     async def _data(self, project_id: str, params: Mapping[str, Any], what: str) -> list[Data]:
-        return [_data(item) async for item in self._pages(f"/api/projects/{project_id}/data", params, what)]
+        path = f"/api/projects/{project_id}/data"
+        return [_read(_data, item, what) async for item in self._pages(path, params, what)]
 
-    async def _pages(self, path: str, params: Mapping[str, Any], what: str) -> Any:
+    async def _pages(self, path: str, params: Mapping[str, Any], what: str) -> AsyncIterator[Any]:
         token = ""
         while True:
             query = {**params, "pageSize": PAGE_SIZE, **({"pageToken": token} if token else {})}
             page = await self.http.read(path, what=what, params=query)
-            for item in page["items"]:
+            for item in _read(lambda answer: list(answer["items"]), page, what):
                 yield item
             token = page.get("nextPageToken") or ""
             if not token:
@@ -123,69 +143,108 @@ class ICAv2Client:
     # -- copy batches -------------------------------------------------------------------------------------------
 
     async def copy(
-        self, project_id: str, folder_id: str, data_ids: Sequence[str], *, guard: Callable[[], None]
+        self, project_id: str, folder_id: str | None, data_ids: Sequence[str], *, guard: Callable[[], None]
     ) -> CopyBatch:
-        """Starts one copy batch. Never repeated here: the ledger decides what follows a lost answer."""
+        """Starts one copy batch; `folder_id` None is the project's root. Never repeated here: the ledger decides what
+        follows a lost answer. Raises TransientError, nothing done, where the folder is just being deleted (409)."""
         body = {
             "items": [{"dataId": data_id} for data_id in data_ids],
-            "destinationFolderId": folder_id,
             "copyUserTags": True,
             "copyTechnicalTags": True,
             "copyInstrumentInfo": True,
             "actionOnExist": "SKIP",
         }
-        what = f"copying {len(data_ids)} items into {folder_id}"
-        return _batch(
-            await self.http.write(f"/api/projects/{project_id}/dataCopyBatch", what=what, json=body, guard=guard)
-        )
+        if folder_id is not None:
+            body["destinationFolderId"] = folder_id
+        what = f"copying {len(data_ids)} items into {folder_id or 'the root of ' + project_id}"
+        path = f"/api/projects/{project_id}/dataCopyBatch"
+        try:
+            return _read(_batch, await self.http.write(path, what=what, json=body, guard=guard), what)
+        except Conflict as error:
+            raise TransientError(str(error), retry_after=15.0, no_effect=True) from None
 
     async def batch(self, project_id: str, batch_id: str) -> CopyBatch:
-        return _batch(
-            await self.http.read(f"/api/projects/{project_id}/dataCopyBatch/{batch_id}", what=f"batch {batch_id}")
+        what = f"batch {batch_id}"
+        return _read(
+            _batch, await self.http.read(f"/api/projects/{project_id}/dataCopyBatch/{batch_id}", what=what), what
         )
 
     async def batch_items(self, project_id: str, batch_id: str) -> list[BatchItem]:
-        path = f"/api/projects/{project_id}/dataCopyBatch/{batch_id}/items"
-        return [_item(item) async for item in self._pages(path, {}, f"items of batch {batch_id}")]
+        path, what = f"/api/projects/{project_id}/dataCopyBatch/{batch_id}/items", f"items of batch {batch_id}"
+        return [_read(_item, item, what) async for item in self._pages(path, {}, what)]
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
-    async def jobs_since(self, created: float) -> list[Job]:
-        """All jobs made at or after `created` (epoch seconds of ICA's clock), newest first: one call per 1,000."""
-        jobs: dict[str, Job] = {}
+    async def _job_pages(self) -> AsyncIterator[list[Job]]:
+        """All jobs, newest first: one call per 1,000."""
         offset = 0
         while True:
             query = {"pageSize": PAGE_SIZE, "pageOffset": offset, "sort": "timeCreated desc"}
-            page = [
-                _job(item) for item in (await self.http.read("/api/jobs", what="listing jobs", params=query))["items"]
-            ]
-            jobs |= {job.id: job for job in page if job.created >= created}
+            answer = await self.http.read("/api/jobs", what="listing jobs", params=query)
+            page = _read(lambda answer: [_job(item) for item in answer["items"]], answer, "listing jobs")
+            yield page
             # A job made meanwhile pushes others to the next page: they come twice, none is missed.
-            if len(page) < PAGE_SIZE or page[-1].created < created:
-                return list(jobs.values())
+            if len(page) < PAGE_SIZE:
+                return
             offset += PAGE_SIZE
 
+    async def jobs_since(self, created: float) -> list[Job]:
+        """All jobs made at or after `created` (epoch seconds of ICA's clock), newest first."""
+        jobs: dict[str, Job] = {}
+        async for page in self._job_pages():
+            jobs |= {job.id: job for job in page if job.created >= created}
+            if page and page[-1].created < created:
+                break
+        return list(jobs.values())
+
     async def job(self, job_id: str) -> Job:
-        return _job(await self.http.read(f"/api/jobs/{job_id}", what=f"job {job_id}"))
+        what = f"job {job_id}"
+        return _read(_job, await self.http.read(f"/api/jobs/{job_id}", what=what), what)
 
     async def statuses(self, wanted: Mapping[str, float]) -> dict[str, Job]:
         """Jobs by id, given each one's time of creation. What the listing does not show is asked for by id; what ICA does
         not know at the moment is absent from the answer."""
         if not wanted:
             return {}
-        listed = {job.id: job for job in await self.jobs_since(min(wanted.values()) - 1.0)}
-        found = {job_id: listed[job_id] for job_id in wanted if job_id in listed}
-        limit = asyncio.Semaphore(SINGLE_LOOKUPS)
+        found: dict[str, Job] = {}
+        oldest = min(wanted.values()) - 1.0
+        async for page in self._job_pages():
+            found |= {job.id: job for job in page if job.id in wanted}
+            # A few old jobs are not worth a walk through all that came after them.
+            if len(wanted) - len(found) <= SINGLE_LOOKUPS or (page and page[-1].created < oldest):
+                break
 
         async def ask(job_id: str) -> Job | None:
-            async with limit:
-                try:
-                    return await self.job(job_id)
-                except NotFound:
-                    return None
+            try:
+                return await self.job(job_id)
+            except NotFound:
+                return None
 
-        asked = await asyncio.gather(*(ask(job_id) for job_id in wanted if job_id not in found))
-        return found | {job.id: job for job in asked if job is not None}
+        asked = await gather_by([job_id for job_id in wanted if job_id not in found], ask, SINGLE_LOOKUPS)
+        return found | {job_id: job for job_id, job in asked.items() if job is not None}
+
+
+def _read(make: Callable[[Any], T], answer: Any, what: str) -> T:
+    """What an answer says. A success that does not look like ICA's says nothing: a doubt, not a refusal."""
+    try:
+        return make(answer)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise TransientError(f"{what}: the answer is not as ICA documents it") from None
+
+
+def _chunks(paths: Sequence[str]) -> list[tuple[str, ...]]:
+    """As many paths at a time as one URL holds."""
+    chunks: list[tuple[str, ...]] = []
+    some: list[str] = []
+    room = QUERY_BYTES
+    for path in paths:
+        cost = len(quote(path, safe="")) + len("&filePath=")
+        if some and cost > room:
+            chunks.append(tuple(some))
+            some, room = [], QUERY_BYTES
+        some.append(path)
+        room -= cost
+    return [*chunks, tuple(some)] if some else chunks
 
 
 def _parent(path: str) -> str:
@@ -213,7 +272,11 @@ def _data(item: Mapping[str, Any]) -> Data:
 
 def _job(item: Mapping[str, Any]) -> Job:
     return Job(
-        id=item["id"], status=item["status"], subject_id=item.get("subjectId"), created=_epoch(item.get("timeCreated"))
+        id=item["id"],
+        status=item["status"],
+        subject_id=item.get("subjectId"),
+        created=_epoch(item.get("timeCreated")),
+        finished=_epoch(item.get("timeFinished")) or None,
     )
 
 

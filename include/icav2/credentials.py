@@ -31,11 +31,15 @@ class ApiKey:
             answer = await http.post("/api/tokens", headers=headers, params=params)
         except httpx.TransportError as error:
             raise TransientError(f"{what}: no answer ({type(error).__name__})") from None
+        if (
+            answer.status_code == 403
+        ):  # not `Forbidden`, which concerns one thing only: without a token nothing can be done
+            raise AuthError(f"{what} answered 403. Check the connection's credential.")
         if not answer.is_success:
             raise error_for_status(answer.status_code, what)
         try:
             return f"Bearer {answer.json()['token']}"
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             raise TransientError(f"{what} answered without a token") from None
 
 

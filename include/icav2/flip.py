@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,10 @@ from include.icav2.models import CopyRequest, Flipped, Manifest
 SCHEME = "icav2://"
 PROJECT_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 DECODED_LIMIT_BYTES = 64 * 1024 * 1024
+URI_LIMIT_BYTES = 2000  # the ledger's keys are no longer, and ICA cannot make credentials for very long paths
+
+
+JSON_NAMES: dict[type, str] = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -54,17 +58,24 @@ def parse_uri(text: str) -> Uri:
     if not slash:
         raise ValueError(f"{shown(text)} has no path: add / and the path within the project")
     if "//" in slash + path:
-        raise ValueError(f"{shown(text)} has an empty folder name (//): write every folder once")
+        raise ValueError(f"{shown(text)} has an empty folder name (//): write one / between two names")
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in path):
+        raise ValueError(f"{shown(text)} holds a character that no path can hold: correct the name")
+    if len(text.encode()) > URI_LIMIT_BYTES:
+        raise ValueError(f"{shown(text)} is longer than {URI_LIMIT_BYTES} bytes: choose a shorter path")
     return Uri(project.lower(), slash + path)
 
 
-def manifest_of(request: CopyRequest, document: bytes | None = None) -> Manifest:
-    """The manifest in any of its input forms. `document` holds the bytes of `manifest_uri`. Raises RequestError."""
+def manifest_of(request: CopyRequest, document: bytes | None = None) -> tuple[Manifest, str]:
+    """The manifest in any of its input forms, and the field that it came in. `document` holds the bytes of `manifest_uri`.
+
+    Raises RequestError.
+    """
     if request.manifest_b64gz is not None:
-        return checked(decode_b64gz(request.manifest_b64gz), "manifest_b64gz")
+        return checked(decode_b64gz(request.manifest_b64gz), "manifest_b64gz"), "manifest_b64gz"
     if request.manifest_uri is not None:
-        return checked(_json(document or b"", "manifest_uri"), "manifest_uri")
-    return checked(request.manifest, "manifest")
+        return checked(parse_json(document or b"", "manifest_uri"), "manifest_uri"), "manifest_uri"
+    return checked(request.manifest, "manifest"), "manifest"
 
 
 def decode_b64gz(text: str) -> Any:
@@ -77,41 +88,37 @@ def decode_b64gz(text: str) -> Any:
             raise RequestError(f"manifest_b64gz unpacks to more than {DECODED_LIMIT_BYTES} bytes: use manifest_uri")
         if not unpacker.eof:
             raise EOFError
-    except (binascii.Error, zlib.error, EOFError, gzip.BadGzipFile):
+    except (binascii.Error, ValueError, zlib.error, EOFError):
         raise RequestError("manifest_b64gz cannot be decoded: give base64 of the gzipped JSON, whole") from None
-    return _json(data, "manifest_b64gz")
+    return parse_json(data, "manifest_b64gz")
 
 
-def _json(data: bytes, field: str) -> Any:
+def parse_json(data: bytes, field: str) -> Any:
+    """JSON in which no key stands twice: of two equal sources the first would be lost in silence. Raises RequestError."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1}) if len(set(keys)) < len(keys) else []
+        twice = sorted(key for key, count in Counter(keys).items() if count > 1)
         if twice:
             raise RequestError(
-                [f"{field}: the source {shown(key)} stands there twice; merge its destinations" for key in twice]
+                [
+                    f"{field}: the key {shown(key)} stands there twice; write it once, with all its values"
+                    for key in twice
+                ]
             )
         return dict(pairs)
 
     try:
         return json.loads(data, object_pairs_hook=unique)
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         raise RequestError(f"{field} does not hold JSON: give an object of source → list of destinations") from None
 
 
 def checked(value: Any, field: str) -> Manifest:
-    """The manifest, if it has the shape of one. Raises RequestError with every fault and its place."""
+    """The manifest, if it is an object with something in it; `refusals` looks inside. Raises RequestError."""
     if not isinstance(value, dict) or not value:
-        was = "is empty" if value in ({}, None) else f"is a {type(value).__name__}"
+        was = "is empty" if value in ({}, None) else f"holds {JSON_NAMES.get(type(value), 'something else')}"
         raise RequestError(f"{field} {was}: give an object of source → list of destinations, with at least one source")
-    problems = []
-    for source, destinations in value.items():
-        place = f"{field}[{shown(source)}]"
-        if not isinstance(destinations, list) or not all(isinstance(d, str) for d in destinations):
-            problems.append(f'{place} is not a list of folder URIs: write ["{SCHEME}PROJECT-ID/folder/"]')
-        elif not destinations:
-            problems.append(f"{place} names no destination: add one, or take the source out")
-    if problems:
-        raise RequestError(problems)
     return value
 
 
@@ -135,10 +142,13 @@ def refusals(manifest: Manifest, field: str, same_project: Literal["refuse", "al
         if source is not None and not source.name:
             problems.append(f"{place}: a whole project cannot be a source; name its files or folders")
             source = None
-        for index, text in enumerate(destinations):
-            if text in destinations[:index]:
-                continue
-            spot = f"{place}[{index}]"
+        if not isinstance(destinations, list) or not all(isinstance(d, str) for d in destinations):
+            problems.append(f'{place} is not a list of folder URIs: write ["{SCHEME}PROJECT-ID/folder/"]')
+            continue
+        if not destinations:
+            problems.append(f"{place} names no destination: add one, or take the source out")
+        for text in dict.fromkeys(destinations):
+            spot = f"{place}[{destinations.index(text)}]"
             folder = _folder(text, spot, problems, folders)
             if source is not None and folder is not None:
                 problems += _pair_problems(source, source_text, folder, spot, names, same_project)
@@ -198,8 +208,7 @@ def _pair_problems(
 
 def flipped(request: CopyRequest, document: bytes | None = None) -> list[Flipped]:
     """The SOP's Flip Manifest output for a request. Raises RequestError with all refusals at once."""
-    field = next(n for n in ("manifest_b64gz", "manifest_uri", "manifest") if getattr(request, n) is not None)
-    manifest = manifest_of(request, document)
+    manifest, field = manifest_of(request, document)
     problems = refusals(manifest, field, request.same_project)
     if problems:
         raise RequestError(problems)

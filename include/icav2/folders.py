@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from include.core.errors import WaybillError
+from include.core.http import gather_by
 from include.icav2.client import ICAv2Client
-from include.icav2.resolve import gather_by
 
 Place = tuple[str, str]  # project id, folder path
 
@@ -16,17 +17,37 @@ def ancestors(path: str) -> list[str]:
     return ["/" + "/".join(names[: depth + 1]) + "/" for depth in range(len(names))]
 
 
-async def ensure_folders(client: ICAv2Client, places: Iterable[Place]) -> dict[Place, str]:
-    """The ids of these folders, each made if it is not there. The root of a project has no entry."""
+async def ensure_folders(client: ICAv2Client, places: Iterable[Place]) -> dict[Place, str | WaybillError]:
+    """The ids of these folders and of all above them, each made if it is not there; or why one cannot be had.
+
+    The root of a project has no id and no entry.
+    """
     by_project: dict[str, set[str]] = {}
     for project_id, path in places:
         by_project.setdefault(project_id, set()).update(ancestors(path))
-    ids: dict[Place, str] = {}
+    ids: dict[Place, str | WaybillError] = {}
     for project_id, paths in by_project.items():
-        found = await client.find_folders(project_id, sorted(paths))
-        missing = sorted(paths - found.keys(), key=lambda p: (p.count("/"), p))
-        for depth in sorted({path.count("/") for path in missing}):
-            level = [path for path in missing if path.count("/") == depth]
-            found |= await gather_by(level, lambda path, project=project_id: client.make_folder(project, path))  # type: ignore[misc]
-        ids |= {(project_id, path): folder_id for path, folder_id in found.items()}
+        found = await _ensure_all(client, project_id, paths)
+        ids |= {(project_id, path): folder for path, folder in found.items()}
     return ids
+
+
+async def _ensure_all(client: ICAv2Client, project_id: str, paths: set[str]) -> dict[str, str | WaybillError]:
+    try:
+        found: dict[str, str | WaybillError] = {**await client.find_folders(project_id, sorted(paths))}
+    except WaybillError as error:
+        return dict.fromkeys(paths, error)
+
+    async def make(path: str) -> str | WaybillError:
+        above = found.get(path[: path.rstrip("/").rfind("/") + 1])
+        if isinstance(above, WaybillError):
+            return above
+        try:
+            return await client.make_folder(project_id, path)
+        except WaybillError as error:
+            return error
+
+    missing = paths - found.keys()
+    for depth in sorted({path.count("/") for path in missing}):
+        found |= await gather_by(sorted(path for path in missing if path.count("/") == depth), make)
+    return found

@@ -5,15 +5,17 @@ The thing to know before changing it: `CopyRequest` is at once the UI form, the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
 
-from include.core.requests import Request, shown
+from include.core.requests import Request, bare_uri, plain
 
 Manifest = dict[str, list[str]]
+INPUTS = ("manifest", "manifest_b64gz", "manifest_uri")
 
 
 class CopyRequest(Request):
@@ -55,21 +57,19 @@ class CopyRequest(Request):
         "refuse", description="What to do with a copy within one project, which ICA has refused in the past."
     )
 
-    @pydantic.model_validator(mode="after")
-    def _exactly_one_manifest(self) -> CopyRequest:
-        given = [name for name in ("manifest", "manifest_b64gz", "manifest_uri") if getattr(self, name) is not None]
-        if len(given) != 1:
-            what = "all of " + ", ".join(given) if given else "none"
-            raise ValueError(f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {what})")
-        return self
+    @classmethod
+    def faults_of_the_whole(cls, conf: Mapping[str, Any]) -> list[str]:
+        given = [name for name in INPUTS if conf.get(name) is not None]
+        if len(given) == 1:
+            return []
+        what = ", ".join(given) or "none"
+        return [f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {what})"]
 
     @pydantic.field_validator("manifest_uri")
     @classmethod
     def _plain_uri(cls, value: str | None) -> str | None:
-        if value is not None and ("?" in value or "@" in value or "://" not in value):
-            raise ValueError(
-                f"{shown(value.split('?')[0])} is refused: give a plain URI without a query or user information"
-            )
+        if value is not None and not plain(value):
+            raise ValueError(f"{bare_uri(value)} is refused: give a plain URI without a query or user information")
         return value
 
 
@@ -100,12 +100,13 @@ TERMINAL = frozenset({JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.PARTIALL
 
 
 class Job(Frozen):
-    """A job as ICA lists it. `created` is epoch seconds of ICA's clock."""
+    """A job as ICA lists it. `created` and `finished` are epoch seconds of ICA's clock."""
 
     id: str
     status: str
     subject_id: str | None
     created: float
+    finished: float | None = None
 
     @property
     def ended(self) -> bool:

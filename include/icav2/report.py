@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from include.core.ledger import Submission
+from include.core.requests import shown
 from include.icav2 import rules
 from include.icav2.models import Proof, Verdict
 from include.icav2.rules import Phase, Standing
@@ -20,8 +22,32 @@ STATUS = {Phase.PASSED: True, Phase.FAILED: False, Phase.HELD: False, Phase.RUNN
 ORDER = {True: 0, False: 1, None: 2}
 
 
-def output(standings: Sequence[Standing], rows: Mapping[str, Sequence[Submission]], run_id: str) -> dict[str, Any]:
-    """The step function's output for the destinations as they stand: passed, then failed, then running."""
+def proved(standings: Sequence[Standing], proofs: Sequence[Proof]) -> list[Standing]:
+    """The standings as the last look leaves them: what is there now decides, whatever was said before."""
+    bad = Counter(proof.dest_uri for proof in proofs if proof.verdict != Verdict.OK)
+    settled = []
+    for standing in standings:
+        missing = bad[standing.destination.dest_uri]
+        if standing.phase == Phase.FAILED and not missing:
+            standing = replace(standing, phase=Phase.PASSED, why="all files are there")
+        elif standing.phase == Phase.PASSED and missing:
+            standing = replace(standing, phase=Phase.FAILED, why="gone or changed since it was copied")
+        settled.append(standing)
+    return settled
+
+
+def output(
+    standings: Sequence[Standing],
+    rows: Mapping[str, Sequence[Submission]],
+    run_id: str,
+    proofs: Sequence[Proof] | None = None,
+) -> dict[str, Any]:
+    """The step function's output for the destinations as they stand: passed, then failed, then running.
+
+    `proofs` are those of the last look, where there was one: they decide what has passed.
+    """
+    if proofs is not None:
+        standings = proved(standings, proofs)
     jobs = [_job(standing, rows.get(standing.destination.key, ()), run_id) for standing in standings]
     jobs.sort(key=lambda job: ORDER[job["job_status"]])
     counted = Counter(job["job_status"] for job in jobs)
@@ -34,15 +60,20 @@ def output(standings: Sequence[Standing], rows: Mapping[str, Sequence[Submission
 
 
 def _job(standing: Standing, rows: Sequence[Submission], run_id: str) -> dict[str, Any]:
-    """One destination as the SOP lists it. The counter is one more than the failed jobs, except after the last failure."""
+    """One destination as the SOP lists it. The counter is one more than the failed jobs, except after the last failure.
+
+    `job_id` is this run's last job; where this run needed none, the one that placed the files earlier.
+    """
     failed = rules.failed_jobs(rows, run_id, standing.destination)
     status = STATUS[standing.phase]
-    sent = [row.external_id for row in rows if row.external_id]
-    current = standing.job_id or (sent[-1] if sent else None)
+    own = [row.external_id for row in rules.of_run(rows, run_id) if row.external_id]
+    earlier = [row.external_id for row in rows if row.external_id] if status else []
+    current = standing.job_id or next(iter([*own[::-1], *earlier[::-1]]), None)
     if status is not False and current in failed:
         failed.remove(current)  # its files are proved all the same
+    tried = len(failed) + (current is not None and current not in failed)
     return {
-        "job_attempt_counter": max(1, len(failed)) if status is False else len(failed) + 1,
+        "job_attempt_counter": max(1, tried) if status is False else len(failed) + 1,
         "job_id": current,
         "failed_jobs_list": failed,
         "dest_uri": standing.destination.dest_uri,
@@ -51,11 +82,11 @@ def _job(standing: Standing, rows: Sequence[Submission], run_id: str) -> dict[st
     }
 
 
-def not_copied(standings: Iterable[Standing], proofs: Iterable[Proof]) -> list[str]:
+def not_copied(standings: Sequence[Standing], proofs: Sequence[Proof]) -> list[str]:
     """One sentence for each file that is not where it should be: what, where, and why."""
-    why = {s.destination.dest_uri: s.why for s in standings if s.phase != Phase.PASSED}
+    why = {s.destination.dest_uri: s.why for s in proved(standings, proofs)}
     return [
-        f"{proof.source_uri} → {proof.dest_uri}: {str(proof.verdict).replace('_', ' ')}"
+        f"{shown(proof.source_uri)} → {shown(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"
         + (f" ({why[proof.dest_uri]})" if why.get(proof.dest_uri) else "")
         for proof in proofs
         if proof.verdict != Verdict.OK

@@ -5,73 +5,82 @@ The thing to know before changing it: it reads only, and refuses everything that
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Awaitable, Mapping
 
-from include.core.errors import NotFound, RequestError
+from include.core.errors import Forbidden, NotFound, RequestError
+from include.core.http import gather_by
 from include.core.requests import shown
 from include.icav2.client import ICAv2Client
 from include.icav2.flip import Uri, parse_uri
 from include.icav2.models import Content, CopyPlan, Data, Destination, Flipped, Item, Verdict
 from include.icav2.verify import prove
 
-AT_ONCE = 32  # listings in flight
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-async def gather_by(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once: int = AT_ONCE) -> dict[K, V]:
-    """Asks for every key, a bounded number at once, and waits for all of them also when one fails."""
-    limit = asyncio.Semaphore(at_once)
-
-    async def bounded(key: K) -> V:
-        async with limit:
-            return await ask(key)
-
-    unique = list(dict.fromkeys(keys))
-    answers = await asyncio.gather(*(bounded(key) for key in unique), return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return dict(zip(unique, answers, strict=True))  # type: ignore[arg-type]
+FORBIDDEN = "ICA forbids a look at its project (403): give the user of connection waybill_icav2 the right to it"
 
 
 async def resolve(client: ICAv2Client, entries: list[Flipped]) -> CopyPlan:
     """The plan for a flipped manifest. Raises RequestError naming every source that cannot be copied as it is."""
     sources = {text: parse_uri(text) for entry in entries for text in entry.source_uris}
-    listings = await gather_by([Uri(u.project_id, u.parent) for u in sources.values()], lambda u: _list(client, u))
-    trees = await gather_by(
-        [u for u in sources.values() if u.is_folder], lambda u: client.list_tree(u.project_id, u.path)
-    )
+    parents = [Uri(u.project_id, u.parent) for u in sources.values()]
+    listings = await gather_by(parents, lambda u: _by_path(client.list_folder(u.project_id, u.path)))
+    folders = [u for u in sources.values() if u.is_folder]
+    trees = await gather_by(folders, lambda u: _by_path(client.list_tree(u.project_id, u.path)))
     items: dict[str, Item] = {}
     problems: list[str] = []
     for text, uri in sources.items():
-        data = {d.path: d for d in listings[Uri(uri.project_id, uri.parent)]}.get(uri.path)
         try:
-            items[text] = _item(text, uri, data, trees.get(uri, []))
+            items[text] = _item(text, uri, listings[Uri(uri.project_id, uri.parent)], trees.get(uri, {}))
         except ValueError as problem:
             problems.append(f"{shown(text)}: {problem}")
     if problems:
         raise RequestError(problems)
-    return CopyPlan(destinations=[_destination(entry, items) for entry in entries])
+    plan = CopyPlan(destinations=[_destination(entry, items) for entry in entries])
+    problems = _collisions(plan)
+    if problems:
+        raise RequestError(problems)
+    return plan
 
 
-async def _list(client: ICAv2Client, folder: Uri) -> list[Data]:
+async def _by_path(listing: Awaitable[list[Data]]) -> dict[str, Data] | None:
+    """What is there, by full path; None where we may not look."""
     try:
-        return await client.list_folder(folder.project_id, folder.path)
+        return {data.path: data for data in await listing}
     except NotFound:
-        return []
+        return {}
+    except Forbidden:
+        return None
 
 
-def _item(text: str, uri: Uri, data: Data | None, tree: list[Data]) -> Item:
+def _collisions(plan: CopyPlan) -> list[str]:
+    """Files of folders that would land on one path with another source's: which of them would win is not known before."""
+    lands: dict[tuple[str, str], str] = {}
+    problems = {}
+    for destination in plan.destinations:
+        for item in destination.items:
+            for file in item.files:
+                first = lands.setdefault((destination.project_id, destination.path + file.path), item.source_uri)
+                if first != item.source_uri:
+                    problems[first, item.source_uri] = (
+                        f"{shown(first)} and {shown(item.source_uri)} would both be copied to "
+                        f"{shown(f'icav2://{destination.project_id}{destination.path}{file.path}')}: use another folder for one"
+                    )
+    return list(problems.values())
+
+
+def _item(text: str, uri: Uri, listing: Mapping[str, Data] | None, tree: Mapping[str, Data] | None) -> Item:
     """One resolved source. Raises ValueError with the reason why it cannot be copied."""
+    if listing is None or tree is None:
+        raise ValueError(FORBIDDEN)
+    data = listing.get(uri.path)
     if data is None:
         raise ValueError("this source does not exist (case counts); correct the path or take it out")
-    parts = tree if uri.is_folder else [data]
+    parts = list(tree.values()) if uri.is_folder else [data]
     unready = [part for part in parts if part.status != "AVAILABLE"]
     if unready:
-        raise ValueError(f"{unready[0].path} is {unready[0].status}, not AVAILABLE: restore or re-upload it first")
+        more = f" (and {len(unready) - 1} more)" if len(unready) > 1 else ""
+        raise ValueError(
+            f"{shown(unready[0].path)}{more} is {unready[0].status}, not AVAILABLE: restore or re-upload it first"
+        )
     files = [Content(path=part.path[len(uri.parent) :], size_bytes=part.size_bytes, etag=part.etag) for part in parts]
     return Item(source_uri=text, data_id=data.id, name=data.name, is_folder=uri.is_folder, files=files)
 
@@ -106,24 +115,40 @@ async def occupied(
 
     A stranger's file with the name of ours and other content is always refused: SKIP would keep it in silence.
     """
-    listings = await gather_by(range(len(plan.destinations)), lambda i: look_at(client, plan.destinations[i]))
+
+    async def look(index: int) -> dict[str, Data] | None:
+        try:
+            return await look_at(client, plan.destinations[index])
+        except Forbidden:
+            return None
+
+    listings = await gather_by(range(len(plan.destinations)), look)
     problems = []
     for index, destination in enumerate(plan.destinations):
-        there, mine = listings[index], placed.get(destination.key, set())
-        folders = {item.name for item in destination.items if item.is_folder}
-        direct = [d for d in there.values() if d.path.rstrip("/") == destination.path + d.name]
-        strangers = sorted(d.name for d in direct if d.name not in mine and (not d.is_folder or d.name in folders))
-        if refuse_strangers and strangers:
-            problems.append(
-                f"{shown(destination.dest_uri)} is not empty: it holds {len(strangers)} that Waybill did not place there "
-                f"({', '.join(strangers[:3])}): choose a new folder, or set require_empty_destination to false"
-            )
-            continue
-        for proof in prove(destination, there, use_etag=use_etag):
-            name = proof.path.split("/")[0]
-            if proof.verdict not in (Verdict.OK, Verdict.MISSING) and name not in mine:
-                problems.append(
-                    f"{shown(destination.dest_uri)} holds another {shown(proof.path)} already ({proof.verdict}), which a copy "
-                    "would keep: move it away, or choose a new folder"
-                )
+        there = listings[index]
+        if there is None:
+            problems.append(f"{shown(destination.dest_uri)}: {FORBIDDEN}")
+        else:
+            mine = placed.get(destination.key, set())
+            problems += _occupants(destination, there, mine, refuse_strangers=refuse_strangers, use_etag=use_etag)
     return problems
+
+
+def _occupants(
+    destination: Destination, there: Mapping[str, Data], mine: set[str], *, refuse_strangers: bool, use_etag: bool
+) -> list[str]:
+    folders = {item.name for item in destination.items if item.is_folder}
+    direct = [d for d in there.values() if d.path.rstrip("/") == destination.path + d.name and d.status != "DELETING"]
+    strangers = sorted(d.name for d in direct if d.name not in mine and (not d.is_folder or d.name in folders))
+    if refuse_strangers and strangers:
+        names = ", ".join(shown(name) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
+        return [
+            f"{shown(destination.dest_uri)} is not empty: it holds {len(strangers)} that Waybill did not place there "
+            f"({names}): choose a new folder, or set require_empty_destination to false"
+        ]
+    return [
+        f"{shown(destination.dest_uri)} holds another {shown(proof.path)} already "
+        f"({str(proof.verdict).replace('_', ' ')}), which a copy would keep: move it away, or choose a new folder"
+        for proof in prove(destination, there, use_etag=use_etag)
+        if proof.verdict not in (Verdict.OK, Verdict.MISSING) and proof.path.split("/")[0] not in mine
+    ]

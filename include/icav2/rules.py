@@ -6,12 +6,14 @@ do from the rows of a destination, so a rule that needs more memory than a row h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from include.core.ledger import State, Submission
-from include.icav2.models import CopyRequest, Destination, Item, Job
+from include.core.ledger.rows import sha256_of
+from include.icav2.models import CopyRequest, Destination, Item
+from include.icav2.verify import Made
 
 SYSTEM, KIND = "icav2", "copy_batch"
 
@@ -89,36 +91,59 @@ def may_send(rows: Sequence[Submission], run_id: str, items: Sequence[Item], set
     return [item for item in items if resubmissions(rows, run_id, item) <= settings.max_resubmissions]
 
 
-def verified_before(rows: Sequence[Submission], run_id: str, destination: Destination) -> bool:
+def digest_of(destination: Destination) -> str:
+    """Names exactly this set of items: `complete_for` of a row says that all of them were proved when its job had ended."""
+    return sha256_of(sorted(item.data_id for item in destination.items))
+
+
+def complete_before(rows: Sequence[Submission], run_id: str, destination: Destination) -> bool:
     """The last job of this run was looked at, and all items of the destination were proved then."""
     last = rows[-1] if rows else None
     if last is None or last.state not in (State.DONE, State.FAILED) or run_id not in last.runs:
         return False
-    return {item.name for item in destination.items} <= set(last.detail.get("verified", []))
+    return last.detail.get("complete_for") == digest_of(destination)
 
 
-def still_writing(
-    rows: Sequence[Submission], jobs: Mapping[str, Job], now: float, settings: CopySettings
-) -> list[Submission]:
-    """Superseded submissions whose job may still write. One that was never found counts until a job would have timed out."""
-    alive = []
-    for row in rows:
-        if row.state != State.SUPERSEDED:
-            continue
-        job = jobs.get(row.external_id or "")
-        if row.external_id:
-            over = job is not None and job.ended
-        else:
-            over = now > (row.closed_at or now) + settings.job_timeout_seconds
-        if not over:
-            alive.append(row)
-    return alive
+def at_ica(rows: Sequence[Submission]) -> bool:
+    """Whether a job may be at work there for the newest submission: it takes one of the slots."""
+    return bool(rows) and rows[-1].state in (State.SENDING, State.SENT, State.DOUBTFUL)
 
 
-def generations_after(rows: Sequence[Submission], row: Submission) -> int:
-    """How many were really sent after `row`."""
-    sent = [r for r in rows if r.generation > row.generation and r.state not in (State.CANCELLED, State.REJECTED)]
-    return len(sent)
+def not_seen_to_end(row: Submission) -> bool:
+    """Superseded, its job known, and not seen to have ended."""
+    return row.state == State.SUPERSEDED and bool(row.external_id) and "job_finished" not in row.detail
+
+
+def still_writing(rows: Sequence[Submission], now: float, settings: CopySettings) -> list[Submission]:
+    """Superseded submissions whose job may still write: one that is not seen to have ended, or that was never found. The
+    latter counts until a job would have timed out."""
+    return [
+        row
+        for row in rows
+        if not_seen_to_end(row)
+        or (row.state == State.SUPERSEDED and not row.external_id and now <= lost_until(row, now, settings))
+    ]
+
+
+def lost_until(row: Submission, now: float, settings: CopySettings) -> float:
+    """Until when a job that was never found may write (ledger time)."""
+    return (row.closed_at or now) + settings.job_timeout_seconds
+
+
+def gave_up_waiting(rows: Sequence[Submission], run_id: str) -> bool:
+    """Whether this run has superseded a stuck job at this destination already."""
+    return any(row.state == State.SUPERSEDED and row.detail.get("stuck") for row in of_run(rows, run_id))
+
+
+def sent_after(rows: Sequence[Submission], run_id: str, row: Submission) -> bool:
+    """Whether this run has really sent, or adopted, another generation after `row`."""
+    later = [r for r in of_run(rows, run_id) if r.generation > row.generation]
+    return any(was_sent(r) for r in later)
+
+
+def was_sent(row: Submission) -> bool:
+    """Whether ICA may have seen it."""
+    return bool(row.external_id) or row.state not in (State.RESERVED, State.CANCELLED, State.REJECTED)
 
 
 def refused(rows: Sequence[Submission], run_id: str) -> str | None:
@@ -129,15 +154,20 @@ def refused(rows: Sequence[Submission], run_id: str) -> str | None:
     return None
 
 
-def made_by_us(rows: Sequence[Submission]) -> tuple[dict[str, str], float | None]:
-    """Data ids that our batches made here, and when the first of our jobs was made (ICA's clock)."""
-    created = {
-        data_id: str(row.detail.get("batch_id")) for row in rows for data_id in row.detail.get("created_ids", [])
-    }
-    times = [float(row.detail["job_created"]) for row in rows if "job_created" in row.detail]
-    return created, min(times, default=None)
+def made_by_us(rows: Sequence[Submission]) -> list[Made]:
+    """Our jobs here that have ended, as far as it is known when they ran."""
+    return [
+        Made(
+            data_ids=frozenset(row.detail.get("data_ids", [])),
+            since=float(row.detail["job_created"]),
+            until=float(row.detail["job_finished"]),
+            created_ids=frozenset(row.detail.get("created_ids", [])),
+        )
+        for row in rows
+        if "job_created" in row.detail and "job_finished" in row.detail
+    ]
 
 
 def placed_names(rows: Collection[Submission]) -> set[str]:
-    """Names that this ledger has tried to place at a destination: they are no strangers there."""
-    return {name for row in rows for name in row.detail.get("names", [])}
+    """Names that this ledger may have placed at a destination: they are no strangers there."""
+    return {name for row in rows if was_sent(row) for name in row.detail.get("names", [])}

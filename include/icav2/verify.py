@@ -7,6 +7,7 @@ the status of the job that copied it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from include.icav2.models import Content, Data, Destination, Item, Proof, Verdict
 
@@ -18,8 +19,11 @@ def single_part(etag: str | None) -> str | None:
 
 
 def judge(expected: Content, there: Data | None, *, use_etag: bool) -> tuple[Verdict, str]:
-    """The verdict on one file and what it rests on ("size", "size and MD5")."""
-    if there is None or there.status in ("DELETING",):
+    """The verdict on one file and what it rests on ("size", "size and MD5").
+
+    A file that was archived since it came is still there: its size and ETag are judged as ever.
+    """
+    if there is None or there.status == "DELETING":
         return Verdict.MISSING, "listing"
     if there.status == "PARTIAL":
         return Verdict.PARTIAL, "status"
@@ -58,22 +62,46 @@ def incomplete(destination: Destination, proofs: Sequence[Proof]) -> list[Item]:
     return [item for item in destination.items if item.source_uri in bad]
 
 
-def leftovers(
-    proofs: Iterable[Proof], ours: Mapping[str, str], made_after: float | None, there: Mapping[str, Data]
-) -> list[Data]:
-    """Files at the destination that our own failed copies left and that stand in the way of the next one.
+@dataclass(frozen=True)
+class Made:
+    """One of our jobs here that has ended: which items it had, from when to when it ran (ICA's clock, epoch seconds), and
+    which data it says that it made (`createdProjectData` of its batch)."""
 
-    `ours` maps ids of data that our batches made (ICA's own word: `createdProjectData`) to the batch. A PARTIAL file for
-    which no batch names an id counts as ours if it was made at or after `made_after`, the first of our jobs here (both on
-    ICA's clock). Nothing else is ever returned: a stranger's file stays, whatever its state.
+    data_ids: frozenset[str]
+    since: float
+    until: float
+    created_ids: frozenset[str]
+
+
+def leftovers(
+    destination: Destination, proofs: Iterable[Proof], made: Sequence[Made], there: Mapping[str, Data]
+) -> list[Data]:
+    """Files that our own ended copies left, and that stand in the way of the next one, since SKIP would keep them.
+
+    A file is ours only if it came into being while a job of ours with this very item ran. Where it is PARTIAL that is
+    all there is to know (ICA names no unfinished data); where it is whole but wrong, a batch of ours must name it, or the
+    folder it lies in, as made by it: SKIP lets a batch also name what it found. All else stays, whatever its state.
     """
-    by_id = {data.id: data for data in there.values()}
+    item_of = {item.source_uri: item for item in destination.items}
     swept = []
     for proof in proofs:
-        data = by_id.get(proof.data_id or "")
+        data = there.get(destination.path + proof.path)
         if data is None or proof.verdict in (Verdict.OK, Verdict.MISSING):
             continue
-        partial_since = proof.verdict == Verdict.PARTIAL and made_after is not None and data.created >= made_after
-        if data.id in ours or partial_since:
+        item = item_of[proof.source_uri]
+        jobs = [job for job in made if item.data_id in job.data_ids]
+        named = proof.verdict == Verdict.PARTIAL or _named(data, destination, item, jobs, there)
+        if named and _during(data, jobs):
             swept.append(data)
     return swept
+
+
+def _during(data: Data, jobs: Iterable[Made]) -> bool:
+    return any(job.since <= data.created <= job.until for job in jobs)
+
+
+def _named(data: Data, destination: Destination, item: Item, jobs: Sequence[Made], there: Mapping[str, Data]) -> bool:
+    """Whether our batches name this file, or the folder of its item, as made by them."""
+    ids = {data_id for job in jobs for data_id in job.created_ids}
+    folder = there.get(f"{destination.path}{item.name}/") if item.is_folder else None
+    return data.id in ids or (folder is not None and folder.id in ids and _during(folder, jobs))

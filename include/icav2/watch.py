@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -50,12 +51,13 @@ class JobWatch:
         failed = len(self.seen) - passed
         running = len(self.jobs) - len(self.seen)
         counts = {"jobs passed": passed, "running": running, "failed": failed}
-        warnings = [
-            f"job {j.id} is {j.status}, a status that Waybill does not know" for j in found.values() if not j.known
-        ]
-        fresh = tuple(text for text in warnings if text not in self._warned)
-        self._warned.update(fresh)
-        return Observation(counts, self._wake(running, failed), fresh)
+        odd = Counter(job.status for job in found.values() if not job.known and job.status not in self._warned)
+        self._warned.update(odd)
+        warnings = tuple(
+            f"{count} jobs are {status}, a status that Waybill does not know; it counts as running"
+            for status, count in odd.items()
+        )
+        return Observation(counts, self._wake(running, failed), warnings)
 
     def _wake(self, running: int, failed: int) -> str | None:
         if not self.jobs:
