@@ -35,32 +35,35 @@ class S3Access:
         self, *, session: Any = None, endpoint_url: str | None = None, region: str | None = None, threads: int = 8
     ):
         import boto3
-        from botocore.config import Config
 
         self._session = session or boto3.session.Session()
         self._region = region or self._session.region_name or "us-east-1"
+        self._threads = threads
+        self._given_endpoint = endpoint_url
+        self.client = self._client(attempts=5)
+        self._once: Any = None
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="plates-s3")
+
+    def _client(self, *, attempts: int, path_style: bool = False) -> Any:
+        from botocore.config import Config
+
         config = Config(
             connect_timeout=10,
             read_timeout=120,
-            retries={"mode": "standard", "max_attempts": 5},
-            max_pool_connections=threads + 2,
+            retries={"mode": "standard", "max_attempts": attempts},
+            max_pool_connections=self._threads + 2,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"addressing_style": "auto", "payload_signing_enabled": False},
+            s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
         )
-        self.client = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=config)
-        if not self._is_aws:
-            config = config.merge(Config(s3={"addressing_style": "path", "payload_signing_enabled": False}))
-            self.client = self._session.client("s3", endpoint_url=endpoint_url, region_name=self._region, config=config)
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="plates-s3")
+        client = self._session.client("s3", endpoint_url=self._given_endpoint, region_name=self._region, config=config)
+        if path_style or _is_aws(client):
+            return client
+        return self._client(attempts=attempts, path_style=True)
 
     @property
     def endpoint(self) -> str:
         return str(self.client.meta.endpoint_url)
-
-    @property
-    def _is_aws(self) -> bool:
-        return (urlsplit(self.endpoint).hostname or "").endswith(("amazonaws.com", "amazonaws.com.cn"))
 
     def bucket(self, name: str) -> Bucket:
         """A bucket by name. Nothing is asked of the store yet. Raises RequestError for an empty name."""
@@ -76,7 +79,7 @@ class S3Access:
 
         if self._session.get_credentials() is None:
             raise AuthError("no AWS credentials were found: give a connection, a profile or the usual environment")
-        options: dict[str, Any] = {} if self._is_aws else {"endpoint": self.endpoint}
+        options: dict[str, Any] = {} if _is_aws(self.client) else {"endpoint": self.endpoint}
         return S3Store(
             name,
             region=self._region,
@@ -92,19 +95,26 @@ class S3Access:
 
     async def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
         """One botocore call in a thread. `what` is the subject of the error's sentence."""
-        answer: dict[str, Any] = await self.in_thread(self._call, operation, what, parameters)
+        answer: dict[str, Any] = await self.in_thread(self._call, self.client, operation, what, parameters)
+        return answer
+
+    async def ask_once(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
+        """The same without repeating: for asking whether a store can do something, where failing is an answer."""
+        if self._once is None:
+            self._once = self._client(attempts=1)
+        answer: dict[str, Any] = await self.in_thread(self._call, self._once, operation, what, parameters)
         return answer
 
     async def in_thread(self, function: Any, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, functools.partial(function, *arguments))
 
-    def _call(self, operation: str, what: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    def _call(self, client: Any, operation: str, what: str, parameters: dict[str, Any]) -> dict[str, Any]:
         import botocore.exceptions as failures
         from botocore.parsers import ResponseParserError
 
         try:
-            answer: dict[str, Any] = getattr(self.client, operation)(**parameters)
+            answer: dict[str, Any] = getattr(client, operation)(**parameters)
         except failures.ClientError as error:
             raise client_error(error.response, what) from None
         except (failures.NoCredentialsError, failures.CredentialRetrievalError):
@@ -126,6 +136,11 @@ class S3Access:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+
+
+def _is_aws(client: Any) -> bool:
+    host = urlsplit(str(client.meta.endpoint_url)).hostname or ""
+    return host.endswith(("amazonaws.com", "amazonaws.com.cn"))
 
 
 def client_error(response: Mapping[str, Any], what: str) -> WaybillError:

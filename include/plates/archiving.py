@@ -222,13 +222,12 @@ class _VolumeJob:
         if there.version_id and there.version_id != "null":
             where["VersionId"] = there.version_id
         probe = {"Bucket": self.archive.name, "Key": manifest_key(self.volume.key)}
-        call = self.archive.access.call
         try:
-            answer = await call("get_object_tagging", f"tags of {probe['Key']}", **probe)
+            answer = await self.archive.access.ask_once("get_object_tagging", f"tags of {probe['Key']}", **probe)
             if answer.get("TagSet") != []:
                 raise Unsupported("the store does not answer for tags", no_effect=True)
             tags = {"TagSet": [{"Key": MANIFEST_METADATA, "Value": digest}]}
-            await call("put_object_tagging", f"tag of {self.volume.key}", Tagging=tags, **where)
+            await self.archive.access.call("put_object_tagging", f"tag of {self.volume.key}", Tagging=tags, **where)
         except WaybillError as error:
             return [f"{unmarked}, only its plan's: {error}"]
         return []

@@ -146,7 +146,8 @@ class Bucket:
             etag=str(answer.get("ETag", "")).strip('"'),
             version_id=answer.get("VersionId"),
             modified=int(answer["LastModified"].timestamp()),
-            metadata=dict(answer.get("Metadata", {})),
+            # Header names have no case, and some stores give them back capitalised.
+            metadata={name.lower(): str(value) for name, value in answer.get("Metadata", {}).items()},
             storage_class=answer.get("StorageClass"),
             checksum=_checksum(answer),
             restore=answer.get("Restore"),

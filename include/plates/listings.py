@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import datetime
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from include.plates.models import Manifest, PlatePlan, SourceObject
+from include.plates.models import PlatePlan, SourceObject
 
 
 def untrimmed_s3(objects: Iterable[SourceObject]) -> str:
@@ -70,23 +70,21 @@ def etag_line(etag: str) -> bytes:
     return f"{etag}\n".encode()
 
 
-def delete_script(manifests: Sequence[Manifest]) -> str:
-    """`_delete_s3.sh`, for reference: one guarded command per archived object, never a prefix. Waybill does not run it."""
+WITHDRAWN = b"# Withdrawn: the archive of this plate is not verified. Delete nothing.\n"
+
+
+def delete_script(bucket: str, objects: Iterable[tuple[str, str | None, str]]) -> str:
+    """`_delete_s3.sh`, for reference: one guarded command per archived (key, version, ETag), never a prefix.
+
+    Waybill does not run it.
+    """
     lines = [
         "# Written from the verified manifest, for reference; deletion is done, with its proofs, by plate_backup.\n"
     ]
-    for manifest in manifests:
-        for member in manifest.members:
-            if member.key is None:
-                continue
-            command = (
-                f"aws s3api delete-object --bucket {shlex.quote(manifest.head.bucket)} --key {_quoted(member.key)}"
-            )
-            if member.version_id:
-                command += f" --version-id {shlex.quote(member.version_id)}"
-            else:
-                command += f" --if-match {shlex.quote(member.etag or '')}"
-            lines.append(command + "\n")
+    for key, version_id, etag in objects:
+        command = f"aws s3api delete-object --bucket {shlex.quote(bucket)} --key {_quoted(key)}"
+        guard = f" --version-id {shlex.quote(version_id)}" if version_id else f" --if-match {shlex.quote(etag)}"
+        lines.append(command + guard + "\n")
     return "".join(lines)
 
 
