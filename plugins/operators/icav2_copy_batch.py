@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import Context
 from hooks.icav2 import ICAv2Hook
 from hooks.waybill import ledger, receipts
-from operators.base import WaybillOperator, owner_of, run_async, run_folder
+from operators.base import WaybillOperator, fitting, owner_of, run_async, run_folder
 from operators.receipt import ReceiptLink, receipt_url
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
@@ -120,7 +120,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         told = {
             "documents": {name: document.to_dict() for name, document in documents.items()},
             "totals": report.totals(proofs, output),
-            "missing": missing[:50],
+            "missing": fitting(missing)[:50],
             "missing_count": len(missing),
         }
         context["ti"].xcom_push(key="report", value=told)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
+from include.core.watching import WatchPolicy
 from simulators.common import Clock, serve
 from simulators.common.server import RunningServer
 from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Settings
@@ -81,16 +83,15 @@ class Ica:
         """The files of the target project by path."""
         return {node["path"]: node for node in self.call(lambda sim: sim.dump(TARGET)) if node["type"] == "FILE"}
 
-    def conf(self, destinations: int = 2, files: int = 2, **options: Any) -> dict[str, Any]:
+    def conf(self, destinations: int = 2, files: int = 2, root: str = "", **options: Any) -> dict[str, Any]:
         """A request to copy so many new files to each of so many folders; the sources are made."""
         manifest = {
-            f"icav2://{SOURCE}/run/s{d}/f{f}.fastq.gz": [f"icav2://{TARGET}/cache/d{d}/"]
+            f"icav2://{SOURCE}{root}/run/s{d}/f{f}.fastq.gz": [f"icav2://{TARGET}{root}/cache/d{d}/"]
             for d in range(destinations)
             for f in range(files)
         }
-        for uri in manifest:
-            path = uri.removeprefix(f"icav2://{SOURCE}")
-            self.call(lambda sim, path=path: sim.seed_file(SOURCE, path, SIZE_BYTES))
+        paths = [uri.removeprefix(f"icav2://{SOURCE}") for uri in manifest]
+        self.call(lambda sim: [sim.seed_file(SOURCE, path, SIZE_BYTES) for path in paths])
         return {"manifest": manifest, **options}
 
 
@@ -108,3 +109,9 @@ def ica(connect: Connect) -> Iterator[Ica]:
 
 def rows_of(ledger: Ledger) -> list[Submission]:
     return ledger.in_states(*State)
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triggers look at once: nothing here can be woken too early."""
+    monkeypatch.setattr("triggers.watch.WatchPolicy", partial(WatchPolicy, quiet_seconds=0.05, first_poll_seconds=0.1))
