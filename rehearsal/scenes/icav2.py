@@ -78,13 +78,16 @@ class ICAv2Scene:
             for (project, path), size in wanted.items()
             if not self._arrived(there.get((project, path)), size)
         ]
-        strangers = {place for place in there if place[0] in {p for p, _ in wanted}} - wanted.keys()
+        strangers = there.keys() - wanted.keys()
+        targets = {project for project, _ in wanted}
         problems += [f"{project}{path} is there, and nobody asked for it" for project, path in sorted(strangers)]
-        journal = {job["id"] for job in self._get("/_sim/jobs")}
-        known = {row.external_id for row in self._ledger.in_states(*State, system="icav2") if row.external_id}
+        journal = {job["id"] for job in self._get("/_sim/jobs") if job["destination"].split("/")[0] in targets}
+        rows = [r for r in self._ledger.in_states(*State, system="icav2") if _cut(r.business_key)[0] in targets]
+        known = {row.external_id for row in rows if row.external_id}
         problems += [f"job {job_id} was accepted and is not in the ledger" for job_id in sorted(journal - known)]
         problems += [f"job {job_id} is in the ledger and was never accepted" for job_id in sorted(known - journal)]
-        problems += [f"two jobs at once: {pair}" for pair in self._get("/_sim/counters")["duplicate_jobs"]]
+        twins = [twin for twin in self._get("/_sim/counters")["duplicate_jobs"] if any(t in str(twin) for t in targets)]
+        problems += [f"two jobs at once: {twin}" for twin in twins]
         return problems + verify(self._ledger, receipts).problems
 
     def _wanted(self) -> dict[tuple[str, str], int]:

@@ -23,7 +23,9 @@ from rehearsal.scenes.icav2 import ICAv2Scene
 from rehearsal.stack import Stack
 
 SOURCE = "b23fb516-d852-4985-adcc-831c12e8cd22"
-TARGET = "7595e8f2-32d3-4c76-a324-c6a85dae87b5"
+TARGET = (
+    "0d9e8f10-4a6b-4f0e-9d0c-3c1f6f2a7b55"  # not the published inputs' target, which one scenario checks as a whole
+)
 DAG_ID = "icav2_copy_batch"
 
 
@@ -123,6 +125,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses["icav2"])},
     )
     with stack:
+        project = {"id": TARGET, "name": "targets of tests"}
+        httpx.post(f"{stack.addresses['icav2']}/_sim/projects", json=project, trust_env=False).raise_for_status()
         stack.api.unpause(DAG_ID)
         yield stack
 

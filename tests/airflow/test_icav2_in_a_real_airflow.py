@@ -15,7 +15,7 @@ from include.core.ledger import State
 from rehearsal.api import ApiError
 from rehearsal.scenes.icav2 import ICAv2Scene
 from rehearsal.stack import Stack
-from tests.airflow.conftest import DAG_ID, Rehearsal
+from tests.airflow.conftest import DAG_ID, TARGET, Rehearsal
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(420)]
 
@@ -140,15 +140,13 @@ def a_second_trigger_copies_only_what_is_missing(rehearsal: Rehearsal):
     rehearsal.fate({"destination": root, "duration_seconds": 4.0, "outcome": "succeeded"})
     conf = rehearsal.conf(root, 3)
     assert rehearsal.api.wait(DAG_ID, rehearsal.start(conf), 120).state == "success"
-    tree = {node["path"]: node for node in rehearsal.get("/projects/7595e8f2-32d3-4c76-a324-c6a85dae87b5/tree")}
+    tree = {node["path"]: node for node in rehearsal.get(f"/projects/{TARGET}/tree")}
     lost = tree[f"{root}/d1/f0.fastq.gz"]
     rehearsal.sim.post(
-        f"/api/projects/7595e8f2-32d3-4c76-a324-c6a85dae87b5/data/{lost['id']}:delete",
+        f"/api/projects/{TARGET}/data/{lost['id']}:delete",
         headers={"X-API-Key": "rehearsal-key"},
     ).raise_for_status()
-    rehearsal.until(
-        lambda: lost["path"] not in str(rehearsal.get("/projects/7595e8f2-32d3-4c76-a324-c6a85dae87b5/tree")), "gone"
-    )
+    rehearsal.until(lambda: lost["path"] not in str(rehearsal.get(f"/projects/{TARGET}/tree")), "gone")
     assert rehearsal.api.wait(DAG_ID, rehearsal.start(conf), 120).state == "success"
     rehearsal.assert_proved(conf, root)
     assert [[item["name"] for item in job["items"]] for job in rehearsal.jobs(root)][3:] == [["f0.fastq.gz"]]
