@@ -1,0 +1,104 @@
+"""`python -m include.plates plan|archive|verify|ls|restore|delete`: the engine without Airflow.
+
+Credentials, region and profile come from the usual AWS environment. The exit status is 0 only when what is printed is
+proved: 1 a problem, mismatch or refusal, 2 bad input, 3 unverifiable, 4 the store failed (run again to continue).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
+from include.plates.commands import COMMANDS
+from include.plates.errors import ArchiveExists, ColdObject, RetentionRefused
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. Names and defaults are the SOP's where it had them."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--project", "--project_name", required=True)
+    common.add_argument("--batch", "--batch_id", required=True)
+    common.add_argument("--source", default="", help="the cpg layout's source, for example source_4")
+    common.add_argument("--plate-id", "--plate_id")
+    common.add_argument("--plate-id-full", "--plate_id_full", help="default: the same as --plate-id")
+    common.add_argument("--plates", type=Path, help="plates.csv with the header plate_id,plate_id_full")
+    common.add_argument("--bucket", default="imaging-platform")
+    common.add_argument("--cold-bucket", "--cold_bucket", default="imaging-platform-cold")
+    common.add_argument("--layout", default="broad2018", help="broad2018, cpg, or a JSON file of prefix templates")
+    common.add_argument("--endpoint-url", help="another S3-compatible store")
+    common.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    writing = argparse.ArgumentParser(add_help=False)
+    writing.add_argument("--compression", choices=["none", "gzip", "zstd"], help="default: the layout's")
+    writing.add_argument("--level", type=int, default=1)
+    writing.add_argument("--part-mib", type=int, default=32)
+    writing.add_argument("--volume-gib", type=int, default=300)
+    writing.add_argument("--copy-from-mib", type=int, help="let the store copy members from this size on (needs none)")
+    writing.add_argument("--no-probe", action="store_true", help="do not try to read every object while planning")
+    journal = argparse.ArgumentParser(add_help=False)
+    journal.add_argument("--journal", type=Path, default=Path(".waybill/plates"), help="folder of the durable journals")
+
+    top = argparse.ArgumentParser(prog="python -m include.plates", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    commands.add_parser("plan", parents=[common, writing], help="list the plates and say what would go wrong")
+    commands.add_parser(
+        "archive", parents=[common, writing, journal], help="write the tarballs, or continue writing them"
+    )
+    commands.add_parser("verify", parents=[common], help="read the tarballs back and prove them: 0, 1 or 3")
+    listing = commands.add_parser("ls", parents=[common], help="what an archive holds, from its manifests")
+    listing.add_argument("--part", action="append", default=[])
+    _restore(commands.add_parser("restore", parents=[common], help="whole plates, parts or single files"))
+    _delete(commands.add_parser("delete", parents=[common, journal], help="delete what a fresh verification proves"))
+    return top
+
+
+def _restore(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--to", help="a folder, or s3://bucket/prefix; needed unless --request or --status")
+    command.add_argument("--part", action="append", default=[])
+    command.add_argument("--file", action="append", default=[], help="a key, the end of a key, or a pattern")
+    command.add_argument("--overwrite", action="store_true")
+    command.add_argument("--request", action="store_true", help="ask cold storage for the tarballs")
+    command.add_argument("--status", action="store_true", help="how near the tarballs are")
+    command.add_argument("--days", type=int, default=7)
+    command.add_argument("--tier", default="Standard", choices=["Standard", "Bulk", "Expedited"])
+
+
+def _delete(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--approve", required=True, help="the digest that verify printed")
+    command.add_argument("--part", action="append", default=[], required=True)
+    command.add_argument("--phase", default="delete", choices=["delete", "marker", "purge"])
+    command.add_argument("--undo-days", type=float, default=0.0)
+    command.add_argument("--retention", default="versioned", choices=["none", "versioned", "locked"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    console = Console(stderr=True)
+    try:
+        return asyncio.run(COMMANDS[options.command](options, console))
+    except RequestError as error:
+        for problem in error.problems:
+            console.print(f"refused: {problem}", markup=False, style="red", soft_wrap=True)
+        return 2
+    except (VerificationError, ArchiveExists, RetentionRefused, NotFound) as error:
+        console.print(f"refused: {error}", markup=False, style="red", soft_wrap=True)
+        return 1
+    except ColdObject as error:
+        console.print(f"not yet: {error}", markup=False, style="yellow", soft_wrap=True)
+        return 3
+    except WaybillError as error:
+        console.print(f"failed: {error}", markup=False, style="red", soft_wrap=True)
+        return 4
+    except (OSError, json.JSONDecodeError) as error:
+        console.print(f"failed: {error}", markup=False, style="red", soft_wrap=True)
+        return 4
+
+
+if __name__ == "__main__":
+    sys.exit(main())

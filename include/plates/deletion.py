@@ -1,0 +1,240 @@
+"""What deletion speaks in: targets, batches, outcomes per key, guards, the report; and how a guard is learnt and applied.
+
+Know before changing: a store that ignores a condition answers exactly like one that honours it, so whether conditions hold
+is found out on a probe object, never assumed (plates contract 5.4). Every key's answer is read; a 200 says nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal
+
+from include.core.errors import NotFound, TransientError, WaybillError
+from include.plates.bucket import Bucket
+from include.plates.errors import PreconditionFailed, Unsupported
+from include.plates.flow import in_order
+from include.plates.models import Frozen, Retention
+
+Phase = Literal["delete", "marker", "purge"]
+_CONCURRENCY = 8
+_PROBE = b"Waybill asks whether this store honours conditional deletes.\n"
+_TRIES = 3
+
+
+class Guard(StrEnum):
+    """What makes sure that the object deleted is the one that was archived."""
+
+    VERSION = "by version id: exactly the archived version is deleted"
+    BATCH_ETAG = "by ETag per key in DeleteObjects, which this store was seen to honour"
+    SINGLE_ETAG = "by If-Match on each DELETE, which this store was seen to honour"
+    HEAD = "by HEAD immediately before each DELETE: this store ignores conditions"
+    MARKER = "by HEAD immediately before each delete marker; the archived version stays until the purge"
+
+
+class Result(StrEnum):
+    DELETED = "deleted"
+    ABSENT = "absent"  # gone already, and not by us
+    CHANGED = "changed"  # another object by now: left alone
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One archived object to delete."""
+
+    key: str
+    etag: str
+    size: int
+    version_id: str | None
+    marker: str | None = None
+
+    @property
+    def by_version(self) -> bool:
+        return self.version_id is not None and self.version_id != "null"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOutcome:
+    """What happened to one key: the line that every deletion has. `marker` is the delete marker's version id."""
+
+    key: str
+    version_id: str | None
+    result: Result
+    detail: str = ""
+    marker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteBatch:
+    """At most 1000 targets. `business_key` names the effect in the world, `digest` its exact list."""
+
+    number: int
+    of: int
+    business_key: str
+    digest: str
+    targets: tuple[Target, ...]
+    resumed: bool
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(target.size for target in self.targets)
+
+
+Outcomes = tuple[KeyOutcome, ...]
+SendBatch = Callable[[], Awaitable[Outcomes]]
+AroundBatch = Callable[[DeleteBatch, SendBatch], Awaitable[Outcomes]]
+
+
+async def just_send(_: DeleteBatch, send: SendBatch) -> Outcomes:
+    """The wrapper of a caller without a ledger."""
+    return await send()
+
+
+class DeleteReport(Frozen):
+    """What was deleted and what was left. `complete` only when every target is deleted or was gone."""
+
+    tag: str
+    phase: Phase
+    guard: str
+    retention: Retention
+    targets: int
+    deleted: int
+    absent: int
+    deleted_bytes: int
+    changed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    shared_parts: tuple[str, ...] = ()
+    batches: int
+    resumed_batches: int
+    outcomes_key: str
+    outcomes_sha256: str
+
+    @property
+    def complete(self) -> bool:
+        return not self.changed and not self.failed
+
+
+def batches_of(targets: Sequence[Target], size: int, name: str) -> list[DeleteBatch]:
+    """The targets in fixed batches: the same list gives the same batches after a crash."""
+    ordered = sorted(targets, key=lambda target: target.key.encode())
+    chunks = [tuple(ordered[at : at + size]) for at in range(0, len(ordered), size)]
+    return [
+        DeleteBatch(number, len(chunks), f"{name}/{number}", digest_of(chunk), chunk, resumed=False)
+        for number, chunk in enumerate(chunks, start=1)
+    ]
+
+
+def digest_of(targets: Sequence[Target]) -> str:
+    lines = [json.dumps([t.key, t.etag, t.size, t.version_id, t.marker], ensure_ascii=False) for t in targets]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+async def learn_guard(source: Bucket, probe_key: str) -> Guard:
+    """Which conditional deletion an unversioned bucket honours, tried on an object made for it."""
+    etag, _ = await source.put_new(probe_key, _PROBE)
+    wrong = "0" * 32 if etag != "0" * 32 else "f" * 32
+    try:
+        if await _refuses(source, probe_key, lambda: source.delete_many([{"Key": probe_key, "ETag": f'"{wrong}"'}])):
+            return Guard.BATCH_ETAG
+        await source.put_new(probe_key, _PROBE)
+        if await _refuses(source, probe_key, lambda: source.delete_one(probe_key, etag=wrong)):
+            return Guard.SINGLE_ETAG
+        return Guard.HEAD
+    finally:
+        await source.delete_one(probe_key)
+
+
+async def _refuses(source: Bucket, key: str, attempt: Callable[[], Awaitable[dict[str, Any]]]) -> bool:
+    try:
+        await attempt()
+    except (PreconditionFailed, Unsupported):
+        pass
+    return await source.head(key) is not None
+
+
+class Deleter:
+    """Deletes one batch under a guard. `resumed`: the intent was journaled before, so a key found gone was ours."""
+
+    def __init__(self, source: Bucket, guard: Guard):
+        self._source = source
+        self._guard = guard
+
+    async def send(self, batch: DeleteBatch) -> Outcomes:
+        """Every target once; transient failures of single keys are tried again here."""
+        left = list(batch.targets)
+        outcomes: dict[str, KeyOutcome] = {}
+        for attempt in range(_TRIES):
+            for outcome in await self._once(left, resumed=batch.resumed or attempt > 0):
+                outcomes[outcome.key] = outcome
+            left = [target for target in left if outcomes[target.key].result is Result.FAILED]
+            if not left:
+                break
+            await asyncio.sleep(0.2 * attempt)
+        return tuple(outcomes[target.key] for target in batch.targets)
+
+    async def _once(self, targets: Sequence[Target], *, resumed: bool) -> list[KeyOutcome]:
+        if self._guard is Guard.VERSION:
+            return await self._many(targets, resumed=resumed, versions=True)
+        if self._guard is Guard.BATCH_ETAG:
+            return await self._many(targets, resumed=resumed, versions=False)
+        return await in_order(targets, lambda target: self._one(target, resumed=resumed), _CONCURRENCY)
+
+    async def _many(self, targets: Sequence[Target], *, resumed: bool, versions: bool) -> list[KeyOutcome]:
+        rows: list[Mapping[str, str]] = []
+        for target in targets:
+            guard = {"VersionId": target.version_id or ""} if versions else {"ETag": f'"{target.etag}"'}
+            rows.append({"Key": target.key, **guard})
+        answer = await self._source.delete_many(rows)
+        deleted = {row["Key"] for row in answer.get("Deleted", [])}
+        errors = {row["Key"]: str(row.get("Code", "?")) for row in answer.get("Errors", [])}
+        outcomes = []
+        for target in targets:
+            code = errors.get(target.key)
+            if code is None and target.key in deleted:
+                outcomes.append(KeyOutcome(target.key, target.version_id, Result.DELETED))
+            else:
+                outcomes.append(_by_code(target, code or "the store's answer does not mention this key", resumed))
+        return outcomes
+
+    async def _one(self, target: Target, *, resumed: bool) -> KeyOutcome:
+        marker = self._guard is Guard.MARKER
+        try:
+            if self._guard is not Guard.SINGLE_ETAG:
+                there = await self._source.head(target.key)
+                if there is None:
+                    return _by_code(target, "NoSuchKey", resumed)
+                same_version = not target.by_version or there.version_id == target.version_id
+                if (there.etag, there.size) != (target.etag, target.size) or not same_version:
+                    return _by_code(target, "PreconditionFailed", resumed)
+            # Under suspended versioning, versions and plain objects are mixed: what has a version id is ended by it.
+            version = target.version_id if target.by_version and not marker else None
+            etag = None if marker or version else target.etag
+            answer = await self._source.delete_one(target.key, version_id=version, etag=etag)
+        except PreconditionFailed:
+            return _by_code(target, "PreconditionFailed", resumed)
+        except NotFound:
+            return _by_code(target, "NoSuchKey", resumed)
+        except TransientError:
+            raise
+        except WaybillError as error:
+            return KeyOutcome(target.key, target.version_id, Result.FAILED, str(error))
+        made = answer.get("VersionId") if answer.get("DeleteMarker") else None
+        return KeyOutcome(target.key, target.version_id, Result.DELETED, marker=made)
+
+
+def _by_code(target: Target, code: str, resumed: bool) -> KeyOutcome:
+    if code == "PreconditionFailed":
+        detail = "another object lies there by now; it was left alone"
+        return KeyOutcome(target.key, target.version_id, Result.CHANGED, detail)
+    if code in ("NoSuchKey", "NoSuchVersion", "404"):
+        if resumed:
+            detail = "found gone; the intent to delete it was journaled before the crash"
+            return KeyOutcome(target.key, target.version_id, Result.DELETED, detail)
+        return KeyOutcome(target.key, target.version_id, Result.ABSENT, "was gone already")
+    return KeyOutcome(target.key, target.version_id, Result.FAILED, code)
