@@ -105,19 +105,19 @@ def rewrite_from(conn: Connection, number: int, change: Callable[[dict], None]) 
 
 
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("number", "change", "problem"),
     [
-        (lambda body: body.update(before="HELD"), "a move that does not exist"),
-        (lambda body: body["row"].update(state="DONE"), "a move that does not exist"),
-        (lambda body: body.update(at=body["at"] - 10), "older than the one before"),
+        (3, lambda body: body.update(before="HELD"), "a move that does not exist"),
+        (12, lambda body: body["row"].update(state="HELD"), "a move that does not exist"),
+        (3, lambda body: body.update(at=body["at"] - 10), "older than the one before"),
     ],
 )
 def test_a_chain_made_anew_must_still_tell_a_possible_story(
-    used: Ledger, url: URL, change: Callable[[dict], None], problem: str
+    used: Ledger, url: URL, number: int, change: Callable[[dict], None], problem: str
 ):
     engine = engine_for(url)
     with engine.begin() as conn:
-        rewrite_from(conn, 3, change)
+        rewrite_from(conn, number, change)
     assert problem in "\n".join(verify(used).problems)
 
 
@@ -253,6 +253,7 @@ def test_a_person_settles_and_the_ledger_keeps_who_and_why(
         ["settle", "1", "--as", "reserved", "--who", " ", "--why", "x"],
         ["settle", "1", "--as", "done", "--who", "amy", "--why", "x"],
         ["settle", "2", "--as", "reserved", "--who", "amy", "--why", "not held"],
+        ["settle", "4", "--as", "reserved", "--who", "amy", "--why", "only doubted"],
         ["settle", "9", "--as", "reserved", "--who", "amy", "--why", "not there"],
         ["settle", "1", "--as", "sent", "--external-id", "job-1", "--who", "amy", "--why", "another's job"],
         ["cancel", "3", "--who", "amy", "--why", "has ended"],
@@ -268,6 +269,7 @@ def test_a_wrong_call_changes_nothing_and_exits_with_2(
     at(ledger, S.HELD, intent("a"))
     at(ledger, S.SENT, intent("b"), job="job-1")
     at(ledger, S.DONE, intent("c"), job="job-2")
+    at(ledger, S.DOUBTFUL, intent("d"))
     head = ledger.head()
     status, said = cli(*argv)
     assert (status, bool(said)) == (2, True)

@@ -148,6 +148,15 @@ def test_a_late_answer_of_a_superseded_attempt_counts_again(ledger: Ledger, cloc
         ledger.open(intent("b", size=1), quota=TEN)
 
 
+def test_bytes_accepted_while_the_clock_was_an_hour_slow_are_not_freed_an_hour_early(ledger: Ledger, clock: Clock):
+    true = clock.at
+    clock.at = true - 3_600
+    at(ledger, S.SENT, intent("a", size=10))
+    clock.at = true + DAY - 1  # put right meanwhile
+    with pytest.raises(QuotaExceeded):
+        ledger.open(intent("b", size=1), quota=TEN)
+
+
 class MeasuringRemote(Remote):
     """Knows the true time, and what it accepted when."""
 

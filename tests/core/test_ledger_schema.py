@@ -306,6 +306,15 @@ def test_a_lost_connection_is_transient_and_the_next_call_works(cluster: postgre
     assert verify(ledger).problems == []
 
 
+def test_a_server_that_was_restarted_between_two_calls_is_not_noticed(cluster: postgres.Cluster, pg: URL):
+    ledger = Ledger(pg)
+    ledger.open(intent())
+    cluster.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname IS NOT NULL"
+    )
+    assert len(ledger.in_states(State.RESERVED)) == 1
+
+
 def test_a_server_that_is_away_is_transient(cluster: postgres.Cluster, pg: URL):
     with pytest.raises(TransientError, match="cannot be read now"):
         Ledger(pg.set(port=1))
@@ -398,6 +407,12 @@ def test_no_error_and_no_log_shows_the_password(
         ledger.open(intent(postgres.PASSWORD))
     said.append("".join(traceback.format_exception(failed.value)))
     assert postgres.PASSWORD not in "".join(said) + caplog.text
+
+
+def test_statements_are_reported_without_their_values(url: URL):
+    with pytest.raises(sa.exc.DBAPIError) as caught, engine_for(url).begin() as conn:
+        conn.execute(sa.text("INSERT INTO nowhere VALUES (:value)"), {"value": SECRET})
+    assert SECRET not in str(caught.value) or url.get_backend_name() == "postgresql"
 
 
 def test_the_environment_names_the_ledger(monkeypatch: pytest.MonkeyPatch):

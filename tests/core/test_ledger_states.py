@@ -148,6 +148,9 @@ def test_runs_that_attach_are_listed_once_and_found_by_dag_and_run(ledger: Ledge
     assert [r.id for r in ledger.of_run("backup", "run-1")] == [row.id]
     assert ledger.of_run("backup", "run-2") == []
     assert ledger.of_run("copy", "run") == []
+    mentions = Intent("tape", "restore", "mentions", {}, owner("run-4"), detail={"note": ["copy", "run-2"]})
+    ledger.open(mentions)
+    assert [r.id for r in ledger.of_run("copy", "run-2")] == [row.id]
     assert ledger.attach(row, owner("run-9")).runs[-1] == "run-9"
 
 
@@ -187,6 +190,19 @@ def test_who_saw_an_older_reservation_cannot_begin(ledger: Ledger):
     old = ledger.open(intent())
     ledger.move(ledger.begin(old, answer_within=60), S.RESERVED, why="429")
     assert ledger.begin(old, answer_within=60) is None
+
+
+def test_what_was_withdrawn_cannot_begin(ledger: Ledger):
+    row = ledger.open(intent())
+    ledger.move(row, S.CANCELLED, why="withdrawn")
+    assert ledger.begin(row, answer_within=60) is None
+
+
+def test_a_reservation_has_a_token_that_no_earlier_holder_knows(ledger: Ledger):
+    first = ledger.open(intent())
+    attempt = ledger.begin(first, answer_within=60)
+    again = ledger.move(attempt, S.RESERVED, why="429")
+    assert len({first.attempt_token, attempt.attempt_token, again.attempt_token}) == 3
 
 
 def test_a_wish_to_cancel_is_noted_once_and_stops_what_has_not_left(ledger: Ledger):

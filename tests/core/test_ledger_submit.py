@@ -151,6 +151,16 @@ def test_an_incomplete_walk_proves_nothing(ledger: Ledger, remote: Remote):
     assert remote.requests == 1
 
 
+def test_the_request_timeout_is_waited_for_beside_the_horizon(ledger: Ledger, remote: Remote):
+    remote.faults = ["late"]
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    remote.now += HORIZON + 1
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    assert remote.requests == 1
+
+
 def test_empty_walks_of_an_earlier_attempt_do_not_count(ledger: Ledger, remote: Remote):
     remote.faults = ["unsent", "unsent"]
     with pytest.raises(DoubtPending):
@@ -337,6 +347,18 @@ def test_a_sender_whose_attempt_was_taken_over_does_not_send(ledger: Ledger, rem
     with pytest.raises(AttemptLost, match="taken it over"):
         submit(ledger, remote, send=send, prepare=prepare)
     assert (only(ledger).state, remote.requests) == (S.SENDING, 0)  # the other's attempt is left alone
+
+
+def test_a_sender_who_is_doubted_does_not_send(ledger: Ledger, remote: Remote):
+    """The search may have begun already: a job that is sent now could come after the last look."""
+
+    async def send(row: Submission, guard: Guard) -> str | Sent:
+        ledger.move(row, S.DOUBTFUL, why="another worker")
+        return await remote.send(row, guard)
+
+    with pytest.raises(AttemptLost):
+        submit(ledger, remote, send=send)
+    assert (only(ledger).state, remote.requests) == (S.RESERVED, 0)
 
 
 def test_a_guard_that_cannot_read_the_ledger_lets_nothing_pass(
