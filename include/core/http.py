@@ -210,17 +210,21 @@ class Pace:
 async def gather_by(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once: int = AT_ONCE) -> dict[K, V]:
     """Asks for every key, a bounded number at once, and waits for all of them also when one fails."""
     limit = asyncio.Semaphore(at_once)
+    answers: dict[K, V] = {}
+    errors: list[Exception] = []
 
-    async def bounded(key: K) -> V:
+    async def bounded(key: K) -> None:
         async with limit:
-            return await ask(key)
+            try:
+                answers[key] = await ask(key)
+            except Exception as error:
+                errors.append(error)
 
     unique = list(dict.fromkeys(keys))
-    answers = await asyncio.gather(*(bounded(key) for key in unique), return_exceptions=True)
-    for answer in answers:
-        if isinstance(answer, BaseException):
-            raise answer
-    return dict(zip(unique, answers, strict=True))  # type: ignore[arg-type]
+    await asyncio.gather(*(bounded(key) for key in unique))
+    if errors:
+        raise errors[0]
+    return {key: answers[key] for key in unique}
 
 
 def _body(response: httpx.Response, what: str) -> Any:

@@ -40,7 +40,8 @@ from include.icav2.watch import JobWatch, created_at, watched_jobs
 
 log = logging.getLogger(__name__)
 AT_ONCE = 50  # destinations that are looked at, or sent to, at the same time
-LOOK_AGAIN_SECONDS = 15.0  # after trouble for which the remote names no time
+LOOK_AGAIN_SECONDS = 15.0  # after trouble with one destination for which the remote names no time
+OUT_OF_REACH_SECONDS = 120.0  # after trouble with all
 T = TypeVar("T")
 
 
@@ -99,7 +100,8 @@ class CopyEngine:
         try:
             jobs = await self.client.statuses(self._jobs_of(rows))
         except TransientError as error:
-            return Progress([self._waits(d, error) for d in self.plan.destinations], self.ledger.now())
+            waits = [self._waits(d, error, OUT_OF_REACH_SECONDS) for d in self.plan.destinations]
+            return Progress(waits, self.ledger.now())
         by_key, settler = {d.key: d for d in self.plan.destinations}, Settler(self._desk)
         settled = await gather_by(
             by_key, lambda key: self._guarded(by_key[key], settler.settle(by_key[key], rows[key], jobs)), AT_ONCE
@@ -108,6 +110,11 @@ class CopyEngine:
         rows = self.rows()
         busy = sum(1 for key, standing in standings.items() if standing.phase not in FINAL and rules.at_ica(rows[key]))
         ready = [by_key[key] for key in by_key if key not in standings]
+        calm_at = rules.storm_until((row for found in rows.values() for row in found), self.ledger.now())
+        if calm_at is not None:
+            why = "nearly all jobs fail at once just now: nothing is sent for a minute"
+            standings |= {d.key: Standing(d, Phase.WAITING, why, look_again_at=calm_at) for d in ready}
+            ready = []
         wanted, seen = await self._work_for(ready, rows, max(0, self.settings.max_in_flight - busy))
         standings |= seen | await self._launch_all(wanted, rows)
         return Progress([standings[key] for key in by_key], self.ledger.now())
@@ -169,8 +176,8 @@ class CopyEngine:
         except WaybillError as error:
             return Standing(destination, Phase.FAILED, str(error))
 
-    def _waits(self, destination: Destination, error: WaybillError) -> Standing:
-        wait = getattr(error, "retry_after", None) or LOOK_AGAIN_SECONDS
+    def _waits(self, destination: Destination, error: WaybillError, seconds: float = LOOK_AGAIN_SECONDS) -> Standing:
+        wait = getattr(error, "retry_after", None) or seconds
         return Standing(destination, Phase.WAITING, str(error), look_again_at=self.ledger.now() + wait)
 
     # -- the whole run ------------------------------------------------------------------------------------------

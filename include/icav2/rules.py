@@ -6,7 +6,7 @@ do from the rows of a destination, so a rule that needs more memory than a row h
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -16,6 +16,7 @@ from include.icav2.models import CopyRequest, Destination, Item
 from include.icav2.verify import Made
 
 SYSTEM, KIND = "icav2", "copy_batch"
+STORM_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,24 @@ def sent_after(rows: Sequence[Submission], run_id: str, row: Submission) -> bool
 def was_sent(row: Submission) -> bool:
     """Whether ICA may have seen it."""
     return bool(row.external_id) or row.state not in (State.RESERVED, State.CANCELLED, State.REJECTED)
+
+
+def asked_to_wait(rows: Sequence[Submission], now: float) -> float | None:
+    """Until when ICA has asked not to send this submission (ledger time), None where it has not, or that is past."""
+    last = rows[-1] if rows else None
+    wish = float(last.detail.get("not_before", 0.0)) if last is not None and last.state == State.RESERVED else 0.0
+    return wish if wish > now else None
+
+
+def storm_until(rows: Iterable[Submission], now: float) -> float | None:
+    """Until when nothing is sent because nearly all jobs fail just now, None where they do not.
+
+    ICA's failures are not independent: in an outage of its storage all jobs fail within seconds, and six submissions sent
+    at once would be used up before it ends.
+    """
+    ended = [row for row in rows if row.closed_at is not None and now - row.closed_at < STORM_SECONDS]
+    failed = [float(row.closed_at or now) for row in ended if row.state == State.FAILED]
+    return max(failed) + STORM_SECONDS if len(ended) >= 5 and len(failed) >= 0.8 * len(ended) else None
 
 
 def refused(rows: Sequence[Submission], run_id: str) -> str | None:

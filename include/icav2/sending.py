@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from include.core.errors import TransientError, WaybillError
+from include.core.http import Busy
 from include.core.ledger import Guard, Intent, Sent, State, Submission, submit_once
 from include.icav2 import rules
 from include.icav2.desk import Desk
@@ -39,6 +40,9 @@ class Sender:
 
     async def missing(self, destination: Destination, rows: list[Submission]) -> Standing | Work:
         """The items to send to a destination where nothing is open, or why there are none."""
+        wish = rules.asked_to_wait(rows, self.desk.ledger.now())
+        if wish is not None:
+            return Standing(destination, Phase.WAITING, "ICA has asked to be left alone", look_again_at=wish)
         there = await look_at(self.desk.client, destination)
         proofs = prove(destination, there, use_etag=self.desk.settings.use_etag)
         rest = incomplete(destination, proofs)
@@ -70,17 +74,28 @@ class Sender:
         # Never while a superseded job may still write: what looks like a leftover may be its work.
         swept = [] if alive else leftovers(destination, work.proofs, rules.made_by_us(rows), work.there)
         patience = self.desk.settings.request_timeout_seconds / 2
-        row = await submit_once(
-            self.desk.ledger,
-            intent,
-            probe=self.desk.probe(destination),
-            prepare=sweeper(self.desk.client, destination, swept, sleep=self.desk.sleep, patience_seconds=patience),
-            send=lambda attempt, guard: self._send(destination, attempt, guard),
-            effect_present=_just_seen_missing,
-        )
+        try:
+            row = await submit_once(
+                self.desk.ledger,
+                intent,
+                probe=self.desk.probe(destination),
+                prepare=sweeper(self.desk.client, destination, swept, sleep=self.desk.sleep, patience_seconds=patience),
+                send=lambda attempt, guard: self._send(destination, attempt, guard),
+                effect_present=_just_seen_missing,
+            )
+        except Busy as error:
+            self._keep_wish(destination, error.retry_after)
+            raise
         if row.state != State.SENT:  # another worker has sent it, and it has ended, since this one looked
             return Standing(destination, Phase.WAITING, "another worker's copy", look_again_at=self.desk.ledger.now())
         return Standing(destination, Phase.RUNNING, "sent", row.external_id, self.desk.stuck_at(row))
+
+    def _keep_wish(self, destination: Destination, seconds: float | None) -> None:
+        """Writes Retry-After down: whoever looks next, in whatever process, keeps to it."""
+        rows = self.desk.ledger.generations(SYSTEM, KIND, destination.key)
+        if seconds and rows[-1].state == State.RESERVED:
+            wish = {"not_before": self.desk.ledger.now() + seconds}
+            self.desk.ledger.annotate(rows[-1], wish, why=f"asked to wait {seconds:.0f} s")
 
     def _held_up(self, work: Work, rows: list[Submission], alive: list[Submission]) -> Standing | list[Item]:
         """What may be sent now, while superseded jobs (`alive`) may still write; or why nothing may."""

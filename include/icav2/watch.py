@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -51,11 +50,11 @@ class JobWatch:
         failed = len(self.seen) - passed
         running = len(self.jobs) - len(self.seen)
         counts = {"jobs passed": passed, "running": running, "failed": failed}
-        odd = Counter(job.status for job in found.values() if not job.known and job.status not in self._warned)
+        odd = {job.status: job.id for job in found.values() if not job.known and job.status not in self._warned}
         self._warned.update(odd)
         warnings = tuple(
-            f"{count} jobs are {status}, a status that Waybill does not know; it counts as running"
-            for status, count in odd.items()
+            f"job {job_id} is {status}, a status that Waybill does not know: such jobs count as running"
+            for status, job_id in odd.items()
         )
         return Observation(counts, self._wake(running, failed), warnings)
 

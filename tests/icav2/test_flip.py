@@ -254,7 +254,14 @@ def test_wrong_options_unknown_fields_and_a_missing_manifest_are_told_together()
 
 @pytest.mark.parametrize(
     "text",
-    ["%%%", "aGVsbG8=", base64.b64encode(gzip.compress(b"{}")[:-6]).decode(), "H4sI", "ü", base64.b64encode(b"").decode()],
+    [
+        "%%%",
+        "aGVsbG8=",
+        base64.b64encode(gzip.compress(b"{}")[:-6]).decode(),
+        "H4sI",
+        "ü",
+        base64.b64encode(b"").decode(),
+    ],
 )
 def test_a_packed_manifest_that_cannot_be_unpacked_is_refused_in_words(text):
     assert "manifest_b64gz" in only(manifest_b64gz=text)
