@@ -14,7 +14,7 @@ from include.core.errors import WaybillError
 from include.core.ledger import Ledger
 from include.core.receipts import Receipt, size
 from include.icav2 import report
-from include.icav2.models import Proof
+from include.icav2.models import Proof, Verdict
 
 AGAIN = "Trigger the DAG again with the same conf: it copies only what is missing."
 
@@ -33,10 +33,16 @@ class ICAv2ReceiptOperator(ReceiptOperator):
         if told is None:
             outcome, remedy = self._nothing_proved(ti, bool(planned))
             return Receipt(**facts, state="incomplete", outcome=outcome, remedy=remedy, documents=documents)
-        output, proofs = self._documents(told)
+        documents |= told["documents"]
+        try:
+            output, proofs = self._read(told["documents"])
+        except WaybillError as error:
+            outcome = f"The proof of this run cannot be read ({error}), so nothing is proved."
+            remedy = "Clear the task copy: it looks at every file again and writes the proof anew."
+            return Receipt(**facts, state="incomplete", outcome=outcome, remedy=remedy, documents=documents)
         totals = told["totals"]
         moved = f"{totals['files proved']} of {totals['files']} files ({size(totals['proved bytes'])}) are at their destinations"
-        good = told["missing_count"] == 0 and totals["files"] == totals["files proved"]
+        good = told["missing_count"] == 0 and totals["files"] == sum(proof.verdict == Verdict.OK for proof in proofs)
         how = sorted({proof.by for proof in proofs})
         return Receipt(
             **facts,
@@ -48,7 +54,7 @@ class ICAv2ReceiptOperator(ReceiptOperator):
             remedy="" if good else f"First: {told['missing'][0]}. {AGAIN}",
             totals=totals,
             items=report.receipt_items(output, proofs),
-            documents={**documents, **told["documents"]},
+            documents=documents,
         )
 
     def _nothing_proved(self, ti: Any, planned: bool) -> tuple[str, str]:
@@ -66,13 +72,9 @@ class ICAv2ReceiptOperator(ReceiptOperator):
             "See the log of the first task that failed, then trigger again.",
         )
 
-    def _documents(self, told: dict[str, Any]) -> tuple[dict[str, Any], list[Proof]]:
-        """The output and the proofs, from their documents."""
+    def _read(self, documents: dict[str, Any]) -> tuple[dict[str, Any], list[Proof]]:
+        """The output and the proofs, from their documents. Raises WaybillError where one is gone or was changed."""
         store = receipts().objects
-        try:
-            output = json.loads(run_async(store.get_document(told["documents"]["output"])))
-            lines = run_async(store.get_document(told["documents"]["per-file proof"])).splitlines()
-        except WaybillError as error:
-            self.log.error("%s", error)
-            return report.output([], {}, ""), []
+        output = json.loads(run_async(store.get_document(documents["output"])))
+        lines = run_async(store.get_document(documents["per-file proof"])).splitlines()
         return output, [Proof.model_validate_json(line) for line in lines]

@@ -37,12 +37,11 @@ class LoadRequestOperator(WaybillOperator):
     def _checked(self, conf: Mapping[str, Any]) -> Request:
         """The request. Raises RequestError with the faults of single fields, of the whole and of `check` together."""
         problems: list[str] = []
-        request: Request | None = None
+        request: Request | None
         try:
             request = load(self.model, conf)
         except RequestError as error:
-            request, more = self._without_faults(conf, error.problems)
-            problems = [*error.problems, *more]
+            problems, request = list(error.problems), self._without_faults(conf, error.problems)
         try:
             if request is not None and self.check is not None:
                 self.check(request, inputs())
@@ -52,12 +51,11 @@ class LoadRequestOperator(WaybillOperator):
             raise RequestError(problems)
         return request
 
-    def _without_faults(self, conf: Mapping[str, Any], problems: list[str]) -> tuple[Request | None, list[str]]:
-        """The request as if its faulty fields were not there, so that the caller learns what else is wrong with it."""
+    def _without_faults(self, conf: Mapping[str, Any], problems: list[str]) -> Request | None:
+        """The request as if its faulty fields were not there, so that `check` can look at the rest; None if it cannot."""
         known = {name: conf[name] for name in self.model.model_fields if name in conf}
         fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
         try:
-            return load(self.model, fine), []
-        except RequestError as error:
-            # With a field left out, what is wrong with the whole may be our own doing.
-            return None, [p for p in error.problems if len(fine) == len(known) and p not in problems]
+            return load(self.model, fine)
+        except RequestError:  # told already, or wrong only because a field was left out
+            return None

@@ -41,6 +41,9 @@ async def _receipt(dag_id: str, run_id: str) -> Receipt:
     from include.core.errors import WaybillError
     from include.core.receipts import Receipt
 
+    nobody = HTTPException(404, f"Waybill knows no run {run_id} of {dag_id}.")
+    if {dag_id, run_id} & {".", ".."}:  # would lead to another folder
+        raise nobody
     try:
         store = await asyncio.to_thread(receipts)
         receipt = await store.read(dag_id, run_id)
@@ -50,10 +53,15 @@ async def _receipt(dag_id: str, run_id: str) -> Receipt:
     except WaybillError as error:
         raise HTTPException(503, f"The receipt cannot be read now: {error}") from None
     if receipt is None and not rows:
-        raise HTTPException(404, f"Waybill knows no run {run_id} of {dag_id}.")
+        raise nobody
     receipt = receipt or Receipt(dag_id=dag_id, run_id=run_id, state="running", outcome="The run goes on.")
     items = [
-        {"effect": row.business_key, "state": str(row.state).lower(), "generation": row.generation, "job": row.external_id}
+        {
+            "effect": row.business_key,
+            "state": str(row.state).lower(),
+            "generation": row.generation,
+            "job": row.external_id,
+        }
         for row in rows
     ]
     return receipt.model_copy(update={"items": items or receipt.items})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sensors.icav2_jobs import ICAv2JobsSensor
 from include.core.errors import RemoteError
 from include.core.ledger import Ledger
 from simulators.icav2 import DEFAULT_API_KEY
-from tests.plugins.conftest import TARGET, Ica, rows_of
+from tests.plugins.conftest import SOURCE, TARGET, Ica, rows_of
 from tests.plugins.doubles import Run
 
 
@@ -25,23 +26,35 @@ def places(ledger: Ledger, receipts_folder: Path, quick_looks: None) -> None:
     """The list of jobs lies beside the receipts; the trigger opens the ledger."""
 
 
+Start = Callable[..., list[str]]
+
+
 @pytest.fixture
-def started(ica: Ica) -> list[str]:
-    """Two jobs that somebody started by hand."""
-    http = httpx.Client(base_url=ica.server.url, headers={"X-API-Key": DEFAULT_API_KEY})
-    ids = []
-    for folder in ("one", "two"):
-        source = next(iter(ica.conf(1, 1, root=f"/{folder}")["manifest"]))
-        project, _, path = source.removeprefix("icav2://").partition("/")
-        data_id = ica.call(lambda sim, project=project, path=path: sim.tree.at(project, "/" + path).id)
-        target = ica.call(lambda sim, folder=folder: sim.seed_folder(TARGET, f"/by-hand/{folder}/").id)
+def start(ica: Ica) -> Start:
+    """Somebody starts two jobs by hand; what is given is the fate of the second."""
+
+    def by_hand(folder: str) -> str:
+        uri = next(iter(ica.conf(1, 1, root=f"/{folder}")["manifest"]))
+        source = ica.call(lambda sim: sim.tree.at(SOURCE, uri.removeprefix(f"icav2://{SOURCE}")).id)
+        target = ica.call(lambda sim: sim.seed_folder(TARGET, f"/by-hand/{folder}/").id)
         body = {
-            "items": [{"dataId": data_id}], "destinationFolderId": target, "actionOnExist": "SKIP",
+            "items": [{"dataId": source}], "destinationFolderId": target, "actionOnExist": "SKIP",
             "copyUserTags": True, "copyTechnicalTags": True, "copyInstrumentInfo": True,
         }  # fmt: skip
-        answer = http.post(f"/api/projects/{TARGET}/dataCopyBatch", json=body).raise_for_status().json()
-        ids.append(answer["job"]["id"])
-    return ids
+        url = f"{ica.server.url}/api/projects/{TARGET}/dataCopyBatch"
+        answer = httpx.post(url, json=body, headers={"X-API-Key": DEFAULT_API_KEY}, trust_env=False)
+        return str(answer.raise_for_status().json()["job"]["id"])
+
+    def both(**fate: Any) -> list[str]:
+        ica.knobs(overrides=[{"destination": "/by-hand/two/", **fate}] if fate else [])
+        return [by_hand("one"), by_hand("two")]
+
+    return both
+
+
+@pytest.fixture
+def started(start: Start) -> list[str]:
+    return start()
 
 
 def sensor(job_ids: list[str], **options: Any) -> ICAv2JobsSensor:
@@ -73,12 +86,19 @@ def test_it_defers_with_its_timeout_as_the_deadline_and_tells_when_all_have_ende
     assert told == dict.fromkeys(started, "SUCCEEDED")
 
 
-def test_it_waits_for_all_also_when_one_has_failed_and_then_names_the_bad_one(ica: Ica, ledger: Ledger, started: list[str]):
-    one, two = started
-    ica.knobs(overrides=[{"destination": "/by-hand/two/", "final_status": "FAILED"}])
+def test_it_waits_for_all_also_when_one_has_failed_and_then_names_the_bad_one(ica: Ica, ledger: Ledger, start: Start):
+    one, two = started = start(outcome="failed_clean", duration_seconds=1.0)
+    ica.pass_time(2)
     run, deferred = wait(started)
-    ica.pass_time(60)
-    asyncio.run(anext(deferred.trigger.run()))
+    events = deferred.trigger.run()
+
+    async def watched() -> None:
+        look = asyncio.ensure_future(anext(events))
+        assert not (await asyncio.wait([look], timeout=1.0))[0], "nobody sends the failed job again: no reason to wake"
+        ica.pass_time(60)
+        assert (await look).payload["counts"] == {"jobs passed": 1, "running": 0, "failed": 1}
+
+    asyncio.run(watched())
     with pytest.raises(RemoteError, match="1 of 2 jobs did not succeed") as failed:
         sensor(started).resume(run.context("wait"), None, **deferred.kwargs)
     assert f"{two} FAILED" in str(failed.value)
@@ -105,8 +125,8 @@ def test_without_deferring_it_waits_on_the_worker(ica: Ica, started: list[str]):
     assert told == dict.fromkeys(started, "SUCCEEDED")
 
 
-def test_without_deferring_it_names_the_bad_jobs_too(ica: Ica, started: list[str]):
-    ica.knobs(overrides=[{"destination": "/by-hand/two/", "final_status": "STOPPED"}])
+def test_without_deferring_it_names_the_bad_jobs_too(ica: Ica, start: Start):
+    started = start(final_status="STOPPED")
     ica.call(lambda sim: setattr(sim.clock, "speed", 20.0))
     with pytest.raises(RemoteError, match=f"{started[1]} STOPPED"):
         sensor(started, deferrable=False).execute(Run().context("wait"))

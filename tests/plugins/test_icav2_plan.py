@@ -74,7 +74,9 @@ def test_a_strangers_file_of_our_name_is_refused_even_where_strangers_are_allowe
     assert "holds another" in refusals(Run(conf), plan)[0]
 
 
-def test_a_cleared_plan_is_used_as_it_is_although_the_destination_has_filled_meanwhile(plan: ICAv2PlanOperator, ica: Ica):
+def test_a_cleared_plan_is_used_as_it_is_although_the_destination_has_filled_meanwhile(
+    plan: ICAv2PlanOperator, ica: Ica
+):
     run = Run(ica.conf(1, 1))
     first = run.execute(plan)
     ica.call(lambda sim: sim.seed_file(TARGET, "/cache/d0/theirs.txt", 5))

@@ -33,7 +33,12 @@ def test_every_fault_of_the_conf_is_told_at_once_in_the_log_and_in_xcom(
     with pytest.raises(RequestError, match="4 problems"):
         run.execute(load)
     problems = run.xcoms["load_request", "request_errors"]
-    assert [problem.split(":")[0] for problem in sorted(problems)] == ["max_in_flight", "poll_seconds", "typo", "verify"]
+    assert [problem.split(":")[0] for problem in sorted(problems)] == [
+        "max_in_flight",
+        "poll_seconds",
+        "typo",
+        "verify",
+    ]
     log = capfd.readouterr().out
     for problem in problems:
         assert f"refused: {problem}" in log
@@ -93,7 +98,9 @@ def test_not_exactly_one_manifest_is_refused(load: LoadRequestOperator, ledger: 
     assert "exactly one of manifest, manifest_b64gz and manifest_uri" in run.xcoms["load_request", "request_errors"][0]
 
 
-def test_a_good_request_comes_back_with_its_defaults_and_without_the_manifest(load: LoadRequestOperator, ledger: Ledger):
+def test_a_good_request_comes_back_with_its_defaults_and_without_the_manifest(
+    load: LoadRequestOperator, ledger: Ledger
+):
     run = Run({"manifest": GOOD, "max_resubmissions": 2})
     request = run.execute(load)
     assert request["max_resubmissions"] == 2
@@ -150,7 +157,12 @@ def test_a_manifest_by_uri_is_read_only_under_the_prefixes_of_the_inputs(
     secret = tmp_path / "secret.json"
     secret.write_text('{"private": "hush"}')
     climbing = f"{inputs_folder.as_uri()}/../secret.json"
-    for uri in (secret.as_uri(), climbing, f"{inputs_folder.as_uri()}/absent.json", f"{inputs_folder.as_uri()}/m.json?x=1"):
+    for uri in (
+        secret.as_uri(),
+        climbing,
+        f"{inputs_folder.as_uri()}/absent.json",
+        f"{inputs_folder.as_uri()}/m.json?x=1",
+    ):
         run = Run({"manifest_uri": uri})
         with pytest.raises(RequestError):
             run.execute(load)

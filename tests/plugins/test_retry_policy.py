@@ -44,7 +44,9 @@ def test_every_error_of_waybill_stands_in_the_table():
         return {kind}.union(*(below(sub) for sub in kind.__subclasses__()))
 
     ours = {kind for kind in below(errors.WaybillError) if kind.__module__ in (errors.__name__, AttemptLost.__module__)}
-    assert ours - {errors.WaybillError} == {type(error) for error, *_ in TABLE if isinstance(error, errors.WaybillError)}
+    assert ours - {errors.WaybillError} == {
+        type(error) for error, *_ in TABLE if isinstance(error, errors.WaybillError)
+    }
 
 
 def test_a_full_quota_is_waited_for_until_it_is_free_again():
