@@ -120,6 +120,10 @@ class VolumeWriter:
         try:
             single = await self._send_missing()
             await self._drain()
+        except Exception:
+            # Parts on their way are worth finishing: what is journaled is not sent again.
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            raise
         finally:
             await stop(self._tasks)
         return self._written(single)
@@ -296,6 +300,8 @@ class VolumeWriter:
             self._sent += 1
             self._note(cut.end - cut.start)
         finally:
+            if not after.done():
+                after.set_result(None)  # failed: the MD5 is lost with the run, and later parts must not wait for it
             if cut.buffer is not None:
                 self._buffers.put_nowait(cut.buffer)
             self._slots.release()
