@@ -176,7 +176,7 @@ class ICAv2Client:
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     async def _job_pages(self) -> AsyncIterator[list[Job]]:
-        """All jobs, newest first: one call per 1,000."""
+        """All jobs, newest first: one call per 1,000, or as many as ICA gives at a time."""
         offset = 0
         while True:
             query = {"pageSize": PAGE_SIZE, "pageOffset": offset, "sort": "timeCreated desc"}
@@ -184,9 +184,9 @@ class ICAv2Client:
             page = _read(lambda answer: [_job(item) for item in answer["items"]], answer, "listing jobs")
             yield page
             # A job made meanwhile pushes others to the next page: they come twice, none is missed.
-            if len(page) < PAGE_SIZE:
+            offset += len(page)
+            if not page or offset >= (answer.get("totalItemCount") or offset + 1):
                 return
-            offset += PAGE_SIZE
 
     async def jobs_since(self, created: float) -> list[Job]:
         """All jobs made at or after `created` (epoch seconds of ICA's clock), newest first."""

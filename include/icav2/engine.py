@@ -40,7 +40,7 @@ from include.icav2.watch import JobWatch, created_at, watched_jobs
 
 log = logging.getLogger(__name__)
 AT_ONCE = 50  # destinations that are looked at, or sent to, at the same time
-LOOK_AGAIN_SECONDS = 15.0  # after trouble with one destination for which the remote names no time
+LOOK_AGAIN_SECONDS = 30.0  # after trouble with one destination for which the remote names no time
 OUT_OF_REACH_SECONDS = 120.0  # after trouble with all
 T = TypeVar("T")
 
