@@ -85,17 +85,22 @@ class Agenda:
     """Future events in time order; ties keep the order in which they were scheduled.
 
     `time` is the instant the simulated world has reached: the time of the running event, else of the last settlement.
+    `on_sooner` is called when something new comes before all that was planned (for whoever sleeps until `next_due`).
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.time = clock.now()
+        self.on_sooner: Callable[[], object] = lambda: None
         self._heap: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
 
     def schedule(self, when: float, event: Callable[[], object]) -> None:
         """Run `event` at simulated epoch seconds `when` (at once on the next settlement when that is past)."""
-        heapq.heappush(self._heap, (max(when, self.time), next(self._order), event))
+        entry = (max(when, self.time), next(self._order), event)
+        heapq.heappush(self._heap, entry)
+        if self._heap[0] is entry:
+            self.on_sooner()
 
     def settle(self) -> float:
         """Run everything due by now, in time order, and return the present."""

@@ -15,6 +15,7 @@ from simulators.common import Answer, Call, ProblemError
 from simulators.common.wire import Operation
 from simulators.icav2.data_api import DataOperations
 from simulators.icav2.model import ITEM_STATUSES, JOB_STATUSES, Job, Node, User
+from simulators.icav2.notification_api import notification_routes
 from simulators.icav2.reading import checked_object, choices, ok
 from simulators.icav2.render import PREFIXES, batch_json, item_json, job_json, page
 
@@ -51,6 +52,7 @@ def add_routes(sim: IcaSimulator) -> None:
         ("POST", f"{project}/data/{{dataId}}:createDownloadUrl", data.download_url),
         ("POST", f"{project}/data/{{dataId}}:createUploadUrl", data.upload_url),
         ("GET", f"{project}/data/{{dataId}}", data.get),
+        *notification_routes(sim),
     ]
     for method, template, operation in routes:
         sim.route(method, template, operation, PREFIXES)

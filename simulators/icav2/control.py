@@ -50,6 +50,9 @@ def add_controls(sim: IcaSimulator) -> None:
         sim.job_outage(float(body["seconds"]), float(body.get("starts_in", 0)))
         return {"ok": True}
 
+    async def deliver(request: Request) -> Any:
+        return {"posted": await sim.deliver()}
+
     async def users(request: Request) -> Any:
         body = await request.json()
         user = sim.tokens.add_user(body["name"], body["api_key"], body.get("password", ""))
@@ -70,6 +73,7 @@ def add_controls(sim: IcaSimulator) -> None:
     sim.control("PATCH", "/data/{data}", data)
     sim.control("GET", "/jobs", jobs)
     sim.control("POST", "/job-outage", outage)
+    sim.control("POST", "/deliver", deliver)
     sim.control("POST", "/users", users)
     sim.control("POST", "/tokens/revoke", revoke)
     sim.control("POST", "/scenario", scenario)

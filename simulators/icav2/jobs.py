@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ class JobEngine:
         self.duplicates: list[dict[str, Any]] = []
         self.peak_in_flight = 0
         self._outage_until = 0.0
+        self.on_status: Callable[[Job, str], None] = lambda job, before: None
 
     def accept(
         self,
@@ -183,11 +185,16 @@ class JobEngine:
 
     def _wait(self, job: Job) -> None:
         if not job.is_over:
-            job.status = "WAITING_FOR_RESOURCES"
+            self._show(job, "WAITING_FOR_RESOURCES")
+
+    def _show(self, job: Job, status: str) -> None:
+        before, job.status = job.status, status
+        if status != before:
+            self.on_status(job, before)
 
     def _start(self, job: Job) -> None:
-        job.status = job.show_status or "RUNNING"
         job.started = now = self._agenda.time
+        self._show(job, job.show_status or "RUNNING")
         if now < self._outage_until:
             self._break_off(job)
             return
@@ -324,9 +331,10 @@ class JobEngine:
         job.finished = self._agenda.time
         for item in job.items:
             self._close_item(job, item)
-        job.status = job.final_status or self._final_status(job)
-        if job.status != "SUCCEEDED" and job.info is None:
+        status = job.final_status or self._final_status(job)
+        if status != "SUCCEEDED" and job.info is None:
             job.info = "The job did not complete."
+        self._show(job, status)
         self.open.pop(job.id, None)
         self._open_at[destination_key(job.project_id, job.path)].remove(job)
         self._journal.record("job_finished", job_id=job.id, status=job.status, **self.outcome_of(job))

@@ -121,6 +121,15 @@ class Settings(Knobs):
     """Files with a single-part ETag always fail (contract: the tagging failures of small files)."""
     overrides: list[Override] = Field(default_factory=list)
 
+    # Push notifications
+    notification_delay_seconds: float = Field(default=0.0, ge=0)
+    notification_loss_rate: float = Field(default=0.0, ge=0, le=1)
+    notification_duplicate_rate: float = Field(default=0.0, ge=0, le=1)
+    notification_reorder_rate: float = Field(default=0.0, ge=0, le=1)
+    """So many are held back, and later ones overtake them."""
+    notification_straggle_seconds: float = Field(default=30.0, ge=0)
+    """How much later than the others one comes that was held back, and the second copy of a duplicate."""
+
     # What the specification leaves open
     same_project: Literal["reject_400", "job_failed", "allow"] = "reject_400"
     skip_partial: Literal["skip", "overwrite", "fail"] = "skip"

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import httpx
+
 from simulators.common import Answer, Call, Clock, ProblemError, Rule, Simulator, iso_millis
 from simulators.icav2.api import add_routes
 from simulators.icav2.control import add_controls
 from simulators.icav2.jobs import JobEngine
 from simulators.icav2.model import Ids, Job, Node, Project, Right, User
+from simulators.icav2.notifications import Notifications
 from simulators.icav2.render import PROBLEM_TYPE, node_truth, problem_json
 from simulators.icav2.settings import Settings, destination_key
 from simulators.icav2.tokens import Tokens
@@ -27,11 +30,19 @@ class IcaSimulator(Simulator):
         clock: simulated time; by default the real one. For a virtual-time loop pass `Clock(loop.time, epoch=...)`.
         settings: the knobs; they can be changed at run time by `change_settings`.
         gzip: compress answers when asked to; switch off to save CPU in benchmarks.
+        push_transport: carries the notifications instead of the network, for tests in virtual time.
     """
 
     settings: Settings
 
-    def __init__(self, clock: Clock | None = None, settings: Settings | None = None, *, gzip: bool = True) -> None:
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        settings: Settings | None = None,
+        *,
+        gzip: bool = True,
+        push_transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         knobs = settings or Settings()
         super().__init__("icav2", knobs, clock, special_faults=frozenset({"hide_job"}), gzip=gzip)
         ids = Ids(knobs.seed, self.agenda.time)
@@ -39,6 +50,8 @@ class IcaSimulator(Simulator):
         self.tokens = Tokens(self.agenda, knobs, ids)
         self.tree = Tree(self.agenda, self.journal, knobs, ids)
         self.engine = JobEngine(self.tree, self.agenda, self.journal, knobs, ids)
+        self.notifications = Notifications(self.agenda, self.journal, knobs, ids, self.tokens.tenant_id, push_transport)
+        self.engine.on_status = self.notifications.status_changed
         self._bucket, self._bucket_at = knobs.rate_limit_burst, self.agenda.time
         add_controls(self)  # before the routes, whose last one catches every path
         add_routes(self)
@@ -81,6 +94,7 @@ class IcaSimulator(Simulator):
             "peak_jobs_in_flight": engine.peak_in_flight,
             "submissions": dict(engine.submissions),
             "duplicate_jobs": engine.duplicates,
+            "notifications": dict(self.notifications.counts),
         }
 
     def _take_from_bucket(self) -> None:
@@ -159,6 +173,10 @@ class IcaSimulator(Simulator):
         self.settle()
         self.agenda.schedule(self.agenda.time + starts_in, lambda: self.engine.start_outage(seconds))
         self.settle()
+
+    async def deliver(self) -> int:
+        """Post every notification that is due by now and return how many were; a served simulator does so by itself."""
+        return await self.notifications.deliver()
 
     def quiesce(self, limit_seconds: float = 86400.0) -> float:
         """Advance the clock until nothing is planned any more (or by the limit); returns the simulated seconds passed."""
