@@ -90,7 +90,7 @@ class _Verification:
         self._tag = tag_of(layout, plate)
         self._done: list[Evidence] = []
         self._checks: dict[str, list[tuple[Outcome, str]]] = {f"V{n}": [] for n in range(1, 6)}
-        self._script: str | None = None
+        self._whole = True
 
     def say(self, name: str, outcome: Outcome, detail: str) -> None:
         self._checks[name].append((outcome, detail))
@@ -106,6 +106,7 @@ class _Verification:
             named = [(key, match) for key in keys if (match := pattern.fullmatch(key))]
             counts = {int(match[2] or 1) for _, match in named}
             if not named or len(counts) != 1 or {int(m[1] or 1) for _, m in named} != set(range(1, max(counts) + 1)):
+                self._whole = False
                 self.say("V5", Outcome.UNVERIFIABLE, _which(self._tag, tarball.name, [key for key, _ in named]))
                 continue
             for key, _ in sorted(named):
@@ -119,8 +120,10 @@ class _Verification:
         ids = (self._tag, tarball, self._source.name, self._archive.name, self._plate.plate_id_full, expected)
         said = tuple(head[name] for name in ("tag", "tarball", "bucket", "archive_bucket", "plate_id_full", "key"))
         if said != ids:
+            self._whole = False
             self.say("V5", Outcome.MISMATCH, f"{manifest_key} is about {said}, not about {ids}")
             return
+        self._done.append(volume)
         volume.there = await self._archive.head(volume.key)
         if volume.there is None:
             self.say("V4", Outcome.MISMATCH, f"the tarball {volume.key} is missing")
@@ -128,7 +131,6 @@ class _Verification:
         if volume.there.cold:
             self.say("V4", Outcome.UNVERIFIABLE, f"{volume.key} lies in an archived storage class: restore it first")
             return
-        self._done.append(volume)
         await self._bound(volume, volume.there)
         try:
             await self._read(volume, volume.there)
@@ -294,6 +296,13 @@ class _Verification:
 
     async def compare_source(self) -> None:
         """V1: the plate is listed again and is what the manifests say: nothing appeared, vanished or changed."""
+        if not self._whole:
+            self.say(
+                "V1",
+                Outcome.UNVERIFIABLE,
+                "the manifests do not cover the plate, so there is nothing to compare it with",
+            )
+            return
         rows = {row["key"]: row for volume in self._done for row in volume.rows if row.get("key") is not None}
         listed = await list_plate(self._plate, self._layout, self._source)
         extra = sorted(listed.keys() - rows.keys())
