@@ -412,7 +412,7 @@ def test_no_error_and_no_log_shows_the_password(
 def test_statements_are_reported_without_their_values(url: URL):
     with pytest.raises(sa.exc.DBAPIError) as caught, engine_for(url).begin() as conn:
         conn.execute(sa.text("INSERT INTO nowhere VALUES (:value)"), {"value": SECRET})
-    assert SECRET not in str(caught.value) or url.get_backend_name() == "postgresql"
+    assert "[parameters" not in str(caught.value)
 
 
 def test_the_environment_names_the_ledger(monkeypatch: pytest.MonkeyPatch):
