@@ -58,7 +58,7 @@ def with_conf(text: str) -> str:
     def reference(found: re.Match[str]) -> str:
         model = getattr(importlib.import_module(found["module"]), found["model"])
         rows = [[f"`{r['field']}`", r["type"], f"`{r['default']}`", r["description"]] for r in described(model)]
-        return f"{found[1]}{table(('field', 'type', 'default', 'meaning'), rows)}\n{found[4]}"
+        return f"{found[1]}\n{table(('field', 'type', 'default', 'meaning'), rows)}\n\n{found[4]}"
 
     return CONF.sub(reference, text)
 
@@ -66,6 +66,8 @@ def with_conf(text: str) -> str:
 def load_dags() -> list[Any]:
     """All DAGs, sorted by id. Raises RuntimeError where a file cannot be loaded."""
     with tempfile.TemporaryDirectory() as home:
+        for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
+            del os.environ[name]
         os.environ |= {
             "AIRFLOW_HOME": home,
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
