@@ -18,7 +18,7 @@ from include.plates.layout import BROAD2018, PRESETS, own_layout, plates_from_cs
 from include.plates.models import GIB, MIB, ArchiveSettings, Layout, Plate, Retention
 
 CSV_LIMIT_BYTES = 1024 * 1024
-MOST_PLATES = 300  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
+MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
 _OWN = ("part_prefixes", "archive_prefix", "backup_prefix")
 _BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
@@ -96,8 +96,7 @@ class PlatesRequest(Request):
         """The plates, told apart; `document` is what plates_uri holds. Raises RequestError with every fault."""
         ids = {"project": self.project, "batch": self.batch, "source": self.source}
         if document is None:
-            rows = self.plates or []
-            plates = tell_apart(Plate(plate_id=r.plate_id, plate_id_full=r.plate_id_full, **ids) for r in rows)
+            plates = tell_apart(Plate.model_validate({**ids, **row.model_dump()}) for row in self.plates or [])
         else:
             try:
                 plates = plates_from_csv(document.decode("utf-8"), **ids)

@@ -1,0 +1,155 @@
+"""Deletes what the gate let through, from the manifests, batch by batch; and, days later, purges what was only marked.
+
+The thing to know before changing it: before a plate's first deletion any difference voids its approval; after it, whatever
+is not what was archived is left alone and listed. The engine (include/plates/deleting.py) sees to that, key by key.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowSkipException
+from hooks.plates import PlatesHook
+from hooks.waybill import ledger, receipts
+from operators.base import owner_of, run_async, run_folder
+from operators.plate_base import Notes, PlateOperator, backup_request, progress_log, read_model
+from operators.plate_batches import LedgeredBatches, delete_journal
+from triggers.plates import PlateUndoTrigger
+
+from include.core.errors import VerificationError
+from include.plates.bucket import Bucket
+from include.plates.deleting import DeleteOrder, delete_plate
+from include.plates.deletion import DeleteReport, Result
+from include.plates.errors import ApprovalVoid, RetentionRefused
+from include.plates.models import Verdict
+from include.plates.proofs import list_plate
+
+_DAY = 86_400.0
+
+
+class PlateDeleteOperator(PlateOperator):
+    """Deletes the approved parts of an entry's plate, or sets delete markers where the request gives undo_days.
+
+    A crash resumes with the same batches: each is one submission of the ledger. Fails, without retry, where the approval
+    is void, the tarball is not protected as demanded, or anything was left.
+    """
+
+    step = "delete"
+
+    async def work(self, context: Context, notes: Notes) -> dict[str, Any]:
+        request = backup_request(context)
+        verdict = await read_model(Verdict, self.plate["verdict"])
+        order = request.order(verdict.manifests_sha256, purge=self.step == "purge")
+        try:
+            report = await self._delete(context, verdict, order)
+        except (ApprovalVoid, RetentionRefused) as error:
+            state = "void" if isinstance(error, ApprovalVoid) else "refused"
+            await notes.write(self.step, state, why=str(error))
+            raise
+        await notes.write(self.step, "done" if report.complete else "left", **told(report))
+        self.log.info("%s: %d of %d deleted, %s", report.tag, report.deleted, report.targets, report.guard)
+        if not report.complete:
+            left = [*report.changed, *report.failed]
+            raise VerificationError(
+                f"{report.tag}: {len(left)} objects were left, the first {left[0]!r}; see the receipt"
+            )
+        return {"report": await notes.document(f"{self.step}d", report)}
+
+    async def _delete(self, context: Context, verdict: Verdict, order: DeleteOrder) -> DeleteReport:
+        place = f"{run_folder(context)}/plates/{self.plate['plate']}"
+        async with PlatesHook(self.aws_conn_id).access() as access:
+            source = access.bucket(verdict.bucket)
+            if order.phase == "purge":
+                await _refuse_undone(verdict, order, source)
+            return await delete_plate(
+                verdict,
+                order,
+                source=source,
+                archive=access.bucket(verdict.archive_bucket),
+                journal=delete_journal(verdict, order),
+                around_batch=LedgeredBatches(
+                    ledger(), owner_of(context), source, order.phase, receipts().objects, place, self.answer_seconds
+                ),
+                on_progress=progress_log(self.log.info),
+            )
+
+    answer_seconds = 20.0
+
+
+class PlatePurgeOperator(PlateDeleteOperator):
+    """Waits until the time to undo is over, then ends the versions under the markers. Skips where nothing was marked."""
+
+    step = "purge"
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        return self.resume(context)
+
+    def resume(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Looks for itself whether the time has come: the event only woke it."""
+        request = backup_request(context)
+        if not request.undo_days:
+            raise AirflowSkipException("deleted for good already: the request gives no undo_days")
+        verdict = run_async(read_model(Verdict, self.plate["verdict"]))
+        ready = marked_at(verdict, request.order(verdict.manifests_sha256)) + request.undo_days * _DAY
+        if ready > time.time():
+            until = datetime.fromtimestamp(ready, UTC).isoformat(timespec="minutes")
+            run_async(Notes.of(context, self.plate["plate"]).write(self.step, "waiting", until=until))
+            self.log.info("markers are set; until %s the deletion can be undone by removing them", until)
+            owner = owner_of(context)
+            self.defer(
+                trigger=PlateUndoTrigger(
+                    conn_id=self.aws_conn_id,
+                    dag_id=owner.dag_id,
+                    run_id=owner.run_id,
+                    deadline=max(ready, time.time() + 5),
+                    since=time.time(),
+                    poll_seconds=3600.0,
+                ),
+                method_name="resume",
+            )
+        return super().execute(context)
+
+
+def marked_at(verdict: Verdict, order: DeleteOrder) -> float:
+    """When the last delete marker of a plate was set, by its journal."""
+    times = [row["at"] for row in delete_journal(verdict, order).load() if "outcomes" in row]
+    return float(max(times, default=time.time()))
+
+
+async def _refuse_undone(verdict: Verdict, order: DeleteOrder, source: Bucket) -> None:
+    """Somebody who removes a marker wants the object back: nothing of that plate is purged without a person's word."""
+    journal = delete_journal(verdict, order)
+    marked = {
+        one["key"]
+        for row in journal.load()
+        for one in row.get("outcomes", [])
+        if one["result"] == Result.DELETED and one.get("marker")
+    }
+    back = sorted(marked & (await list_plate(verdict.plate, verdict.layout, source)).keys())
+    if back:
+        raise ApprovalVoid(
+            f"{verdict.tag}: {len(back)} marked objects were brought back, the first {back[0]!r}. Nothing was purged; the "
+            "versions of the others stay under their markers until a person deletes them"
+        )
+
+
+def told(report: DeleteReport) -> dict[str, Any]:
+    """What the receipt says of a deletion."""
+    return {
+        "phase": report.phase,
+        "deleted": report.deleted,
+        "deleted_bytes": report.deleted_bytes,
+        "absent": report.absent,
+        "guard": report.guard,
+        "retention": report.retention,
+        "changed": list(report.changed),
+        "failed": list(report.failed),
+        "unknown": list(report.unknown),
+        "shared_parts": list(report.shared_parts),
+        "batches": report.batches,
+        "resumed_batches": report.resumed_batches,
+        "outcomes": {"key": report.outcomes_key, "sha256": report.outcomes_sha256},
+    }
