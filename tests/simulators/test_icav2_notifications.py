@@ -112,8 +112,9 @@ def test_a_letter_tells_the_job_as_it_was_when_it_changed(rehearse, receiver):
     subscribe(ica, receiver)
     start_job(ica)
     ica.quiesce()
-    first = receiver.wait_for(3)[0]
+    first, second, _ = receiver.wait_for(3)
     assert (first["payload"]["status"], first["payload"]["timeStarted"]) == ("WAITING_FOR_RESOURCES", None)
+    assert (second["payload"]["status"], second["payload"]["timeStarted"]) == ("RUNNING", second["timestamp"])
     assert first["timestamp"].endswith("05.000Z")
 
 
