@@ -117,7 +117,8 @@ class HttpClient:
                 spent = errors >= policy.read_attempts or busy >= policy.busy_attempts
                 if spent or asked > policy.retry_after_limit_seconds:
                     raise
-            limit = min(policy.backoff_seconds * 2.0 ** (errors + busy), policy.backoff_limit_seconds)
+            # The pace alone would do for a busy remote; a little luck keeps those refused together apart.
+            limit = min(policy.backoff_seconds * 2.0**errors, policy.backoff_limit_seconds)
             await self._sleep(asked + limit * self._rng.random())
 
     async def _once(
@@ -132,13 +133,13 @@ class HttpClient:
     ) -> Any:
         for refresh in (False, True):
             header = await self._header(refresh=refresh)
-            await self._pace.turn()
+            left_at = await self._pace.turn()
             if guard is not None:
                 guard()
             response = await self._send(method, path, what=what, params=params, json=json, headers=header)
             if response.status_code != 401 or self._credentials is None:
                 break
-        self._pace.learn(response)
+        self._pace.learn(response, left_at)
         return _body(response, what)
 
     async def _header(self, *, refresh: bool) -> dict[str, str]:
@@ -184,27 +185,35 @@ class Pace:
 
     def __init__(self, sleep: Callable[[float], Awaitable[None]]):
         self._sleep = sleep
+        self._gate = asyncio.Lock()
         self._interval = 0.0
-        self._next = 0.0
+        self._not_before = 0.0
+        self._last_left = 0.0
+        self._slowed_at = -1.0
 
-    async def turn(self) -> None:
-        """Waits for the caller's turn."""
-        if self._interval == 0.0 and self._next == 0.0:
-            return
-        now = asyncio.get_running_loop().time()
-        mine = max(now, self._next)
-        self._next = mine + self._interval
-        if mine > now:
-            await self._sleep(mine - now)
+    async def turn(self) -> float:
+        """Waits for the caller's turn, and returns when it came (the loop's clock): `learn` wants it back."""
+        clock = asyncio.get_running_loop().time
+        if self._interval == 0.0 and clock() >= self._not_before:
+            return clock()
+        async with self._gate:
+            wait = max(self._not_before, self._last_left + self._interval) - clock()
+            if wait > 0:
+                await self._sleep(wait)
+            self._last_left = clock()
+            return self._last_left
 
-    def learn(self, response: httpx.Response) -> None:
+    def learn(self, response: httpx.Response, left_at: float) -> None:
         """Half as fast again after a 429, and not before its Retry-After; a little faster after anything else."""
         if response.status_code != 429:
             self._interval = self._interval * 0.97 if self._interval > 0.002 else 0.0
             return
+        now = asyncio.get_running_loop().time()
         asked = retry_after(response.headers, time.time()) or 0.0
-        self._interval = min(max(self._interval * 1.25, 0.02), 1.0)
-        self._next = max(self._next, asyncio.get_running_loop().time() + min(asked, 60.0))
+        self._not_before = max(self._not_before, now + min(asked, 60.0))
+        if left_at > self._slowed_at:  # what left before the last change says nothing about the new pace
+            self._interval = min(max(self._interval * 1.5, 0.02), 2.0)
+            self._slowed_at = now
 
 
 async def gather_by(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once: int = AT_ONCE) -> dict[K, V]:

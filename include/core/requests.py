@@ -119,6 +119,8 @@ def _flat(schema: Any, definitions: Mapping[str, Any]) -> Any:
     if len(choices) == 2 and len(real) == 1:
         del flat["anyOf"]
         flat |= {**real[0], "type": [real[0]["type"], "null"]}
+        if "enum" in flat:
+            flat["enum"] = [*flat["enum"], None]  # else the form would refuse the very null that the type allows
     return flat
 
 
@@ -128,7 +130,7 @@ def described(model: type[Request]) -> list[dict[str, str]]:
     for name, schema in param_schemas(model).items():
         kind = schema.get("type", "object")
         limits = [f"{key} {schema[key]}" for key in ("minimum", "maximum", "pattern") if key in schema]
-        values = [str(v) for v in schema.get("enum", [])]
+        values = [str(v) for v in schema.get("enum", []) if v is not None]
         kind_text = " or ".join(kind) if isinstance(kind, list) else str(kind)
         extra = "; ".join(limits + ([f"one of {', '.join(values)}"] if values else []))
         default = json.dumps(schema["default"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import httpx
@@ -141,7 +142,7 @@ def test_retry_after_is_kept_to_and_a_long_one_is_handed_to_the_caller():
 def test_without_retry_after_the_pauses_grow_and_are_bounded():
     remote = Remote(refuse(500))
     failure(remote, read, read_attempts=12, backoff_seconds=1.0, backoff_limit_seconds=8.0)
-    pauses = [b - a for a, b in zip(remote.asked, remote.asked[1:], strict=False)]
+    pauses = [b - a for a, b in pairwise(remote.asked)]
     assert max(pauses) <= 8.0
     assert pauses[0] <= 2.0
 
@@ -237,8 +238,8 @@ def test_after_a_429_all_callers_come_slower_and_later_faster_again():
         return len(await gather_by(range(300), lambda _: read(client), at_once=40))
 
     assert ask(remote, call) == 300
-    assert remote.refused < 150
-    assert remote.asked[-1] < 60
+    assert remote.refused < 60
+    assert remote.asked[-1] < 40
 
 
 def test_without_any_429_nothing_is_slowed_down():

@@ -22,7 +22,7 @@ def full(**more: Any) -> Receipt:
         "remedy": "",
         "asked": {"manifest_uri": "s3://b/m.json", "max_in_flight": 200},
         "totals": {"files": 2, "bytes": 10_000_000_000, "proved bytes": 10_000_000_000},
-        "items": [{"destination": "icav2://p/x/", "files": 2, "failed_jobs": ["a", "b"]}, {"destination": "y", "state": "passed"}],
+        "items": [{"destination": "icav2://p/x/", "failed_jobs": ["a", "b"]}, {"destination": "y", "state": "passed"}],
         "documents": {"plan": {"uri": "file:///r/plan.json", "sha256": "0" * 64, "size_bytes": 3}},
         "superseded": ["icav2://p/x/ generation 1"],
         "held": ["icav2://p/y/"],
@@ -65,8 +65,8 @@ def test_the_barest_receipt_can_be_written(store):
 
 def test_the_page_says_what_the_document_says():
     html = page(full(remedy="Trigger again."))
-    for text in ("All 2 files", "Trigger again.", "icav2://p/x/", "10.0 GB", "passed", "file:///r/plan.json", "Held", "Superseded",
-                 "Ann", "12 s", "event 7", "max_in_flight", "generation 1"):  # fmt: skip
+    for text in ("All 2 files", "Trigger again.", "icav2://p/x/", "10.0 GB", "passed", "file:///r/plan.json", "Held",
+                 "Superseded", "Ann", "12 s", "event 7", "max_in_flight", "generation 1"):  # fmt: skip
         assert text in html, text
     assert "failed_jobs" not in html, "lists are for programs"
 
@@ -95,7 +95,8 @@ def test_a_run_id_never_leads_out_of_its_folder(run_id, name):
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_640_000, "1.6 MB"), (5e12, "5.0 TB"), (5e16, "50000.0 TB")]
+    ("number", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_640_000, "1.6 MB"), (5e12, "5.0 TB"), (5e15, "5000.0 TB")],
 )  # fmt: skip
 def test_bytes_are_said_as_people_say_them(number, text):
     assert size(number) == text

@@ -74,7 +74,7 @@ def test_faults_between_fields_are_told_together_with_those_of_fields():
 
 
 def test_no_conf_is_an_empty_one():
-    with pytest.raises(RequestError, match="name: .* Field required"):
+    with pytest.raises(RequestError, match=r"name: .* Field required"):
         load(Order, None)
 
 
@@ -103,7 +103,7 @@ def test_the_form_has_one_flat_schema_per_field():
         "red",
     )
     assert (schemas["note"]["type"], schemas["note"]["default"]) == (["string", "null"], None)
-    assert schemas["kind"]["type"] == ["string", "null"]
+    assert (schemas["kind"]["type"], schemas["kind"]["enum"]) == (["string", "null"], ["big", "small", None])
     assert schemas["parts"]["items"]["properties"]["size"]["minimum"] == 1
     assert schemas["parts"]["default"] == []
     assert "anyOf" in schemas["count"]
@@ -128,6 +128,7 @@ def test_the_documentation_names_type_limits_default_and_meaning_of_each_field()
         "default": "200",
         "description": "How many copy jobs may run at once.",
     }
+    assert {r["field"]: r["type"] for r in described(Order)}["kind"] == "string or null (one of big, small)"
     assert rows["same_project"]["type"] == "string (one of refuse, allow)"
     assert all(row["description"] for row in rows.values())
 
