@@ -46,11 +46,13 @@ class World:
     def call(self, function: Callable[[IcaSimulator], Any]) -> Any:
         return self.server.call(lambda: function(self.sim))
 
-    def run(self, conf: dict[str, Any]) -> Outcome:
+    def run(self, conf: dict[str, Any], *, retries: int | None = None) -> Outcome:
         """One run from its trigger to its end. `poll_seconds` is 1, the least that a caller may ask for."""
         from airflow.dag_processing.dagbag import DagBag
 
         dag = DagBag(str(ROOT / "dags"), collect_dags=True).dags[DAG_ID]
+        for task in dag.tasks:
+            task.retries = task.retries if retries is None else retries
         return Outcome(self, dag.test(run_conf={"poll_seconds": 1, **conf}))
 
     def seed(self, manifest: dict[str, list[str]], size_bytes: int = 3_000_000) -> None:

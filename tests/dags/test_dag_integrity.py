@@ -14,15 +14,27 @@ import jsonschema
 import pydantic
 import pytest
 from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.bases.operator import BaseOperator
 from airflow.serialization.serialized_objects import DagSerialization, LazyDeserializedDAG
 from operators.base import DEFAULT_ARGS, WaybillRetry
 from operators.load_request import LoadRequestOperator
 from operators.receipt import ReceiptOperator
 
+from include.core.requests import Request
+
 ROOT = Path(__file__).parents[2]
 EDGES = {
     "icav2_copy_batch": {"load_request": ["copy", "plan"], "plan": ["copy"], "copy": ["receipt"], "receipt": []},
+    "plate_backup": {
+        "load_request": ["plan"], "plan": ["archive"], "archive": ["verify"], "verify": ["approval", "gate"],
+        "approval": ["gate"], "gate": ["delete"], "delete": ["purge"], "purge": ["receipt"], "receipt": [],
+    },
+    "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_doubts": []},
+}  # fmt: skip
+NOBODY_ASKS = {"waybill_maintenance"}  # no request, so no receipt
+OWN_VALUES = {
+    ("plate_backup", "execution_timeout"),  # a plate of terabytes is archived in one leg
+    ("approval", "retries"),  # a retry would put the question again
+    ("approval", "execution_timeout"),  # a person answers when a person answers
 }
 HEAVY = ["boto3", "botocore", "pymongo", "globus_sdk", "paramiko", "asyncssh", "moto", "pandas", "numpy"]
 
@@ -47,6 +59,9 @@ def test_the_tasks_are_wired_as_the_edge_map_says(dag: Any):
 
 
 def test_the_frame_is_the_same_everywhere(dag: Any):
+    if dag.dag_id in NOBODY_ASKS:
+        assert not dag.params
+        return
     (first,) = dag.roots
     (last,) = dag.leaves
     assert isinstance(first, LoadRequestOperator)
@@ -55,7 +70,8 @@ def test_the_frame_is_the_same_everywhere(dag: Any):
 
 
 def test_the_page_of_a_dag_is_its_docstring_and_says_how_to_start_it_and_what_to_do_when_it_is_red(dag: Any):
-    for part in ("# ", "**Trigger**", "```json", "**Steps.**", "**When it is red.**"):
+    asked = () if dag.dag_id in NOBODY_ASKS else ("**Trigger**", "```json")
+    for part in ("# ", *asked, "**When it is red.**"):
         assert part in dag.doc_md
     for task in dag.tasks:
         assert f"*{task.task_id}*" in dag.doc_md, f"the page does not name the task {task.task_id}"
@@ -65,18 +81,20 @@ def test_every_task_has_waybills_defaults(dag: Any):
     assert dag.tags >= {"waybill"}
     for task in dag.tasks:
         for name in ("owner", "retries", "retry_delay", "max_retry_delay", "execution_timeout"):
-            assert getattr(task, name) == DEFAULT_ARGS[name], f"{task.task_id}: {name}"
+            if not {(dag.dag_id, name), (task.task_id, name)} & OWN_VALUES:
+                assert getattr(task, name) == DEFAULT_ARGS[name], f"{task.task_id}: {name}"
         assert isinstance(task.retry_policy, WaybillRetry)
 
 
 def test_every_task_that_defers_has_a_retry(dag: Any):
     deferring = [task for task in dag.tasks if getattr(task, "deferrable", False)]
     assert all(task.retries >= 1 for task in deferring)
-    assert deferring or dag.dag_id not in {"icav2_copy_batch"}
+    assert deferring or dag.dag_id != "icav2_copy_batch"
 
 
-def test_no_task_maps_or_starts_from_a_trigger(dag: Any):
-    assert all(isinstance(task, BaseOperator) and not task.start_from_trigger for task in dag.tasks)
+def test_no_task_starts_in_the_triggerer(dag: Any):
+    """Airflow 3.3.2 gives every index of a mapped task the same arguments there."""
+    assert not any(getattr(task, "start_from_trigger", False) for task in dag.tasks)
 
 
 # -- params ------------------------------------------------------------------------------------------------------
@@ -90,7 +108,10 @@ def test_every_param_is_described_and_its_schema_is_flat(dag: Any):
         assert "anyOf" not in param.schema, f"{name}: nullable is a list of types"
         assert "type" in param.schema
         jsonschema.Draft202012Validator.check_schema(param.schema)
-        assert jsonschema.Draft202012Validator(param.schema).is_valid(param.value), f"{name}: its default is refused"
+        optional = param.value is not None  # a required field has no default
+        assert not optional or jsonschema.Draft202012Validator(param.schema).is_valid(param.value), (
+            f"{name}: its default"
+        )
 
 
 VALUES = [
@@ -113,7 +134,7 @@ def test_what_the_form_accepts_the_model_accepts_too(dag: Any):
 
 def verdicts(dag: Any) -> Iterator[tuple[str, Any, bool, bool, bool]]:
     """Each field alone with each value: accepted by the form, by the model, by the model without conversions."""
-    model = dag.get_task("load_request").model
+    model = dag.get_task("load_request").model if dag.dag_id not in NOBODY_ASKS else Request
     assert dag.params.keys() == model.model_fields.keys()
     for name in model.model_fields:
         form = jsonschema.Draft202012Validator(dag.params.get_param(name).schema)
@@ -127,7 +148,7 @@ def faults(model: Any, name: str, value: Any, *, strict: bool) -> list[Any]:
     try:
         model.model_validate({name: value}, strict=strict)
     except pydantic.ValidationError as error:
-        return [fault for fault in error.errors() if fault["loc"]]
+        return [fault for fault in error.errors() if fault["loc"][:1] == (name,)]
     return []
 
 
@@ -212,4 +233,5 @@ def test_a_dag_survives_the_way_through_the_database(dag: Any):
     back = LazyDeserializedDAG(data=json.loads(text))._real_dag
     assert {task.task_id: sorted(task.downstream_task_ids) for task in back.tasks} == EDGES[dag.dag_id]
     links = {task.task_id: [link.name for link in task.operator_extra_links] for task in back.tasks}
-    assert links["copy"] == links["receipt"] == ["Receipt"]
+    for task_id in {"copy", "receipt"} & links.keys():
+        assert links[task_id] == ["Receipt"]

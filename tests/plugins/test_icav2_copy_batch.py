@@ -246,7 +246,7 @@ def test_an_outage_of_ica_is_waited_for_in_short_waits_and_nothing_is_sent_twice
     if jobs_before:
         copy.wait()
     ica.fault(fault="outage", seconds=1e6)
-    assert copy.wait("lost").trigger.deadline - time.time() < 60
+    assert copy.wait("lost").trigger.deadline - time.time() < 600, "not for the two hours that a job may take"
     ica.clear_faults()
     copy.wait("deadline")
     assert len(ica.jobs()) == 1

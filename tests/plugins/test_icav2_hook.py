@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from airflow.sdk import BaseHook
 from hooks.icav2 import ICAv2Hook, fetch_secret
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from include.core.errors import AuthError, RequestError, TransientError
@@ -40,6 +39,8 @@ class Aws:
     """The service user's secret, as whoever keeps it stores and renews it."""
 
     def __init__(self, url: str):
+        import boto3
+
         keys = {"region_name": REGION, "aws_access_key_id": KEY_ID, "aws_secret_access_key": KEY}
         self.secrets = boto3.client("secretsmanager", endpoint_url=url, **keys)
         self.ssm = boto3.client("ssm", endpoint_url=url, **keys)
@@ -115,7 +116,7 @@ def test_a_connection_without_any_credential_names_the_three_ways(give: Callable
 
 def test_a_connection_without_a_host_is_refused_with_an_example(connect: Connect):
     connect("waybill_icav2", json.dumps({"conn_type": "http", "password": DEFAULT_API_KEY}))
-    with pytest.raises(RequestError, match="https://ica.illumina.com/ica/rest"):
+    with pytest.raises(RequestError, match=r"https://ica\.illumina\.com/ica/rest"):
         look_once()
 
 
@@ -218,3 +219,20 @@ def test_the_endpoint_may_be_given_for_one_service(give: Callable[..., None], co
     Aws(aws_url).keep("service-user", new_token(ica))
     give(extra={"ssm_parameter": PARAMETER})
     assert look_once() == 0
+
+
+@pytest.mark.xfail(reason="HttpClient quotes the remote's own words in its errors, whatever they hold", strict=False)
+def test_a_refusal_whose_own_words_quote_our_header_is_told_without_it(connect: Connect):
+    async def token(_request: Any) -> Response:
+        return JSONResponse({"token": "jwt-5ecret"})
+
+    async def refuse(request: Any) -> Response:
+        detail = f"not allowed: {request.headers['authorization']}"
+        return JSONResponse({"detail": detail}, 403, media_type="application/problem+json")
+
+    routes = [Route("/api/tokens", token, methods=["POST"]), Route("/{path:path}", refuse)]
+    with serve(Starlette(routes=routes)) as server:
+        connect("waybill_icav2", json.dumps({"conn_type": "http", "host": server.url, "password": "k"}))
+        with pytest.raises(AuthError) as refused:
+            look_once()
+    assert "jwt-5ecret" not in str(refused.value)

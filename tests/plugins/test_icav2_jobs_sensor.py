@@ -108,7 +108,7 @@ def test_it_waits_for_all_also_when_one_has_failed_and_then_names_the_bad_one(ic
 
 
 def test_at_its_deadline_it_names_the_jobs_that_have_not_ended(ica: Ica, started: list[str]):
-    run, deferred = wait(started, timeout=3600)
+    run, _ = wait(started, timeout=3600)
     with pytest.raises(RemoteError, match="2 of 2 jobs did not succeed") as failed:
         sensor(started).resume(run.context("wait"), {"kind": "deadline"}, deadline=time.time() - 1)
     assert "not ended" in str(failed.value)
