@@ -58,7 +58,11 @@ class _Handler(BaseHTTPRequestHandler):
     journal: _Journal
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(body) < int(self.headers["Content-Length"]):  # its client died in the middle: nothing was asked
+            self.close_connection = True
+            return
+        asked = json.loads(body)
         if asked.get("delay"):  # the client may have given up when this one commits, as with a slow remote's queue
             time.sleep(asked["delay"])
         job = self.journal.accept(asked["key"], asked.get("hidden", 0.0))
@@ -91,6 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+
+    def handle_error(self, *_args: Any) -> None:
+        pass  # clients are killed here all the time
 
 
 class JournalServer:
