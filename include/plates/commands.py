@@ -126,8 +126,10 @@ async def restore_files(options: Options, console: Console) -> int:
         cold = access.bucket(options.cold_bucket)
         manifests = [m for plate in _plates(options) for m in await find_manifests(plate, _layout(options), cold)]
         if options.request or options.status:
-            asked = request_restore(manifests, cold, days=options.days, tier=options.tier)
-            states = await (asked if options.request else tarball_states(manifests, cold))
+            if options.request:
+                states = await request_restore(manifests, cold, days=options.days, tier=options.tier)
+            else:
+                states = await tarball_states(manifests, cold)
             rows = [(s.key, s.warmth.value, s.storage_class, s.size_bytes) for s in states]
             _show(options, [], ("tarball", "state", "class", "bytes"), rows)
             return 0 if all(state.warmth.value == "ready" for state in states) else 3

@@ -96,17 +96,17 @@ def rclone_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def _bench(url: str, tmp_path: Path) -> Bench:
+def _bench(url: str, journals: Path) -> Bench:
     number = next(_numbers)
-    bench = Bench(url, servers.access(url), f"live-{number}", f"cold-{number}", tmp_path / "journals")
+    bench = Bench(url, servers.access(url), f"live-{number}", f"cold-{number}", journals)
     for name in (bench.live, bench.cold):
         bench.client.create_bucket(Bucket=name)
     return bench
 
 
 @pytest.fixture
-def bench(moto_url: str, tmp_path: Path) -> Iterator[Bench]:
-    made = _bench(moto_url, tmp_path)
+def bench(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    made = _bench(moto_url, tmp_path_factory.mktemp("journals"))
     yield made
     made.access.close()
 
@@ -119,7 +119,7 @@ def versioned(bench: Bench) -> Bench:
 
 
 @pytest.fixture
-def real(rclone_url: str, tmp_path: Path) -> Iterator[Bench]:
-    made = _bench(rclone_url, tmp_path)
+def real(rclone_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    made = _bench(rclone_url, tmp_path_factory.mktemp("journals"))
     yield made
     made.access.close()
