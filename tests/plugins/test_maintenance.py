@@ -288,5 +288,7 @@ def test_a_row_that_was_sent_after_all_is_not_called_unsent(ledger: Ledger):
     row = ledger.request_cancel(row, who="amy", why="not wanted")
     seen = ledger.get(row.id)
     ledger.record_sent(sending, "job-late", why="a late answer")
-    assert "job job-late" in maintenance.carry_out(ledger, seen)
+    told = maintenance.carry_out(ledger, seen)
+    assert "job job-late" in told
+    assert "nothing can be cancelled at icav2" in told
     assert ledger.get(row.id).state == State.SENT
