@@ -141,9 +141,9 @@ def main() -> int:
             "[green]All runs succeeded, every file is right, and the simulator's journal agrees with the ledger.[/green]"
         )
     if keep and stack.passwords:
-        console.print(
-            f"Airflow: {stack.address}   logins: " + ", ".join(f"{u} / {p}" for u, p in stack.passwords.items())
-        )
+        console.print(f"Airflow: {stack.address}", soft_wrap=True)
+        for user, password in stack.passwords.items():
+            console.print(f"  login {user} / {password}", soft_wrap=True, highlight=False)
         console.print(f"Receipts: {(world / 'receipts').as_uri()}   `make stop` ends all of it.")
     else:
         stack.stop()

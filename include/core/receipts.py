@@ -97,6 +97,11 @@ def _columns(items: list[dict[str, Any]]) -> list[str]:
     return list(seen)
 
 
+def number(count: int, noun: str) -> str:
+    """A count with its noun: `1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def size(number: float) -> str:
     """Bytes as people say them."""
     for unit in ("B", "kB", "MB", "GB", "TB"):

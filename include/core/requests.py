@@ -124,12 +124,15 @@ def _flat(schema: Any, definitions: Mapping[str, Any]) -> Any:
     return flat
 
 
+LIMITS = {"minimum": "minimum", "exclusiveMinimum": "more than", "maximum": "maximum", "pattern": "pattern"}
+
+
 def described(model: type[Request]) -> list[dict[str, str]]:
     """Rows (field, type, default, description) for the documentation, from the same source as the form."""
     rows = []
     for name, schema in param_schemas(model).items():
         kind = schema.get("type", "object")
-        limits = [f"{key} {schema[key]}" for key in ("minimum", "maximum", "pattern") if key in schema]
+        limits = [f"{word} {schema[key]}" for key, word in LIMITS.items() if key in schema]
         values = [str(v) for v in schema.get("enum", []) if v is not None]
         kind_text = " or ".join(kind) if isinstance(kind, list) else str(kind)
         extra = "; ".join(limits + ([f"one of {', '.join(values)}"] if values else []))

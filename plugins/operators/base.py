@@ -20,7 +20,7 @@ from hooks.waybill import write_note
 
 from include.core.errors import QuotaExceeded, RequestError, TransientError, WaybillError
 from include.core.ledger import Owner
-from include.core.receipts import folder
+from include.core.receipts import folder, number
 from include.core.requests import XCOM_LIMIT_BYTES
 
 T = TypeVar("T")
@@ -87,11 +87,11 @@ def fitting(lines: Sequence[str]) -> list[str]:
 
 
 class WaybillOperator(BaseOperator):
-    """Base of our operators: refusals are listed in the log, in XCom `request_errors` and in the run's note."""
+    """Base of our operators: why one failed is told in the log, in XCom and, for a refusal, in the run's note."""
 
     @contextmanager
     def refusing(self, context: Context) -> Iterator[None]:
-        """Publishes every problem of a RequestError before it fails the task (without retry, by the retry policy)."""
+        """Publishes why the task fails, for the receipt: XCom `failure`, and every problem of a refusal in `request_errors`."""
         try:
             yield
         except RequestError as error:
@@ -99,4 +99,9 @@ class WaybillOperator(BaseOperator):
                 self.log.error("refused: %s", problem)
             context["ti"].xcom_push(key="request_errors", value=fitting(error.problems))
             write_note(context["ti"].dag_id, context["ti"].run_id, "Refused: " + "; ".join(error.problems))
-            raise RequestError(f"refused, {len(error.problems)} problems: see the log or XCom request_errors") from None
+            raise RequestError(
+                f"refused, {number(len(error.problems), 'problem')}: see the log or XCom request_errors"
+            ) from None
+        except WaybillError as error:
+            context["ti"].xcom_push(key="failure", value=str(error)[:2000])
+            raise

@@ -55,7 +55,8 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         """One leg: look, settle, send; then wait or finish. The event says why to wake, never what is true."""
         if event:
             self.log.info("woken: %s", event["why"])
-        return run_async(self._leg(context))
+        with self.refusing(context):
+            return run_async(self._leg(context))
 
     async def _leg(self, context: Context) -> Any:
         store = receipts()
@@ -79,6 +80,8 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         output = report.output(progress.standings, engine.rows(), owner.run_id)
         counts = ", ".join(f"{count} {phase}" for phase, count in progress.counts.items() if count)
         self.log.info("destinations: %s", counts)
+        for trouble in progress.troubles:
+            self.log.info("waiting: %s", trouble)
         receipt = Receipt(
             dag_id=owner.dag_id,
             run_id=owner.run_id,
@@ -133,7 +136,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             raise VerificationError(
                 f"{len(missing)} of {len(proofs)} files are not copied: {'; '.join(missing[:10])}"
                 + ("; …" if len(missing) > 10 else "")
-                + ". Trigger the DAG again with the same conf: it copies only what is missing"
+                + ". Deal with the reason, then trigger the DAG again with the same conf: it copies only what is missing"
             )
         small = documents["output"].size_bytes <= XCOM_LIMIT_BYTES
         return output if small else documents["output"].to_dict()

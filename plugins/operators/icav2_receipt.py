@@ -11,12 +11,12 @@ from operators.base import owner_of, run_async
 from operators.receipt import ReceiptOperator
 
 from include.core.errors import WaybillError
-from include.core.ledger import Ledger
-from include.core.receipts import Receipt, size
+from include.core.ledger import Ledger, Owner
+from include.core.receipts import Receipt, number, size
 from include.icav2 import report
 from include.icav2.models import Proof, Verdict
 
-AGAIN = "Trigger the DAG again with the same conf: it copies only what is missing."
+AGAIN = "Deal with the reason, then trigger the DAG again with the same conf: it copies only what is missing."
 
 
 class ICAv2ReceiptOperator(ReceiptOperator):
@@ -32,7 +32,10 @@ class ICAv2ReceiptOperator(ReceiptOperator):
         documents = {"plan": planned["plan"]} if planned else {}
         if told is None:
             outcome, remedy = self._nothing_proved(ti, bool(planned))
-            return Receipt(**facts, state="incomplete", outcome=outcome, remedy=remedy, documents=documents)
+            items = self._from_ledger(ledger, owner)
+            return Receipt(
+                **facts, state="incomplete", outcome=outcome, remedy=remedy, items=items, documents=documents
+            )
         documents |= told["documents"]
         try:
             output, proofs = self._read(told["documents"])
@@ -47,10 +50,10 @@ class ICAv2ReceiptOperator(ReceiptOperator):
         return Receipt(
             **facts,
             state="complete" if good else "incomplete",
-            outcome=f"All {totals['files']} files ({size(totals['bytes'])}) are at their {totals['destinations']} destinations, "
-            f"proved by {' or '.join(how)}."
+            outcome=f"All {number(totals['files'], 'file')} ({size(totals['bytes'])}) are at their "
+            f"{number(totals['destinations'], 'destination')}, proved by {' or '.join(how)}."
             if good
-            else f"{moved}; {told['missing_count']} are not.",
+            else f"{moved}; {number(told['missing_count'], 'file')} not.",
             remedy="" if good else f"First: {told['missing'][0]}. {AGAIN}",
             totals=totals,
             items=report.receipt_items(output, proofs),
@@ -65,12 +68,22 @@ class ICAv2ReceiptOperator(ReceiptOperator):
         ]
         if refused:
             return f"Refused, nothing was copied: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
+        failures = [(t, ti.xcom_pull(task_ids=t, key="failure")) for t in ("load_request", "plan", "copy")]
+        told = "".join(f" Task {task_id}: {why}." for task_id, why in failures if why)
         if planned:
-            return "The copy did not come to its end, so nothing is proved.", f"See the log of task copy. {AGAIN}"
+            by_hand = " It was stopped or marked by a person: what ICA was asked goes on there." if not told else ""
+            return f"The copy did not come to its end, so nothing is proved.{told}{by_hand}", AGAIN
         return (
-            "Nothing was planned and nothing copied.",
+            f"Nothing was planned and nothing copied.{told}",
             "See the log of the first task that failed, then trigger again.",
         )
+
+    def _from_ledger(self, ledger: Ledger | None, owner: Owner) -> list[dict[str, Any]]:
+        """What the ledger knows of a run that did not come to its end: which jobs, and how they stood."""
+        return [
+            {"destination": row.detail.get("dest_uri"), "state": str(row.state).lower(), "job": row.external_id}
+            for row in (ledger.of_run(owner.dag_id, owner.run_id) if ledger is not None else [])
+        ]
 
     def _read(self, documents: dict[str, Any]) -> tuple[dict[str, Any], list[Proof]]:
         """The output and the proofs, from their documents. Raises WaybillError where one is gone or was changed."""

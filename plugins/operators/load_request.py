@@ -31,7 +31,7 @@ class LoadRequestOperator(WaybillOperator):
     def execute(self, context: Context) -> Mapping[str, Any]:
         with self.refusing(context):
             request = self._checked(context["dag_run"].conf or {})
-        ledger()
+            ledger()
         return request.model_dump(mode="json", exclude={"manifest", "manifest_b64gz"})
 
     def _checked(self, conf: Mapping[str, Any]) -> Request:
