@@ -64,21 +64,20 @@ def plate_backup() -> None:
     plan = PlatePlanOperator(task_id="plan")
 
     @task_group(prefix_group_id=False)
-    def archived(plate: Any) -> Any:
+    def archived(plate: Any) -> None:
         archive = TarBackupOperator(task_id="archive", plate=plate, **PER_PLATE)
-        return PlateVerifyOperator(task_id="verify", plate=archive.output, **PER_PLATE).output
+        PlateVerifyOperator(task_id="verify", plate=archive.output, **PER_PLATE)
 
     @task_group(prefix_group_id=False)
     def deleted(plate: Any) -> None:
         delete = PlateDeleteOperator(task_id="delete", plate=plate, **PER_PLATE)
         PlatePurgeOperator(task_id="purge", plate=delete.output, **PER_PLATE)
 
-    plates = archived.expand(plate=plan.output)
-    approval = PlateApprovalOperator(task_id="approval", verdicts=plates)
-    gate = PlateGateOperator(task_id="gate", answer=approval.output, verdicts=plates)
-    deletion = deleted.expand(plate=gate.output)
-    request >> plan
-    deletion >> PlateReceiptOperator(task_id="receipt")
+    approval = PlateApprovalOperator(task_id="approval")
+    gate = PlateGateOperator(task_id="gate", answer=approval.output)
+    receipt = PlateReceiptOperator(task_id="receipt")
+    request >> plan >> archived.expand(plate=plan.output) >> approval >> gate
+    deleted.expand(plate=gate.output) >> receipt
 
 
 plate_backup()

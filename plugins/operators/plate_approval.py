@@ -37,6 +37,15 @@ _SHOWN = 5
 Entry = Mapping[str, Any]
 
 
+def proved_entries(context: Context) -> list[Entry]:
+    """The entries of the verify tasks that succeeded.
+
+    Pulled, and not given as an argument: a failed plate must neither stop the gate nor let the receipt run early.
+    """
+    found = context["ti"].xcom_pull(task_ids="verify")  # Airflow gives one mapped task's value without a list around it
+    return [found] if isinstance(found, Mapping) else [entry for entry in found or [] if entry]
+
+
 def digest_of(request: BackupRequest, entries: Sequence[Entry]) -> str:
     """What a person approves: these manifests, and what is deleted of their plates, where, and how."""
     order = request.order("")
@@ -97,22 +106,19 @@ def note_approval(context: Context, state: str, facts: Mapping[str, Any]) -> Non
 
 
 class PlateApprovalOperator(ApprovalOperator):
-    """Asks whether the plates of `verdicts` (the verify tasks' output) may be deleted; skips where there is nothing to.
+    """Asks whether the verified plates may be deleted; skips where there is nothing to.
 
     A plate that changed since its proof is a mismatch from here on: it is noted, and not asked about.
     """
 
-    template_fields: Sequence[str] = ("subject", "body", "verdicts")
-
-    def __init__(self, *, verdicts: Any, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
+    def __init__(self, *, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
         super().__init__(trigger_rule="all_done", **kwargs)
-        self.verdicts = verdicts
         self.aws_conn_id = aws_conn_id
 
     def question(self, context: Context) -> Question | None:
         request = backup_request(context)
         note_approval(context, "not asked", {})
-        entries = [entry for entry in self.verdicts or [] if entry]
+        entries = proved_entries(context)
         if not request.delete_parts or not entries:
             return None
         changed = run_async(look_again(backup_request(context), entries, self.aws_conn_id))
@@ -156,16 +162,13 @@ def body(request: BackupRequest, entries: Sequence[Entry], changed: Mapping[str,
 class PlateGateOperator(GateOperator):
     """Lets through the plates that were asked about, were approved, and are still what was proved."""
 
-    template_fields: Sequence[str] = ("answer", "verdicts")
-
-    def __init__(self, *, verdicts: Any, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
+    def __init__(self, *, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
-        self.verdicts = verdicts
         self.aws_conn_id = aws_conn_id
 
     def _asked_about(self, context: Context) -> list[Entry]:
         labels = context["ti"].xcom_pull(task_ids=self.approval_task_id, key="plates") or []
-        entries = {entry["plate"]: entry for entry in self.verdicts or [] if entry}
+        entries = {entry["plate"]: entry for entry in proved_entries(context)}
         lost = [label for label in labels if label not in entries]
         if lost:
             raise VerificationError(f"no proof is left of {', '.join(lost)}; clear the approval to ask again")

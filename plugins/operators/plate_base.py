@@ -73,7 +73,7 @@ class Notes:
         return cls(receipts().objects, run_folder(context), label)
 
     async def begin(self, step: str) -> None:
-        for later in STEPS[STEPS.index(step) + 1 :]:
+        for later in STEPS[STEPS.index(step) + 1 :] if step in STEPS else ():
             if await self.read(later):
                 await self.write(later, "")
         await self.write(step, "running")

@@ -160,7 +160,7 @@ def outcome_of(items: list[dict[str, Any]], request: dict[str, Any], approval: d
     by = f", approved by {approval['by']}" if approval.get("state") == "approved" else ""
     parts = ", ".join(request["delete_parts"])
     bare = " The tarballs have no retention (none was asked for)." if request.get("retention") == "none" else ""
-    return f"{sentence}; {parts} of {figures['plates deleted']} deleted{by}.{bare}"
+    return f"{sentence}; {parts} deleted of {figures['plates deleted']} of them{by}.{bare}"
 
 
 def remedy_of(items: list[dict[str, Any]]) -> str:
