@@ -20,6 +20,7 @@ from simulators.common.simulator import Simulator
 
 SERVICES = {
     "icav2": "simulators.icav2:service",
+    "s3": "simulators.s3:service",
 }
 
 

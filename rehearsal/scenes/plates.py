@@ -1,0 +1,203 @@
+"""The plates scene: plates of the published BBBC022 list, archived, proved, deleted by approval, and one file given back.
+
+The one thing to know before changing it: `check` looks at the buckets themselves, and reads tarballs with Python's own
+tarfile. One tarball is damaged at rest on purpose; its plate must be kept, so that run ends red, as it should.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import tarfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from rehearsal.api import ENDED, Api, ApiError, Run, new_run_id
+from rehearsal.errors import StackError
+from rehearsal.stack import Stack
+
+DATA = Path(__file__).resolve().parents[2] / "simulators" / "data" / "plates" / "bbbc022_plates.csv"
+PROJECT, BATCH = "2013_Gustafsdottir_PLOSONE", "BBBC022"
+LIVE, COLD = "imaging-platform", "imaging-platform-cold"
+PARTS = ("images", "illum", "analysis", "backend")
+BACKUP, RESTORE, POOL = "plate_backup", "plate_restore", "waybill_plates"
+APPROVER = "amy"
+KEYS = {"aws_access_key_id": "rehearsal", "aws_secret_access_key": "rehearsal-secret"}  # of the simulator; open nothing
+CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
+
+
+def plate_ids(count: int | None = None) -> list[str]:
+    """The first plates of the published list."""
+    with DATA.open(encoding="utf-8", newline="") as stream:
+        return [row["plate_id"] for row in csv.DictReader(stream)][:count]
+
+
+def plate_files(plate_id: str, *, wells: int = 2) -> dict[str, bytes]:
+    """Keys and bytes of a small plate in the procedure's folders; the same at every call."""
+    root, files = f"projects/{PROJECT}", dict[str, bytes]()
+    noise = random.Random(plate_id)
+    for well in range(1, wells + 1):
+        for channel in range(1, len(CHANNELS) + 1):
+            name = f"r{well:02}c01f01p01-ch{channel}sk1fk1fl1.tiff"
+            files[f"{root}/{BATCH}/images/{plate_id}/Images/{name}"] = noise.randbytes(4096)
+        csv_key = f"{root}/workspace/analysis/{BATCH}/{plate_id}/analysis/A{well:02}-1/Cells.csv"
+        files[csv_key] = b"ImageNumber,ObjectNumber\n" + b"1,2\n" * 50
+    for channel_name in CHANNELS:
+        files[f"{root}/{BATCH}/illum/{plate_id}/{plate_id}_Illum{channel_name}.npy"] = noise.randbytes(512)
+    files[f"{root}/workspace/backend/{BATCH}/{plate_id}/{plate_id}.sqlite"] = noise.randbytes(20_000)
+    return files
+
+
+def connections(address: str) -> dict[str, str]:
+    """The connections of the plates' DAGs, from the S3 simulator's address."""
+    extra = {"endpoint_url": address, "region_name": "us-east-1"}
+    aws = {"conn_type": "aws", "login": KEYS["aws_access_key_id"], "password": KEYS["aws_secret_access_key"]}
+    approvals = {"conn_type": "generic", "extra": {"approvers": [APPROVER]}}
+    return {
+        "AIRFLOW_CONN_WAYBILL_AWS": json.dumps({**aws, "extra": extra}),
+        "AIRFLOW_CONN_WAYBILL_APPROVALS": json.dumps(approvals),
+    }
+
+
+def make_pool(api: Api, slots: int = 4) -> None:
+    """The pool that says how many plates are worked on at once; without it no task of a plate would ever start."""
+    pool = {"name": POOL, "slots": slots, "description": "plates worked on at once", "include_deferred": False}
+    try:
+        api.request("POST", "/api/v2/pools", json=pool)
+    except ApiError as error:
+        if error.status != 409:  # it is there already
+            raise
+
+
+def s3_client(address: str) -> Any:
+    import boto3
+    from botocore.config import Config
+
+    plain = Config(
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        proxies={},
+    )
+    return boto3.client("s3", endpoint_url=address, region_name="us-east-1", config=plain, **KEYS)
+
+
+def approve(stack: Stack, run_id: str, option: str = "Approve") -> str:
+    """Answers the run's question as the second user, not sooner than 3 s after it was put. Returns what was asked."""
+    stack.api.wait_task(BACKUP, run_id, "approval", 300, states={"awaiting_input"})
+    time.sleep(3.5)  # Airflow can fail a task that is woken sooner
+    asked = stack.api.question(BACKUP, run_id, "approval")
+    stack.api_as(APPROVER).answer(BACKUP, run_id, "approval", option)
+    return str(asked["subject"])
+
+
+class PlatesScene:
+    """`address` is the S3 simulator's. `play` runs both DAGs to their end; `check` tells everything that is wrong."""
+
+    title = "Plates: archive, prove, approve, delete, restore"
+
+    def __init__(self, address: str, *, plates: int = 4):
+        self.address = address
+        self.client = s3_client(address)
+        self.plates = plate_ids(plates)
+        self.damaged = self.plates[1]
+        self.files = {plate_id: plate_files(plate_id) for plate_id in self.plates}
+        self.wanted = next(key for key in self.files[self.plates[0]] if key.endswith(".sqlite"))
+
+    def prepare(self, stack: Stack) -> None:
+        """Buckets, plates in the live one, a fault waiting for one tarball, and the pool."""
+        for bucket in (LIVE, COLD):
+            self.client.create_bucket(Bucket=bucket)
+        for files in self.files.values():
+            for key, data in files.items():
+                self.client.put_object(Bucket=LIVE, Key=key, Body=data)
+        damage = {"method": "PUT", "key": f"_{self.damaged}_images_illum_analysis.tar.gz", "fault": "flip_bit"}
+        httpx.post(f"{self.address}/_sim/faults", json=damage, trust_env=False).raise_for_status()
+        make_pool(stack.api)
+        for dag_id in (BACKUP, RESTORE):
+            stack.api.unpause(dag_id)
+
+    def confs(self) -> dict[str, dict[str, Any]]:
+        """Conf by DAG. The archive bucket of a rehearsal has no versions, so retention is none, and the receipt says so."""
+        ids = {"project": PROJECT, "batch": BATCH}
+        rows = [{"plate_id": one, "plate_id_full": one} for one in self.plates]
+        return {
+            BACKUP: {**ids, "plates": rows, "delete_parts": list(PARTS), "retention": "none"},
+            RESTORE: {**ids, "plates": rows[:1], "files": [self.wanted]},
+        }
+
+    def play(self, stack: Stack, say: Callable[[str], None] = print, timeout_seconds: float = 600) -> list[Run]:
+        """Backs up, approves as the second user, then restores one file of a deleted plate."""
+        self.prepare(stack)
+        confs, runs = self.confs(), []
+        backup = stack.api.trigger(BACKUP, confs[BACKUP], new_run_id("plates"))
+        say(f"{APPROVER} approves: {approve(stack, backup.run_id)}")
+        runs.append(stack.api.wait(BACKUP, backup.run_id, timeout_seconds))
+        restore = stack.api.trigger(RESTORE, confs[RESTORE], new_run_id("one-file"))
+        runs.append(stack.api.wait(RESTORE, restore.run_id, timeout_seconds, states=ENDED))
+        return runs
+
+    def check(self, runs: Sequence[Run], receipts: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Everything that is wrong with the runs, their receipts and the buckets' real content."""
+        told = {receipt["dag_id"]: receipt for receipt in receipts if receipt["dag_id"] in (BACKUP, RESTORE)}
+        problems = [f"no receipt of {dag_id}" for dag_id in (BACKUP, RESTORE) if dag_id not in told]
+        ends = {BACKUP: "failed", RESTORE: "success"}  # one plate is damaged on purpose, and the run says so
+        problems += [f"{run.dag_id} is {run.state}" for run in runs if run.state != ends.get(run.dag_id)]
+        if problems:
+            return problems
+        items = {item["plate"]: item for item in told[BACKUP]["items"]}
+        for plate_id in self.plates:
+            wanted = "mismatch" if plate_id == self.damaged else "deleted"
+            if items[plate_id]["state"] != wanted:
+                problems.append(f"plate {plate_id} is {items[plate_id]['state']} ({items[plate_id]['why']})")
+            problems += self._wrong_in_buckets(plate_id)
+        if [one["by"] for one in told[BACKUP]["approvals"]] != [APPROVER]:
+            problems.append("the receipt does not say who approved")
+        return problems
+
+    def _wrong_in_buckets(self, plate_id: str) -> list[str]:
+        files = self.files[plate_id]
+        kept = files if plate_id == self.damaged else {k: v for k, v in files.items() if k == self.wanted}
+        there = {key for key in keys_of(self.client, LIVE) if f"/{plate_id}/" in key}
+        problems = [f"{key} should be gone" for key in sorted(there - kept.keys())]
+        problems += [f"{key} should be there" for key in sorted(kept.keys() - there)]
+        problems += [
+            f"{key} has other bytes" for key in sorted(there & kept.keys()) if self._get(LIVE, key) != kept[key]
+        ]
+        if plate_id != self.damaged and self.archived(plate_id) != files:
+            problems.append(f"the tarballs of {plate_id} do not hold what the plate held")
+        return problems
+
+    def archived(self, plate_id: str) -> dict[str, bytes]:
+        """What a plate's tarballs hold, by key, read with Python's own tarfile."""
+        return archived(self.client, COLD, plate_id)
+
+    def _get(self, bucket: str, key: str) -> bytes:
+        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+
+def keys_of(client: Any, bucket: str) -> set[str]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    return {row["Key"] for page in pages for row in page.get("Contents", [])}
+
+
+def archived(client: Any, bucket: str, plate_id: str) -> dict[str, bytes]:
+    """Files by key out of every tarball of a plate."""
+    found = {}
+    for key in sorted(keys_of(client, bucket)):
+        if f"_{plate_id}_" in key and key.endswith(".tar.gz"):
+            body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            with tarfile.open(fileobj=io.BytesIO(body), mode="r:gz") as tar:
+                for member in tar:
+                    content = tar.extractfile(member) if member.isfile() else None
+                    if content is not None:
+                        found["projects/" + member.name.split("/", 1)[1]] = content.read()
+    if not found:
+        raise StackError(f"no tarball of plate {plate_id} lies in {bucket}")
+    return found
