@@ -16,6 +16,7 @@ from typing import Any
 from hooks.plates import journals
 
 from include.core.ledger import (
+    AttemptLost,
     DoubtPending,
     Guard,
     HarmlessTwin,
@@ -87,7 +88,7 @@ class LedgeredBatches:
         for _ in range(_DOUBTS):
             try:
                 return await submit_once(self.book, self._intent(batch), send=send, probe=probe)
-            except DoubtPending as pending:
+            except (AttemptLost, DoubtPending) as pending:  # another worker is at it, or may have been
                 await asyncio.sleep(pending.retry_after or self.answer_seconds)
         return await submit_once(self.book, self._intent(batch), send=send, probe=probe)
 
