@@ -69,10 +69,15 @@ class ICAv2ReceiptOperator(ReceiptOperator):
         if refused:
             return f"Refused, nothing was copied: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
         failures = [(t, ti.xcom_pull(task_ids=t, key="failure")) for t in ("load_request", "plan", "copy")]
+        failures += [("copy", why) for why in ti.xcom_pull(task_ids="copy", key="request_errors") or []]
         told = "".join(f" Task {task_id}: {why}." for task_id, why in failures if why)
         if planned:
-            by_hand = " It was stopped or marked by a person: what ICA was asked goes on there." if not told else ""
-            return f"The copy did not come to its end, so nothing is proved.{told}{by_hand}", AGAIN
+            # Nothing was left behind: neither by our errors nor by any other, and what it was cannot be seen from here.
+            told = told or (
+                " Task copy left no reason behind: it was stopped or marked by a person, or its worker was lost "
+                "(see its log). What ICA was asked goes on there."
+            )
+            return f"The copy did not come to its end, so nothing is proved.{told}", AGAIN
         return (
             f"Nothing was planned and nothing copied.{told}",
             "See the log of the first task that failed, then trigger again.",

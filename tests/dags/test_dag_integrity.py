@@ -25,14 +25,18 @@ ROOT = Path(__file__).parents[2]
 EDGES = {
     "icav2_copy_batch": {"load_request": ["copy", "plan"], "plan": ["copy"], "copy": ["receipt"], "receipt": []},
     "plate_backup": {
-        "load_request": ["plan"], "plan": ["archive"], "archive": ["verify"], "verify": ["approval", "gate"],
+        "load_request": ["plan"], "plan": ["archive"], "archive": ["verify"], "verify": ["approval"],
         "approval": ["gate"], "gate": ["delete"], "delete": ["purge"], "purge": ["receipt"], "receipt": [],
+    },
+    "plate_restore": {
+        "load_request": ["plan"], "plan": ["warm"], "warm": ["restore"], "restore": ["receipt"], "receipt": [],
     },
     "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_doubts": []},
 }  # fmt: skip
 NOBODY_ASKS = {"waybill_maintenance"}  # no request, so no receipt
 OWN_VALUES = {
     ("plate_backup", "execution_timeout"),  # a plate of terabytes is archived in one leg
+    ("plate_restore", "execution_timeout"),
     ("approval", "retries"),  # a retry would put the question again
     ("approval", "execution_timeout"),  # a person answers when a person answers
 }

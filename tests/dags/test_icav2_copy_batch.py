@@ -89,7 +89,7 @@ def test_a_wrong_conf_fails_at_once_lists_every_error_and_leaves_an_incomplete_r
     }
     assert run.task("load_request").try_number == 1, "trying again would not help"
     problems = "\n".join(run.xcom("load_request", "request_errors"))
-    for fault in ("typo", "names no destination"):
+    for fault in ("typo", "nowhere/a", "s3://bucket/x/", "names no destination"):
         assert fault in problems
     receipt = run.receipt
     assert receipt["state"] == "incomplete"

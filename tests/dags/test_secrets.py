@@ -218,6 +218,8 @@ def test_an_api_key_is_found_nowhere_after_a_run_with_every_fault(
     echo, _ = ica
     wanted = manifest_of(4)
     world.seed(wanted)
+    echo.then("POST", "/api/tokens", page(401))
+    assert world.run({"manifest": wanted}).state == "failed", "a refused login is not tried again"
     echo.then("POST", "/api/tokens", page(500))
     echo.then("POST", "/api/tokens", page(200))
     echo.then("GET", "/data", page(401))

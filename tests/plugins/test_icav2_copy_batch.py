@@ -17,7 +17,7 @@ from operators.load_request import LoadRequestOperator
 from operators.receipt import ReceiptLink
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
-from include.core.errors import Doubtful, VerificationError
+from include.core.errors import Doubtful, RequestError, VerificationError
 from include.core.http import HttpPolicy
 from include.core.ledger import Ledger, State
 from include.core.requests import XCOM_LIMIT_BYTES
@@ -159,7 +159,7 @@ def test_used_up_attempts_fail_the_task_with_a_report_that_names_each_file_and_w
     ica.pass_time(60)
     with pytest.raises(VerificationError, match="2 of 4 files are not copied") as failed:
         copy.leg("wake")
-    assert "Trigger the DAG again with the same conf" in str(failed.value)
+    assert "trigger the DAG again with the same conf" in str(failed.value)
     missing = json.loads((copy.folder / "not_copied.json").read_text())
     assert len(missing) == 2
     assert all(name in line for name, line in zip(["f0.fastq.gz", "f1.fastq.gz"], missing, strict=True))
@@ -208,9 +208,19 @@ def test_a_small_output_travels_in_xcom_and_a_large_one_by_uri_and_digest(ica: I
 def test_a_plan_that_was_changed_after_it_was_written_is_refused(ica: Ica):
     copy = Copy(ica.conf(1))
     (copy.folder / "plan.json").write_text("{}")
-    with pytest.raises(Exception, match="sha256 differs"):
+    with pytest.raises(RequestError):
         copy.leg()
+    assert "sha256 differs" in copy.run.xcoms["copy", "request_errors"][0]
     assert ica.jobs() == []
+    told = copy.receipt()["outcome"]
+    assert "sha256 differs" in told
+    assert "by a person" not in told
+
+
+def test_a_copy_that_left_no_reason_behind_is_not_blamed_on_anybody(ica: Ica):
+    copy = Copy(ica.conf(1))
+    copy.wait()
+    assert "stopped or marked by a person, or its worker was lost" in copy.receipt()["outcome"]
 
 
 def test_without_deferring_it_waits_on_the_worker_and_gives_the_same(ica: Ica):

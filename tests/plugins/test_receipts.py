@@ -88,6 +88,23 @@ def test_a_proof_that_has_gone_is_not_called_complete(
     assert "Clear the task copy" in told["remedy"]
 
 
+def test_counts_alone_do_not_make_a_run_complete(receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path):
+    proof = {"source_uri": "icav2://s/a", "dest_uri": "icav2://t/", "path": "a", "size_bytes": 3, "by": "size"}
+    lines = "".join(json.dumps({**proof, "verdict": verdict}) + "\n" for verdict in ("ok", "missing"))
+    store = receipts().objects
+    empty = {"job_list_with_attempt_counter": [], "counters": {}}
+    documents = {
+        "output": asyncio.run(store.put("output.json", json.dumps(empty).encode())).to_dict(),
+        "per-file proof": asyncio.run(store.put("proof.jsonl", lines.encode())).to_dict(),
+    }
+    totals = {"files": 2, "files proved": 2, "bytes": 6, "proved bytes": 6, "destinations": 1}
+    run = Run()
+    run.xcoms["copy", "report"] = {"documents": documents, "totals": totals, "missing": ["a"], "missing_count": 0}
+    with pytest.raises(VerificationError):
+        run.execute(receipt)
+    assert document(receipts_folder)["state"] == "incomplete"
+
+
 def test_the_link_leads_to_the_portal_under_the_address_of_the_api(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org/prefix/")
     key = type("Key", (), {"dag_id": DAG_ID, "run_id": RUN_ID})
