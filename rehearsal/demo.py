@@ -25,6 +25,7 @@ from include.core.receipts import ReceiptStore, size
 from rehearsal.__main__ import DEFAULT_HOME
 from rehearsal.api import Run, new_run_id
 from rehearsal.errors import StackError
+from rehearsal.scenes import plates
 from rehearsal.scenes.icav2 import ICAv2Scene, Progress
 from rehearsal.stack import Stack
 
@@ -118,17 +119,25 @@ def main() -> int:
     stack = Stack(
         DEFAULT_HOME,
         simulators=SIMULATORS,
-        extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses["icav2"])},
+        extra_env=lambda addresses: {
+            **connections,
+            **ICAv2Scene.connections(addresses["icav2"]),
+            **plates.connections(addresses["s3"]),
+        },
     )
     try:
         with console.status("starting the simulators and Airflow (about a minute)"):
             stack.start_all()
         scene = ICAv2Scene(stack.addresses["icav2"], Ledger(url))
         runs = play(stack, scene)
-        receipts = asyncio.run(ReceiptStore.at((world / "receipts").as_uri()).all())
         console.print(progress_table(scene.progress(), runs))
+        plates_scene = plates.PlatesScene(stack.addresses["s3"])
+        console.print(plates_scene.title, highlight=False)
+        plate_runs = plates_scene.play(stack, lambda line: console.print(f"  {line}", highlight=False))
+        receipts = asyncio.run(ReceiptStore.at((world / "receipts").as_uri()).all())
         console.print(receipts_table(receipts))
-        problems = verdict(runs, scene, receipts)
+        problems = verdict(runs, scene, [r for r in receipts if r["dag_id"] == scene.dag_id])
+        problems += plates_scene.check(plate_runs, receipts)
     except StackError as error:
         problems = [str(error)]
     except BaseException:
@@ -138,7 +147,7 @@ def main() -> int:
         console.print(f"[red]wrong:[/red] {problem}", highlight=False)
     if not problems:
         console.print(
-            "[green]All runs succeeded, every file is right, and the simulator's journal agrees with the ledger.[/green]"
+            "[green]All runs ended as they should, every file is right, and the simulators agree with the ledger.[/green]"
         )
     if keep and stack.passwords:
         console.print(f"Airflow: {stack.address}", soft_wrap=True)

@@ -85,7 +85,8 @@ def s3_client(address: str) -> Any:
         response_checksum_validation="when_required",
         proxies={},
     )
-    return boto3.client("s3", endpoint_url=address, region_name="us-east-1", config=plain, **KEYS)
+    session: Any = boto3.session.Session(region_name="us-east-1", **KEYS)  # type: ignore[arg-type]
+    return session.client("s3", endpoint_url=address, config=plain)
 
 
 def approve(stack: Stack, run_id: str, option: str = "Approve") -> str:
