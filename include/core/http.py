@@ -19,7 +19,7 @@ import httpx
 from include.core.errors import RemoteError, TransientError, error_for_status
 
 DETAIL_LIMIT = 300  # characters of a remote's own words in one of our messages
-AT_ONCE = 32
+AT_ONCE = 50  # calls to one remote in flight
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -81,7 +81,7 @@ class HttpClient:
             headers=dict(headers or {}),
             transport=transport,
             timeout=httpx.Timeout(self.policy.timeout_seconds),
-            limits=httpx.Limits(max_connections=64, max_keepalive_connections=32, keepalive_expiry=15),
+            limits=httpx.Limits(max_connections=64, max_keepalive_connections=AT_ONCE, keepalive_expiry=15),
         )
 
     async def __aenter__(self) -> HttpClient:

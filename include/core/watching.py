@@ -46,11 +46,11 @@ class WatchPolicy:
     """
 
     quiet_seconds: float = 3.0
-    first_poll_seconds: float = 2.0
+    first_poll_seconds: float = 1.0
     poll_seconds: float = 30.0
     growth: float = 0.1
     jitter: float = 0.2
-    error_budget: int = 40
+    error_budget: int = 60  # about four hours with the pauses below
     error_poll_seconds: float = 300.0
     log_every_seconds: float = 60.0
 

@@ -16,13 +16,28 @@ from include.icav2.verify import incomplete, prove
 
 @dataclass(frozen=True)
 class Desk:
-    """The collaborators of one run. `sleep` may be a virtual clock's."""
+    """The collaborators of one run. `sleep` may be a virtual clock's.
+
+    `patient`: a pass may hold up the worker while a deletion is carried out, since the next pass is dear (a deferred
+    task). Else the pass goes on with the other destinations, and the next one, a second later, sees to it.
+    """
 
     client: ICAv2Client
     ledger: Ledger
     owner: Owner
     settings: CopySettings
     sleep: Callable[[float], Awaitable[None]]
+    patient: bool = True
+
+    @property
+    def deletion_seconds(self) -> float:
+        """How long a pass waits for a deletion."""
+        return self.settings.request_timeout_seconds / 2 if self.patient else 0.0
+
+    @property
+    def come_back_seconds(self) -> float:
+        """When to look again after something that is not yet gone."""
+        return 10.0 if self.patient else 1.0
 
     @property
     def search(self) -> JobSearch:

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from include.core.errors import (
@@ -30,7 +30,7 @@ from include.core.watching import WatchPolicy, watch
 from include.icav2 import rules
 from include.icav2.client import ICAv2Client
 from include.icav2.desk import Desk
-from include.icav2.folders import ensure_folders
+from include.icav2.folders import ensure_folders, missing_folders
 from include.icav2.models import CopyPlan, Destination, Proof
 from include.icav2.rules import FINAL, KIND, SYSTEM, CopySettings, Phase, Standing
 from include.icav2.sending import Sender, Work
@@ -39,9 +39,9 @@ from include.icav2.verify import prove
 from include.icav2.watch import JobWatch, created_at, watched_jobs
 
 log = logging.getLogger(__name__)
-AT_ONCE = 50  # destinations that are looked at, or sent to, at the same time
 LOOK_AGAIN_SECONDS = 30.0  # after trouble with one destination for which the remote names no time
 OUT_OF_REACH_SECONDS = 120.0  # after trouble with all
+BREATH_SECONDS = 0.5  # between two passes in one process: what ends together is settled together
 T = TypeVar("T")
 
 
@@ -88,9 +88,11 @@ class CopyEngine:
     settings: CopySettings
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+    patient: bool = True
+
     @property
     def _desk(self) -> Desk:
-        return Desk(self.client, self.ledger, self.owner, self.settings, self.sleep)
+        return Desk(self.client, self.ledger, self.owner, self.settings, self.sleep, self.patient)
 
     # -- one pass -----------------------------------------------------------------------------------------------
 
@@ -102,14 +104,14 @@ class CopyEngine:
         except TransientError as error:
             waits = [self._waits(d, error, OUT_OF_REACH_SECONDS) for d in self.plan.destinations]
             return Progress(waits, self.ledger.now())
-        by_key, settler = {d.key: d for d in self.plan.destinations}, Settler(self._desk)
+        by_key, settler = {d.key: d for d in self.plan.destinations}, Settler(self._desk, self.ledger.now())
         settled = await gather_by(
-            by_key, lambda key: self._guarded(by_key[key], settler.settle(by_key[key], rows[key], jobs)), AT_ONCE
+            by_key, lambda key: self._guarded(by_key[key], settler.settle(by_key[key], rows[key], jobs))
         )
         standings = {key: standing for key, standing in settled.items() if standing is not None}
-        rows = self.rows()
-        busy = sum(1 for key, standing in standings.items() if standing.phase not in FINAL and rules.at_ica(rows[key]))
         ready = [by_key[key] for key in by_key if key not in standings]
+        rows |= self.rows([destination.key for destination in ready])  # settling has changed them
+        busy = sum(1 for key, standing in standings.items() if standing.phase not in FINAL and rules.at_ica(rows[key]))
         calm_at = rules.storm_until((row for found in rows.values() for row in found), self.ledger.now())
         if calm_at is not None:
             why = "nearly all jobs fail at once just now: nothing is sent for a minute"
@@ -127,32 +129,42 @@ class CopyEngine:
         Failed copies go first, since theirs is the longest way to the end. Only as many are looked at as there are slots.
         """
         queue = sorted((d.key for d in ready), key=lambda key: -len(rows[key]))
-        by_key, sender = {d.key: d for d in ready}, Sender(self._desk)
+        by_key = {d.key: d for d in ready}
         wanted: list[Work] = []
         standings: dict[str, Standing] = {}
         while queue and len(wanted) < free:
             some, queue = queue[: free - len(wanted)], queue[free - len(wanted) :]
-            found = await gather_by(
-                some, lambda key: self._guarded(by_key[key], sender.missing(by_key[key], rows[key])), AT_ONCE
-            )
+            found = await self._look([by_key[key] for key in some], rows)
             wanted += [work for work in found.values() if isinstance(work, Work)]
             standings |= {work.destination.key: work for work in found.values() if isinstance(work, Standing)}
         return wanted, standings | {key: Standing(by_key[key], Phase.WAITING, "a free slot") for key in queue}
 
+    async def _look(self, some: list[Destination], rows: Mapping[str, list[Submission]]) -> dict[str, Work | Standing]:
+        """What is missing at these destinations. Folders that nothing was ever sent to are mostly not there yet: one call
+        tells that of many, and saves a look at each."""
+        sender, by_key = Sender(self._desk, self.ledger.now()), {d.key: d for d in some}
+        absent = await missing_folders(self.client, [(d.project_id, d.path) for d in some if not rows[d.key]])
+
+        def look(key: str) -> Awaitable[Work | Standing]:
+            destination = by_key[key]
+            bare = (destination.project_id, destination.path) in absent
+            return self._guarded(destination, sender.missing(destination, rows[key], bare=bare))
+
+        return await gather_by(by_key, look)
+
     async def _launch_all(self, wanted: Sequence[Work], rows: Mapping[str, list[Submission]]) -> dict[str, Standing]:
         places = [(w.destination.project_id, w.destination.path) for w in wanted]
         folders = await ensure_folders(self.client, places)
-        sender = Sender(self._desk)
+        sender = Sender(self._desk, self.ledger.now())
         work = {w.destination.key: w for w in wanted}
         return await gather_by(
             work,
             lambda key: self._guarded(work[key].destination, sender.launch(work[key], rows[key], folders)),
-            AT_ONCE,
         )
 
-    def rows(self) -> dict[str, list[Submission]]:
-        """All that the ledger knows of the destinations, by key, oldest first."""
-        keys = [destination.key for destination in self.plan.destinations]
+    def rows(self, keys: Sequence[str] | None = None) -> dict[str, list[Submission]]:
+        """All that the ledger knows of the destinations (of all, without `keys`), by key, oldest first."""
+        keys = [destination.key for destination in self.plan.destinations] if keys is None else keys
         found = self.ledger.latest(SYSTEM, KIND, keys)
         return {key: found.get(key, []) for key in keys}
 
@@ -191,7 +203,10 @@ class CopyEngine:
         say: Callable[[str], None] = log.info,
     ) -> Progress:
         """Acts and watches in turns until nothing is left to do, in this process."""
+        self.patient = False
+        policy = replace(policy, quiet_seconds=max(policy.quiet_seconds, BREATH_SECONDS))
         said: list[str] = []
+        warned: set[str] = set()
         while True:
             progress = await self.act()
             if progress.finished:
@@ -201,7 +216,8 @@ class CopyEngine:
                     say(f"waiting: {trouble}")
             said = progress.troubles
             jobs = watched_jobs(self.ledger, self.owner.dag_id, self.owner.run_id)
-            watcher = JobWatch(self.client, jobs, more_to_send=progress.more_to_send)
+            # A pass is cheap in here, so each job is judged when it ends: one that succeeded may have left a wrong file.
+            watcher = JobWatch(self.client, jobs, more_to_send=True, warned=warned)
             wait = (progress.look_again_at or progress.now + self.settings.job_timeout_seconds) - progress.now
             deadline = now() + max(wait, 0.0)
             await watch(watcher.observe, deadline=deadline, policy=policy, now=now, sleep=self.sleep, rng=rng, say=say)
@@ -220,7 +236,7 @@ class CopyEngine:
 
         desk, rows = self._desk, self.rows()
         by_key = {d.key: d for d in self.plan.destinations}
-        proofs = await gather_by(by_key, lambda key: look(by_key[key]), AT_ONCE)
+        proofs = await gather_by(by_key, lambda key: look(by_key[key]))
         for destination in self.plan.destinations:
             try:  # superseded jobs that were never found may have become visible: for the record only
                 await desk.search.find(destination, rows[destination.key])

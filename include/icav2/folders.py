@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from include.core.errors import WaybillError
 from include.core.http import gather_by
@@ -15,6 +16,19 @@ def ancestors(path: str) -> list[str]:
     """The folder and all above it, outermost first: `/a/`, `/a/b/`. The root is nobody's to make."""
     names = path.strip("/").split("/") if path != "/" else []
     return ["/" + "/".join(names[: depth + 1]) + "/" for depth in range(len(names))]
+
+
+async def missing_folders(client: ICAv2Client, places: Iterable[Place]) -> set[Place]:
+    """Those of these folders that do not exist; empty where that cannot be seen. Many are asked for in one call."""
+    by_project: dict[str, list[str]] = {}
+    for project_id, path in places:
+        by_project.setdefault(project_id, []).append(path)
+    absent: set[Place] = set()
+    for project_id, paths in by_project.items():
+        with suppress(WaybillError):
+            found = await client.find_folders(project_id, paths)
+            absent.update((project_id, path) for path in paths if path not in found and path != "/")
+    return absent
 
 
 async def ensure_folders(client: ICAv2Client, places: Iterable[Place]) -> dict[Place, str | WaybillError]:

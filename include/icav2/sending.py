@@ -34,16 +34,20 @@ class Work:
 
 @dataclass(frozen=True)
 class Sender:
-    """Finds out what to send, and sends it, for one destination at a time."""
+    """Finds out what to send, and sends it, for one destination at a time. `now`: the ledger's time in this pass."""
 
     desk: Desk
+    now: float
 
-    async def missing(self, destination: Destination, rows: list[Submission]) -> Standing | Work:
-        """The items to send to a destination where nothing is open, or why there are none."""
-        wish = rules.asked_to_wait(rows, self.desk.ledger.now())
+    async def missing(self, destination: Destination, rows: list[Submission], *, bare: bool = False) -> Standing | Work:
+        """The items to send to a destination where nothing is open, or why there are none.
+
+        `bare`: its folder is known not to exist, so that there is nothing to look at.
+        """
+        wish = rules.asked_to_wait(rows, self.now)
         if wish is not None:
             return Standing(destination, Phase.WAITING, "ICA has asked to be left alone", look_again_at=wish)
-        there = await look_at(self.desk.client, destination)
+        there = {} if bare else await look_at(self.desk.client, destination)
         proofs = prove(destination, there, use_etag=self.desk.settings.use_etag)
         rest = incomplete(destination, proofs)
         if not rest:
@@ -57,15 +61,15 @@ class Sender:
             return Standing(destination, Phase.FAILED, f"{len(rest)} items not copied after {tries} submissions")
         going = [data.path for data in there.values() if data.status == "DELETING" and _in_the_way(data, destination)]
         if going:  # SKIP would leave it, and then it is gone
-            raise TransientError(f"{going[0]} is still being deleted", retry_after=10.0)
+            raise TransientError(f"{going[0]} is still being deleted", retry_after=self.desk.come_back_seconds)
         return Work(destination, may[: self.desk.settings.items_per_job], proofs, there)
 
     async def launch(self, work: Work, rows: list[Submission], folders: Mapping[Place, str | WaybillError]) -> Standing:
-        destination, now = work.destination, self.desk.ledger.now()
+        destination = work.destination
         folder_id = _folder_id(destination, folders)
-        alive = rules.still_writing(rows, now, self.desk.settings)
+        alive = rules.still_writing(rows, self.now, self.desk.settings)
         if alive and await self.desk.search.find(destination, rows):
-            return Standing(destination, Phase.WAITING, "a lost job was found", look_again_at=now)
+            return Standing(destination, Phase.WAITING, "a lost job was found", look_again_at=self.now)
         stopped = self._held_up(work, rows, alive)
         if isinstance(stopped, Standing):
             return stopped
@@ -73,13 +77,12 @@ class Sender:
         self._withdraw_unsent(rows, intent)
         # Never while a superseded job may still write: what looks like a leftover may be its work.
         swept = [] if alive else leftovers(destination, work.proofs, rules.made_by_us(rows), work.there)
-        patience = self.desk.settings.request_timeout_seconds / 2
         try:
             row = await submit_once(
                 self.desk.ledger,
                 intent,
                 probe=self.desk.probe(destination),
-                prepare=sweeper(self.desk.client, destination, swept, sleep=self.desk.sleep, patience_seconds=patience),
+                prepare=sweeper(self.desk, destination, swept),
                 send=lambda attempt, guard: self._send(destination, attempt, guard),
                 effect_present=_just_seen_missing,
             )
@@ -87,7 +90,7 @@ class Sender:
             self._keep_wish(destination, error.retry_after)
             raise
         if row.state != State.SENT:  # another worker has sent it, and it has ended, since this one looked
-            return Standing(destination, Phase.WAITING, "another worker's copy", look_again_at=self.desk.ledger.now())
+            return Standing(destination, Phase.WAITING, "another worker's copy", look_again_at=self.now)
         return Standing(destination, Phase.RUNNING, "sent", row.external_id, self.desk.stuck_at(row))
 
     def _keep_wish(self, destination: Destination, seconds: float | None) -> None:
@@ -112,7 +115,7 @@ class Sender:
         free = [item for item in work.items if item.source_uri not in blocked]
         if free:
             return free
-        until = max(rules.lost_until(row, self.desk.ledger.now(), self.desk.settings) for row in alive)
+        until = max(rules.lost_until(row, self.now, self.desk.settings) for row in alive)
         why = "what failed copies left is cleared away once a job whose answer was lost can no longer write"
         return Standing(work.destination, Phase.WAITING, why, look_again_at=until + 1.0)
 

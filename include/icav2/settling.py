@@ -22,9 +22,10 @@ from include.icav2.verify import incomplete
 
 @dataclass(frozen=True)
 class Settler:
-    """Closes what has ended, for one destination at a time."""
+    """Closes what has ended, for one destination at a time. `now`: the ledger's time at the start of the pass."""
 
     desk: Desk
+    now: float
 
     async def settle(
         self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]
@@ -38,7 +39,7 @@ class Settler:
                 return Standing(destination, Phase.WAITING, why, look_again_at=row.accepted_by)
             row = await self._find_out(destination, row)
             if row.state == State.SENT:  # just found: look at it with the next listing
-                return Standing(destination, Phase.RUNNING, "found again", row.external_id, self.desk.ledger.now())
+                return Standing(destination, Phase.RUNNING, "found again", row.external_id, self.now)
         if row is not None and row.state == State.HELD:
             raise Doubtful(held_message(row))
         if row is None or row.state != State.SENT:
@@ -51,13 +52,13 @@ class Settler:
         if job is not None and job.ended:
             return await self._conclude(destination, row, job)
         stuck_at = self.desk.stuck_at(row)
-        if self.desk.ledger.now() < stuck_at:
+        if self.now < stuck_at:
             return Standing(destination, Phase.RUNNING, job.status if job else "not listed", row.external_id, stuck_at)
         return await self._stuck(destination, rows, row)
 
     def _being_sent(self, row: Submission) -> bool:
         """Another run's sender is left in peace for as long as it may live. Our own run's can only be one that died."""
-        young = row.accepted_by is not None and self.desk.ledger.now() < row.accepted_by
+        young = row.accepted_by is not None and self.now < row.accepted_by
         return row.state == State.SENDING and young and row.owner.run_id != self.desk.owner.run_id
 
     async def _find_out(self, destination: Destination, row: Submission) -> Submission:

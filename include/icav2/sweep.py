@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from include.core.errors import NotFound, TransientError
 from include.core.ledger import Guard, Submission
 from include.icav2.client import ICAv2Client
+from include.icav2.desk import Desk
 from include.icav2.models import Data, Destination
 from include.icav2.resolve import look_at
 
@@ -20,12 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def sweeper(
-    client: ICAv2Client,
-    destination: Destination,
-    swept: Sequence[Data],
-    *,
-    sleep: Callable[[float], Awaitable[None]],
-    patience_seconds: float,
+    desk: Desk, destination: Destination, swept: Sequence[Data]
 ) -> Callable[[Submission, Guard], Awaitable[None]]:
     """The `prepare` step of a copy: deletes `swept` by exact id, under the guard, and waits until they are gone.
 
@@ -35,19 +31,18 @@ def sweeper(
     async def sweep(_attempt: Submission, guard: Guard) -> None:
         doomed = set()
         for data in swept:
-            if await _unchanged(client, destination, data):
+            if await _unchanged(desk.client, destination, data):
                 log.info("removing our own leftover %s (%s)", data.path, data.status)
-                await client.delete_data(destination.project_id, data.id, guard=guard)
+                await desk.client.delete_data(destination.project_id, data.id, guard=guard)
                 doomed.add(data.id)
         waited = 0.0
         while doomed:
-            doomed &= {data.id for data in (await look_at(client, destination)).values()}
-            if not doomed:
-                return
-            if waited >= patience_seconds:
-                raise TransientError(f"leftovers in {destination.dest_uri} are not gone yet", retry_after=10.0)
-            await sleep(1.0)
+            if waited >= desk.deletion_seconds:
+                why = f"our own leftovers in {destination.dest_uri} are being deleted"
+                raise TransientError(why, retry_after=desk.come_back_seconds)
+            await desk.sleep(1.0)
             waited += 1.0
+            doomed &= {data.id for data in (await look_at(desk.client, destination)).values()}
 
     return sweep
 

@@ -30,8 +30,9 @@ def created_at(detail: Mapping[str, object], sending_at: float | None) -> float:
 class JobWatch:
     """Looks at jobs until a worker has something to do: a job to send again, a free slot to fill, or all have ended.
 
-    `more_to_send`: copies wait for a slot, so any job that ends is a reason to wake.
+    `more_to_send`: copies wait for a slot (or a pass is cheap), so any job that ends is a reason to wake.
     `wake_on_failure`: whether somebody sends failed jobs again (a sensor never does).
+    `warned`: unknown statuses that were told already.
     """
 
     client: ICAv2Client
@@ -39,7 +40,7 @@ class JobWatch:
     more_to_send: bool = False
     wake_on_failure: bool = True
     seen: dict[str, Job] = field(default_factory=dict)
-    _warned: set[str] = field(default_factory=set)
+    warned: set[str] = field(default_factory=set)
 
     async def observe(self) -> Observation:
         open_jobs = {job_id: created for job_id, created in self.jobs.items() if job_id not in self.seen}
@@ -50,8 +51,8 @@ class JobWatch:
         failed = len(self.seen) - passed
         running = len(self.jobs) - len(self.seen)
         counts = {"jobs passed": passed, "running": running, "failed": failed}
-        odd = {job.status: job.id for job in found.values() if not job.known and job.status not in self._warned}
-        self._warned.update(odd)
+        odd = {job.status: job.id for job in found.values() if not job.known and job.status not in self.warned}
+        self.warned.update(odd)
         warnings = tuple(
             f"job {job_id} is {status}, a status that Waybill does not know: such jobs count as running"
             for status, job_id in odd.items()
@@ -66,5 +67,5 @@ class JobWatch:
         if failed and self.wake_on_failure:
             return f"{failed} jobs have failed"
         if self.more_to_send and self.seen:
-            return f"{len(self.seen)} jobs have ended, and more wait to be sent"
+            return f"{len(self.seen)} jobs have ended"
         return None
