@@ -18,6 +18,7 @@ import httpx
 
 from include.core.errors import RemoteError, TransientError, error_for_status
 
+SECRET_HEADERS = ("authorization", "x-api-key")  # some services quote the request in their refusals
 DETAIL_LIMIT = 300  # characters of a remote's own words in one of our messages
 AT_ONCE = 50  # calls to one remote in flight
 K = TypeVar("K")
@@ -140,7 +141,7 @@ class HttpClient:
             if response.status_code != 401 or self._credentials is None:
                 break
         self._pace.learn(response, left_at)
-        return _body(response, what)
+        return _body(response, what, secret=header.get("Authorization", "").rpartition(" ")[2])
 
     async def _header(self, *, refresh: bool) -> dict[str, str]:
         if self._credentials is None:
@@ -236,8 +237,11 @@ async def gather_by(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once
     return {key: answers[key] for key in unique}
 
 
-def _body(response: httpx.Response, what: str) -> Any:
-    """The JSON of a success, else the matching error. A success that is not JSON is a doubt, not a refusal."""
+def _body(response: httpx.Response, what: str, *, secret: str) -> Any:
+    """The JSON of a success, else the matching error, which never holds `secret`, though the remote may quote it.
+
+    A success that is not JSON is a doubt, not a refusal.
+    """
     if response.is_success:
         if response.status_code == 204 or not response.content:
             return None
@@ -246,7 +250,7 @@ def _body(response: httpx.Response, what: str) -> Any:
         except ValueError:
             raise TransientError(f"{what} answered {response.status_code} with something that is not JSON") from None
     status, asked = response.status_code, retry_after(response.headers, time.time())
-    error = error_for_status(status, what, detail=_detail(response), retry_after=asked)
+    error = error_for_status(status, what, detail=_detail(response, secret), retry_after=asked)
     if status == 409:
         raise Conflict(str(error), no_effect=True)
     if status == 429:
@@ -254,14 +258,15 @@ def _body(response: httpx.Response, what: str) -> Any:
     raise error
 
 
-def _detail(response: httpx.Response) -> str:
-    """The remote's own words, shortened. Only problem+json is quoted: an HTML page explains nothing."""
+def _detail(response: httpx.Response, secret: str) -> str:
+    """The remote's own words, shortened and without our credential. An HTML page explains nothing and is not quoted."""
     try:
         said = response.json()
     except ValueError:
         return ""
     words = said.get("detail") or said.get("title") or said.get("message") or "" if isinstance(said, dict) else ""
-    return str(words)[:DETAIL_LIMIT]
+    told = str(words).replace(secret, "…") if secret else str(words)
+    return told[:DETAIL_LIMIT]
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

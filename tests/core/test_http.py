@@ -303,3 +303,11 @@ def test_html_is_not_quoted_and_long_words_are_cut():
     assert len(str(failure(Remote(long), write))) < 600
     for odd in ([], "text", None, {"detail": {"a": 1}}):
         assert "400" in str(failure(Remote(httpx.Response(400, json=odd)), write))
+
+
+def test_a_remote_that_quotes_our_credential_is_told_without_it():
+    words = "x" * 280 + " not allowed: Bearer t1"
+    remote = Remote(httpx.Response(403, json={"detail": words}))
+    said = str(failure(remote, write, credentials=Keys()))
+    assert "t1" not in said
+    assert "not allowed" in said
