@@ -53,11 +53,13 @@ def _lines(path: str) -> list[str]:
 
 def measure(names: list[str], *, quick: bool) -> dict[str, Any]:
     """Runs modules and returns all results, the old ones of other modules included."""
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results: dict[str, Any] = {}
     for name in names:
         print(f"== {MODULES[name]}", flush=True)
         begun = time.monotonic()
         rows = importlib.import_module(f"benchmarks.{name}").run(quick=quick)
+        # Read only now: another module may have been measured meanwhile.
+        results |= json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[name] = {
             "title": MODULES[name],
             "measured": datetime.now(UTC).date().isoformat(),

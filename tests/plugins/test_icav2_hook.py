@@ -221,7 +221,6 @@ def test_the_endpoint_may_be_given_for_one_service(give: Callable[..., None], co
     assert look_once() == 0
 
 
-@pytest.mark.xfail(reason="HttpClient quotes the remote's own words in its errors, whatever they hold", strict=False)
 def test_a_refusal_whose_own_words_quote_our_header_is_told_without_it(connect: Connect):
     async def token(_request: Any) -> Response:
         return JSONResponse({"token": "jwt-5ecret"})
