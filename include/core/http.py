@@ -18,7 +18,6 @@ import httpx
 
 from include.core.errors import RemoteError, TransientError, error_for_status
 
-SECRET_HEADERS = ("authorization", "x-api-key")  # some services quote the request in their refusals
 DETAIL_LIMIT = 300  # characters of a remote's own words in one of our messages
 AT_ONCE = 50  # calls to one remote in flight
 K = TypeVar("K")
