@@ -148,11 +148,11 @@ def body(request: BackupRequest, entries: Sequence[Entry], changed: Mapping[str,
         f"deleted from `{request.bucket}` ({how}). Their tarballs lie in `{request.archive_bucket}`,",
         f"retention **{request.retention}**; each was read back whole and agrees with its source byte for byte.",
         "",
-        "| plate | objects archived | bytes | manifests (sha256) |",
-        "| --- | ---: | ---: | --- |",
+        "| plate | objects archived | bytes | proof | manifests (sha256) |",
+        "| --- | ---: | ---: | --- | --- |",
     ]
     for entry in entries:
-        row = (entry["name"], entry["objects"], size(entry["bytes"]), f"`{entry['manifests'][:16]}…`")
+        row = (entry["name"], entry["objects"], size(entry["bytes"]), "V1 to V5", f"`{entry['manifests'][:16]}…`")
         lines.append(f"| {' | '.join(map(str, row))} |")
     if changed:
         lines += ["", f"Kept, since they changed after they were verified: {', '.join(sorted(changed))}."]

@@ -177,9 +177,9 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         bad = [item for item in items if item["state"] not in ("restored", "planned")]
         files = sum(item["files"] for item in items if item["state"] == "restored")
         refused = context["ti"].xcom_pull(task_ids="load_request", key="request_errors")
-        word = "would be restored" if asked.get("dry_run") else "are there with their right checksums"
+        word = "Dry run, nothing was restored" if asked.get("dry_run") else "Restored with their right checksums"
         count = sum(item["files"] for item in items if item["state"] == "planned") if asked.get("dry_run") else files
-        outcome = f"{count} files of {len(items) - len(bad)} plates {word}."
+        outcome = f"{word}: {count} files of {len(items) - len(bad)} of {len(items)} plates."
         return Receipt(
             dag_id=owner.dag_id,
             run_id=owner.run_id,

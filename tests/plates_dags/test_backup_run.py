@@ -21,6 +21,7 @@ from include.core.receipts import Receipt
 from tests.plates_dags.conftest import Store, rows_of
 
 ROOT = Path(__file__).parents[2]
+PARKING_SECONDS = 3.0  # an answer that comes while the task is still being parked would be lost
 
 
 @contextmanager
@@ -60,6 +61,8 @@ def _answer(dag_id: str, option: str | None, before: Callable[[], None], asked: 
         if ti is None:
             return False
         detail = session.scalar(select(HITLDetail).where(HITLDetail.ti_id == ti.id))
+        if (utcnow() - detail.created_at).total_seconds() < PARKING_SECONDS:
+            return False
         asked.append(f"{detail.subject}\n{detail.body}")
         before()
         if option is None:
