@@ -117,7 +117,7 @@ def test_plates_come_from_a_file_under_an_allowed_prefix_only(store: Store):
     (store.inputs / "plates.csv").write_text("plate_id,plate_id_full\n20585,20585\n")
     run = store.run(plates=None, plates_uri=(store.inputs / "plates.csv").as_uri())
     assert [entry["name"] for entry in plan(run)] == ["20585"]
-    with pytest.raises(RequestError, match="refused, 1 problems"):
+    with pytest.raises(RequestError, match="refused, 1 problem"):
         load(store.run(plates=None, plates_uri="file:///etc/passwd"))
 
 
