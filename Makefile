@@ -9,8 +9,10 @@ SHELL := /bin/bash
 PYTHON ?=
 # `make demo KEEP=1` leaves the stack up. `make test ARGS="-k ledger"` passes arguments on.
 KEEP ?=
+# `make demo PLATES=1` plays the plate backup too; its run of a damaged plate ends red on purpose.
+PLATES ?=
 ARGS ?=
-export KEEP
+export KEEP PLATES
 
 STAMP := .venv/.waybill-stamp
 RUN := .venv/bin/python
