@@ -17,6 +17,7 @@ from include.plates.errors import ArchiveExists, Unsupported
 from include.plates.journal import JournalFor, PartJournal
 from include.plates.layout import base_of, fill, manifest_key
 from include.plates.manifests import decode_manifest, encode_manifest
+from include.plates.memory import keep_memory_steady
 from include.plates.models import (
     ArchiveResult,
     Manifest,
@@ -55,6 +56,7 @@ async def archive_plate(
         raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
     if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
         raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
+    keep_memory_steady()
     results = []
     for volume in plan.volumes:
         job = _VolumeJob(plan, volume, source, archive, parts_in_flight, on_progress)

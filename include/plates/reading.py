@@ -21,8 +21,8 @@ from include.plates.flow import ahead
 from include.plates.models import MIB, SourceObject
 from include.plates.tarformat import END_MARKER, PlannedMember, header, padding
 
-FETCH_BYTES = 16 * MIB
-AHEAD_BYTES = 48 * MIB
+FETCH_BYTES = 12 * MIB
+AHEAD_BYTES = 32 * MIB
 AHEAD_COUNT = 32
 
 

@@ -1,7 +1,8 @@
 """Writes one volume: reads, compresses, cuts and sends it, with a fixed number of buffers.
 
 Know before changing: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
-buffer goes back to the pool only when its part is on the store and in the journal; that is the whole memory bound.
+buffer goes back to the pool only when its part is on the store and in the journal: with the bytes read ahead
+(reading.py) that is the whole memory bound.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class _Cut:
     number: int
     start: int
     end: int
-    body: bytes | bytearray
+    body: bytearray
     frames: tuple[tuple[int, int], ...]
     buffer: bytearray | None
 
@@ -114,7 +115,7 @@ class VolumeWriter:
         self._metadata = metadata
         await self.upload.load()
         self._raw_done = sum(part.end - part.start for part in self.upload.done.values())
-        count = self._in_flight + 1 if self._codec is None else _CODEC_THREADS + 1
+        count = self._in_flight if self._codec is None else _CODEC_THREADS + 1
         for _ in range(count):
             self._buffers.put_nowait(None)  # made on first use: a small volume needs one
         try:
@@ -126,6 +127,9 @@ class VolumeWriter:
             raise
         finally:
             await stop(self._tasks)
+            self._tasks.clear()
+            while not self._buffers.empty():
+                _free(self._buffers.get_nowait())
         return self._written(single)
 
     async def _send_missing(self) -> bytes | None:
@@ -180,7 +184,7 @@ class VolumeWriter:
         async with aclosing(self._groups(run[0].start, ends, self._settings.part_bytes)) as groups:
             async for start, end, buffer in groups:
                 part = next(numbers)
-                body = buffer if end - start == len(buffer) else bytes(memoryview(buffer)[: end - start])
+                body = buffer if end - start == len(buffer) else bytearray(memoryview(buffer)[: end - start])
                 cut = _Cut(part.number, start, end, body, (), buffer)
                 if len(self._raw_parts) == 1:
                     return await self._keep(cut)
@@ -237,16 +241,18 @@ class VolumeWriter:
         size = self._settings.group_bytes
         ends = [*range(start - start % size + size, end, size), end]
         frames: list[tuple[int, int]] = []
-        body: list[bytes] = []
+        body = bytearray()
         begun = at = start
         async with aclosing(self._frames(start, ends, size)) as packed:
             async for raw, frame in packed:
+                if not frames:
+                    await self._slots.acquire()  # a part counts as in flight from its first byte on
                 frames.append((raw, len(frame)))
-                body.append(frame)
+                body += frame
                 at += raw
-                if sum(map(len, body)) >= self._settings.part_bytes or at == end:
-                    yield _Cut(number, begun, at, b"".join(body), tuple(frames), None)
-                    number, begun, frames, body = number + 1, at, [], []
+                if len(body) >= self._settings.part_bytes or at == end:
+                    yield _Cut(number, begun, at, body, tuple(frames), None)
+                    number, begun, frames, body = number + 1, at, [], bytearray()
 
     async def _frames(self, start: int, ends: Sequence[int], size: int) -> AsyncGenerator[tuple[int, bytes], None]:
         """(raw length, frame) of each group in order, a few being compressed at once."""
@@ -281,9 +287,8 @@ class VolumeWriter:
         return bytes(cut.body)
 
     async def _dispatch(self, cut: _Cut) -> None:
-        """Starts sending a part as soon as one may; raises what an earlier one failed with."""
+        """Starts sending a part; raises what an earlier one failed with."""
         await self.upload.begin(self._metadata, self._settings.storage_class)
-        await self._slots.acquire()
         await self._drain(only_done=True)
         turn, self._md5_turn = self._md5_turn, asyncio.get_running_loop().create_future()
         self._tasks.add(asyncio.create_task(self._send(cut, turn, self._md5_turn)))
@@ -302,12 +307,15 @@ class VolumeWriter:
         finally:
             if not after.done():
                 after.set_result(None)  # failed: the MD5 is lost with the run, and later parts must not wait for it
+            if cut.body is not cut.buffer:
+                _free(cut.body)
             if cut.buffer is not None:
                 self._buffers.put_nowait(cut.buffer)
-            self._slots.release()
+            else:
+                self._slots.release()
 
     async def _feed_md5(
-        self, body: bytes | bytearray, before: asyncio.Future[None] | None, after: asyncio.Future[None]
+        self, body: bytearray, before: asyncio.Future[None] | None, after: asyncio.Future[None]
     ) -> None:
         """MD5 of the whole in part order. Of no use once parts were taken over or copied: then the verifier makes it."""
         if not self.upload.resumed and not any(part.copy is not None for part in self._raw_parts):
@@ -362,6 +370,15 @@ class VolumeWriter:
             md5=self._md5.hexdigest() if unbroken else None,
             part_starts=tuple(start for start, _ in pieces),
         )
+
+
+def _free(buffer: bytearray | None) -> None:
+    """Gives memory back at once: botocore's requests keep their bodies in reference cycles until the collector comes."""
+    try:
+        if buffer is not None:
+            buffer.clear()
+    except BufferError:
+        pass  # still being read by a thread of a cancelled request; it goes with that
 
 
 def _frame_table(parts: Sequence[PartDone]) -> Iterator[Frame]:

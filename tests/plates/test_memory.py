@@ -1,0 +1,30 @@
+"""The archive's memory does not grow with the plate: measured in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.plates import servers
+from tests.plates.conftest import Bench
+from tests.plates.servers import ENVIRONMENT
+from tests.plates.test_archiving import IMAGES
+from tests.plates.test_kill import command
+
+ROOT = Path(__file__).parent.parent.parent
+LIMIT_KIB = 300 * 1000
+MEASURED = "import resource, sys; from include.plates.__main__ import main; s = main(sys.argv[1:]); "
+MEASURED += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(s)"
+
+
+def test_archiving_stays_under_300_mb_whatever_the_plate_weighs(real: Bench, tmp_path: Path):
+    data = servers.noise("image", 4 << 20)
+    real.put({f"{IMAGES}f{n:03}": data for n in range(60)})
+    arguments = command(real, "archive", "--compression", "none", "--json", "--journal", str(tmp_path))[3:]
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *arguments], env=environment, cwd=ROOT, capture_output=True, check=True
+    )
+    assert int(done.stdout.split()[-1]) < LIMIT_KIB
