@@ -24,7 +24,6 @@ def test_archiving_stays_under_300_mb_whatever_the_plate_weighs(real: Bench, tmp
     real.put({f"{IMAGES}f{n:03}": data for n in range(60)})
     arguments = command(real, "archive", "--compression", "none", "--json", "--journal", str(tmp_path))[3:]
     environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *arguments], env=environment, cwd=ROOT, capture_output=True, check=True
-    )
+    program = [sys.executable, "-c", MEASURED, *arguments]
+    done = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, check=True)
     assert int(done.stdout.split()[-1]) < LIMIT_KIB
