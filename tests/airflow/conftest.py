@@ -143,9 +143,14 @@ def shared(stack: Stack, ledger: Ledger) -> Rehearsal:
 
 @pytest.fixture
 def rehearsal(shared: Rehearsal) -> Iterator[Rehearsal]:
-    """For a test that kills components: what it left dead is started again."""
+    """For a test that kills components: what is dead is started again, before it and after it."""
+    revive(shared.stack)
     yield shared
-    for name in shared.stack.components:
-        if not shared.stack.is_running(name):
-            shared.stack.start(name)
-    shared.stack.wait_healthy(120)
+    revive(shared.stack)
+
+
+def revive(stack: Stack) -> None:
+    for name in stack.components:
+        if not stack.is_running(name):
+            stack.start(name)
+    stack.wait_healthy(120)

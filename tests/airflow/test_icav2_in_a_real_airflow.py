@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import httpx
 import pytest
@@ -32,11 +34,9 @@ def a_triggerer_that_stalls_for_a_minute_and_comes_back_cancels_nothing(rehearsa
     run_id = rehearsal.start(conf)
     rehearsal.until_waiting(run_id)
     time.sleep(4)  # the trigger is at work in one of the two triggerers
-    first = rehearsal.stack.pids("triggerer")
-    for pid in first:
-        signal_process(pid, signal.SIGSTOP)
+    stopped = stop_between_writes(rehearsal.stack, "triggerer")
     time.sleep(60)
-    for pid in first:
+    for pid in stopped:
         signal_process(pid, signal.SIGCONT)
     assert rehearsal.api.wait(DAG_ID, run_id, 180).state == "success"
     rehearsal.assert_proved(conf, root)
@@ -184,6 +184,24 @@ def a_destination_that_always_fails_does_not_stop_the_others(rehearsal: Rehearsa
     assert len([job for job in rehearsal.jobs(root) if "/d0/" in job["destination"]]) == 2
     assert [row.state for row in rehearsal.rows(f"{root}/d0/")] == [State.FAILED, State.FAILED]
     rehearsal.assert_one_effective_job_per_intent(root)
+
+
+def stop_between_writes(stack: Stack, name: str) -> list[int]:
+    """Stops a component's processes where none of them holds SQLite's one write lock: all of Airflow would stop with it."""
+    database = stack.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].removeprefix("sqlite:///")
+    while True:
+        pids = stack.pids(name)
+        for pid in pids:
+            signal_process(pid, signal.SIGSTOP)
+        try:
+            with closing(sqlite3.connect(database, timeout=3, isolation_level=None)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+                return pids
+        except sqlite3.OperationalError:  # locked, by it or by another: look again
+            for pid in pids:
+                signal_process(pid, signal.SIGCONT)
+            time.sleep(0.2)
 
 
 def signal_process(pid: int, number: signal.Signals) -> None:

@@ -17,7 +17,8 @@ import pytest
 import zstandard
 
 from include.core.errors import RequestError, TransientError, VerificationError, WaybillError
-from include.plates import archiving, uploading
+from include.plates import archiving, checksums, uploading
+from include.plates.bucket import Head
 from include.plates.errors import ArchiveExists, ConcurrentWriter, SourceChanged
 from include.plates.journal import FileJournal
 from include.plates.manifests import read_manifest
@@ -235,10 +236,11 @@ def test_an_empty_plate_is_a_problem_and_an_empty_id_is_refused(bench: Bench):
         run(bench.plan(Plate(project=PROJECT, batch=BATCH, plate_id="", plate_id_full="x")))
 
 
-def test_archived_sources_are_found_before_anything_is_sent(bench: Bench):
+@pytest.mark.parametrize("probe", [True, False])
+def test_archived_sources_are_found_before_anything_is_sent(probe: bool, bench: Bench):
     one = full_plate(bench)
     bench.client.put_object(Bucket=bench.live, Key=IMAGES + "cold.tiff", Body=b"1", StorageClass="DEEP_ARCHIVE")
-    plan = run(bench.plan(one))
+    plan = run(bench.plan(one, probe=probe))
     assert any("archived storage class" in p and "cold.tiff" in p for p in plan.problems)
     with pytest.raises(RequestError, match="archived"):
         run(bench.archive_it(plan))
@@ -648,3 +650,40 @@ def test_no_store_without_tags_is_ever_asked_to_tag_the_tarball(real: Bench):
         assert not [r for r in front.log if r.method == "PUT" and "tagging" in r.query]
     assert "not on the tarball" in done.volumes[0].notes[0]
     assert run(real.verify(plan.plate)).outcome is Outcome.VERIFIED
+
+
+def test_a_store_that_answers_for_tags_without_knowing_them_is_not_asked_to_tag(bench: Bench):
+    plan = big_plate(bench, "none")
+
+    def vague(request: proxy.Request, _: proxy.Forward) -> Any:
+        asked = request.method == "GET" and "tagging" in request.query
+        return proxy.Answer(200, {"Content-Type": "application/xml"}, b"<Hello/>") if asked else None
+
+    with proxied(bench.url) as front:
+        front.rules.append(vague)
+        done = run(through(bench, front).archive_it(plan))
+        assert not [r for r in front.log if r.method == "PUT" and "tagging" in r.query]
+    assert "not on the tarball" in done.volumes[0].notes[0]
+
+
+@pytest.mark.parametrize("fault", ["another plan", "another size", "another checksum"])
+def test_what_lies_under_our_name_is_ours_only_with_our_plan_size_and_checksum(fault: str, bench: Bench):
+    upload = uploading.Upload(bench.archive, "k.tar", "our-plan", {}, FileJournal(bench.journals / "j"))
+    upload.done = {1: uploading.PartDone(1, 0, 3, 3, "e", checksums.encode(checksums.crc64nvme(b"abc")))}
+    right = Head(
+        "k.tar",
+        3,
+        "e",
+        None,
+        0,
+        {"waybill-plan-sha256": "our-plan"},
+        checksum=f"CRC64NVME:FULL_OBJECT:{upload.whole_crc()}",
+    )
+    assert run(upload.ours_or_refuse(right)) is right
+    wrong = {
+        "another plan": {"metadata": {"waybill-plan-sha256": "their-plan"}},
+        "another size": {"size": 4},
+        "another checksum": {"checksum": "CRC64NVME:FULL_OBJECT:AAAAAAAAAAA="},
+    }[fault]
+    with pytest.raises((ArchiveExists, VerificationError)):
+        run(upload.ours_or_refuse(dataclasses.replace(right, **wrong)))
