@@ -74,7 +74,7 @@ def plate_backup() -> None:
         PlatePurgeOperator(task_id="purge", plate=delete.output, **PER_PLATE)
 
     approval = PlateApprovalOperator(task_id="approval")
-    gate = PlateGateOperator(task_id="gate", answer=approval.output)
+    gate = PlateGateOperator(task_id="gate")
     receipt = PlateReceiptOperator(task_id="receipt")
     request >> plan >> archived.expand(plate=plan.output) >> approval >> gate
     deleted.expand(plate=gate.output) >> receipt

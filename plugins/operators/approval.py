@@ -1,23 +1,44 @@
 """Asks a person before anything irreversible, and says who may answer. The answer is judged by operators/gate.py.
 
-The thing to know before changing it: an approval is for one digest. Airflow's own UI and API take the answer, and a role
-with edit rights can mark the question success, so nothing here is a guard: the gate is.
+The thing to know before changing it: an approval is for one digest. Airflow's own UI and API take the answer, a role with
+edit rights can mark the question success, and who may write XComs can write an answer there. So the question, its answer
+and what the gate let through are kept in `approval.json` beside the receipt, out of Airflow's reach, and only that counts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import BaseHook, Context
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+from hooks.waybill import receipts
+from operators.base import run_async, run_folder
 
-from include.core.errors import RequestError
+from include.core.errors import NotFound, RequestError
 
 APPROVE, REJECT = "Approve", "Reject"
 APPROVALS = "waybill_approvals"
+_RECORD = "approval.json"
+
+
+def approval_record(context: Context) -> dict[str, Any]:
+    """What is kept of this run's approval: `state`, and as far as it came `sha256`, `about`, `answer`, `by`, `passed`."""
+    try:
+        record: dict[str, Any] = json.loads(run_async(receipts().objects.get(f"{run_folder(context)}/{_RECORD}")))
+    except NotFound:
+        return {}
+    return record
+
+
+def record_approval(context: Context, state: str, **facts: Any) -> None:
+    """Replaces the record."""
+    data = json.dumps({"state": state, **facts}, ensure_ascii=False, default=str).encode()
+    run_async(receipts().objects.put(f"{run_folder(context)}/{_RECORD}", data))
 
 
 @dataclass(frozen=True)
@@ -60,16 +81,18 @@ def approvers(conn_id: str = APPROVALS) -> Approvers:
 
 @dataclass(frozen=True)
 class Question:
-    """What a person is asked. `sha256` names exactly what is approved; it is added to subject and body."""
+    """What a person is asked. `sha256` names exactly what is approved; it is added to subject and body. `about` says for
+    the gate and the receipt what the question is about."""
 
     subject: str
     body: str
     sha256: str
     days: float
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 class ApprovalOperator(HITLOperator):
-    """Puts the question that a subclass composes, or skips where there is none. XCom `asked` holds the digest.
+    """Puts the question that a subclass composes, or skips where there is none, and records question and answer.
 
     No retries (each would ask anew) and no default answer: silence is no approval.
     """
@@ -83,6 +106,7 @@ class ApprovalOperator(HITLOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> Any:
+        record_approval(context, "not asked")  # an answer of before is no answer to what is asked now
         question = self.question(context)
         if question is None:
             raise AirflowSkipException("there is nothing to approve")
@@ -94,5 +118,19 @@ class ApprovalOperator(HITLOperator):
         triggered_by = getattr(context["dag_run"], "triggering_user_name", None)
         able = [one for one in allowed.ids if allowed.self_approval or one != triggered_by]
         self.assigned_users = [{"id": one, "name": one} for one in able or allowed.ids]
-        context["ti"].xcom_push(key="asked", value={"sha256": question.sha256, "subject": self.subject})
+        record_approval(context, "asked", sha256=question.sha256, subject=self.subject, about=question.about)
+        self.tell_progress(context)
         return super().execute(context)
+
+    def tell_progress(self, context: Context) -> None:
+        """Writes the receipt as it stands: an answer may be days away. None by default."""
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Airflow calls this with the answer as its own database has it."""
+        answer = super().execute_complete(context, event)
+        record_approval(context, "answered", **{**_facts(context), "answer": dict(answer)})
+        return answer
+
+
+def _facts(context: Context) -> dict[str, Any]:
+    return {name: value for name, value in approval_record(context).items() if name != "state"}

@@ -7,13 +7,13 @@ Airflow; removing one must make a test fail.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
-from operators.approval import APPROVE, REJECT, Approvers, approvers
+from operators.approval import APPROVE, REJECT, Approvers, approval_record, approvers, record_approval
 from operators.base import WaybillOperator
 
 from include.core.errors import VerificationError
@@ -32,29 +32,24 @@ class Decision:
         return asdict(self)
 
 
-def decision(
-    answer: Mapping[str, Any] | None,
-    asked: Mapping[str, Any] | None,
-    sha256_now: str,
-    allowed: Approvers,
-    triggered_by: str | None,
-) -> Decision:
-    """The decision that an answer is. Raises VerificationError where it is none, saying why.
+def decision(record: Mapping[str, Any], sha256_now: str, allowed: Approvers, triggered_by: str | None) -> Decision:
+    """The decision that is recorded. Raises VerificationError where there is none that counts, saying why.
 
-    `answer` is the approval task's XCom, `asked` its XCom of that name, `sha256_now` the digest of what would be done now.
+    `record` is what `approval_record` gives, `sha256_now` the digest of what would be done now.
     """
-    if not answer or not asked:
+    answer = record.get("answer")
+    if not answer:
         raise VerificationError(
-            "nobody answered: the approval was marked success or its answer is gone; clear it to ask again"
+            "nobody answered: the approval was marked success, or its record is gone; clear it to ask again"
         )
     user = answer.get("responded_by_user") or {}
     if not user.get("id"):
         raise VerificationError(
             "the answer carries no person, so it was not given by one; clear the approval to ask again"
         )
-    if not hmac.compare_digest(str(asked.get("sha256")), sha256_now):
+    if not hmac.compare_digest(str(record.get("sha256")), sha256_now):
         raise VerificationError(
-            f"the answer is about {asked.get('sha256')}, and what is proved now is {sha256_now}; clear the approval to ask again"
+            f"the answer is about {record.get('sha256')}, and what is proved now is {sha256_now}; clear the approval to ask again"
         )
     chosen = list(answer.get("chosen_options") or [])
     by, at = str(user["id"]), str(answer.get("responded_at"))
@@ -70,41 +65,41 @@ def decision(
     return Decision(True, by, at, sha256_now)
 
 
+def let_through(context: Context, name: str, sha256: str) -> bool:
+    """Whether the gate let pass the thing of this name and digest. Who acts asks again: the gate's XCom can be written."""
+    record = approval_record(context)
+    return record.get("state") == "approved" and (record.get("passed") or {}).get(name) == sha256
+
+
 class GateOperator(WaybillOperator):
-    """Returns the list of what may go on. `answer` is the output of the approval task `approval_task_id`.
+    """Returns the list of what may go on. Fails, without retry, where the approval does not count; skips where it was
+    rejected."""
 
-    Fails, without retry, where the approval does not count; skips where it was rejected.
-    """
-
-    template_fields: Sequence[str] = ("answer",)
-
-    def __init__(self, *, answer: Any, approval_task_id: str = "approval", **kwargs: Any):
-        super().__init__(**kwargs)
-        self.answer = answer
-        self.approval_task_id = approval_task_id
-
-    def sha256_now(self, context: Context) -> str:
-        """The digest of what would be done now, computed afresh from the proofs."""
+    def sha256_now(self, context: Context, about: Mapping[str, Any]) -> str:
+        """The digest of what would be done now, computed afresh from the proofs. `about` is what was asked about."""
         raise NotImplementedError
 
-    def passed(self, context: Context, decided: Decision) -> list[dict[str, Any]]:
-        """What may go on after an approval: the subclass leaves out what changed since it was proved."""
-        raise NotImplementedError
+    def passed(self, context: Context, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """By name, the entry of each thing that may go on after an approval; its `verdict` is a Document.
 
-    def note(self, context: Context, state: str, facts: Mapping[str, Any]) -> None:
-        """Keeps what was decided for the receipt."""
+        The subclass leaves out what changed since.
+        """
+        raise NotImplementedError
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        asked = context["ti"].xcom_pull(task_ids=self.approval_task_id, key="asked")
+        record = approval_record(context)
+        kept = {name: record.get(name) for name in ("sha256", "subject", "about", "answer")}
+        about = record.get("about") or {}
         triggered_by = getattr(context["dag_run"], "triggering_user_name", None)
         try:
-            decided = decision(self.answer, asked, self.sha256_now(context), approvers(), triggered_by)
+            decided = decision(record, self.sha256_now(context, about), approvers(), triggered_by)
         except VerificationError as error:
-            self.note(context, "refused", {"why": str(error)})
+            record_approval(context, "refused", **kept, why=str(error))
             raise
-        context["ti"].xcom_push(key="decision", value=decided.to_dict())
         if not decided.approved:
-            self.note(context, "rejected", decided.to_dict())
+            record_approval(context, "rejected", **{**kept, **decided.to_dict()})
             raise AirflowSkipException(f"{decided.by} rejected it")
-        self.note(context, "approved", decided.to_dict())
-        return self.passed(context, decided)
+        passed = self.passed(context, about)
+        digests = {name: entry["verdict"]["sha256"] for name, entry in passed.items()}
+        record_approval(context, "approved", **{**kept, **decided.to_dict()}, passed=digests)
+        return list(passed.values())

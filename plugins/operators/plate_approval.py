@@ -11,46 +11,60 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import Context
 from hooks.plates import PlatesHook
 from hooks.waybill import receipts
 from operators.approval import ApprovalOperator, Question
-from operators.base import run_async, run_folder
-from operators.gate import Decision, GateOperator
+from operators.base import run_async
+from operators.gate import GateOperator
 from operators.plate_base import Notes, backup_request, read_model
 from operators.plate_batches import begun, delete_journal
+from operators.plate_receipt import waybill_of
 
 from include.core.errors import VerificationError, WaybillError
-from include.core.receipts import size
+from include.core.receipts import number, size
 from include.plates.bucket import Bucket
 from include.plates.flow import in_order
-from include.plates.models import Verdict
+from include.plates.models import Outcome, Verdict
 from include.plates.proofs import list_plate, parse_manifest, unchanged
 from include.plates.request import BackupRequest
 
-APPROVAL_NOTE = "approval.json"
 _PLATES_AT_ONCE = 4
 _SHOWN = 5
 
-Entry = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Proved:
+    """A verified plate: its label, the verdict as the verifier wrote it, and the Document that holds it."""
+
+    label: str
+    verdict: Verdict
+    document: Mapping[str, Any]
 
 
-def proved_entries(context: Context) -> list[Entry]:
-    """The entries of the verify tasks that succeeded.
+async def proved_plates(context: Context) -> list[Proved]:
+    """What the verify tasks that succeeded have proved, read from their verdicts and not from XCom.
 
     Pulled, and not given as an argument: a failed plate must neither stop the gate nor let the receipt run early.
     """
     found = context["ti"].xcom_pull(task_ids="verify")  # Airflow gives one mapped task's value without a list around it
-    return [found] if isinstance(found, Mapping) else [entry for entry in found or [] if entry]
+    entries = [found] if isinstance(found, Mapping) else [entry for entry in found or [] if entry]
+
+    async def one(entry: Mapping[str, Any]) -> Proved:
+        return Proved(entry["plate"], await read_model(Verdict, entry["verdict"]), entry["verdict"])
+
+    plates = await in_order(entries, one, _PLATES_AT_ONCE)
+    return [plate for plate in plates if plate.verdict.outcome is Outcome.VERIFIED]
 
 
-def digest_of(request: BackupRequest, entries: Sequence[Entry]) -> str:
+def digest_of(request: BackupRequest, plates: Sequence[Proved]) -> str:
     """What a person approves: these manifests, and what is deleted of their plates, where, and how."""
     order = request.order("")
     asked = [request.bucket, request.archive_bucket, order.parts, order.phase, order.retention, order.undo_days]
-    rows = sorted([entry["plate"], entry["manifests"]] for entry in entries)
+    rows = sorted([plate.label, plate.verdict.tag, plate.verdict.manifests_sha256] for plate in plates)
     return hashlib.sha256(json.dumps([asked, rows], ensure_ascii=False).encode()).hexdigest()
 
 
@@ -78,31 +92,24 @@ async def changes(verdict: Verdict, source: Bucket, archive: Bucket) -> str | No
     return ", ".join(found[:_SHOWN]) + more
 
 
-async def look_again(request: BackupRequest, entries: Sequence[Entry], aws_conn_id: str) -> dict[str, str]:
-    """By plate label, why an entry may not go on: it changed, or cannot be looked at.
+async def look_again(request: BackupRequest, plates: Sequence[Proved], aws_conn_id: str) -> dict[str, str]:
+    """By label, why a plate may not go on: it changed, or cannot be looked at.
 
     A plate whose deletion has begun (and whose approval is asked or read again) differs by our own doing, and goes on.
     """
     async with PlatesHook(aws_conn_id).access() as access:
 
-        async def one(entry: Entry) -> str | None:
+        async def one(plate: Proved) -> str | None:
+            verdict = plate.verdict
             try:
-                verdict = await read_model(Verdict, entry["verdict"])
                 if await asyncio.to_thread(begun, delete_journal(verdict, request.order(verdict.manifests_sha256))):
                     return None
-                source, archive = access.bucket(verdict.bucket), access.bucket(verdict.archive_bucket)
-                return await changes(verdict, source, archive)
+                return await changes(verdict, access.bucket(verdict.bucket), access.bucket(verdict.archive_bucket))
             except WaybillError as error:
                 return f"it cannot be looked at again ({error})"
 
-        found = await in_order(list(entries), one, _PLATES_AT_ONCE)
-    return {entry["plate"]: why for entry, why in zip(entries, found, strict=True) if why}
-
-
-def note_approval(context: Context, state: str, facts: Mapping[str, Any]) -> None:
-    """Keeps, for the receipt, how far the approval is."""
-    name = f"{run_folder(context)}/{APPROVAL_NOTE}"
-    run_async(receipts().objects.put(name, json.dumps({"state": state, **facts}, ensure_ascii=False).encode()))
+        found = await in_order(list(plates), one, _PLATES_AT_ONCE)
+    return {plate.label: why for plate, why in zip(plates, found, strict=True) if why}
 
 
 class PlateApprovalOperator(ApprovalOperator):
@@ -117,28 +124,31 @@ class PlateApprovalOperator(ApprovalOperator):
 
     def question(self, context: Context) -> Question | None:
         request = backup_request(context)
-        note_approval(context, "not asked", {})
-        entries = proved_entries(context)
-        if not request.delete_parts or not entries:
+        plates = run_async(proved_plates(context)) if request.delete_parts else []
+        if not plates:
             return None
-        changed = run_async(look_again(backup_request(context), entries, self.aws_conn_id))
+        changed = run_async(look_again(request, plates, self.aws_conn_id))
         for label, why in changed.items():
             self.log.error("plate %s is kept: %s", label, why)
             why = f"since it was verified, {why}"
             run_async(Notes.of(context, label).write("verify", "mismatch", reasons=[why]))
-        entries = [entry for entry in entries if entry["plate"] not in changed]
-        if not entries:
+        plates = [plate for plate in plates if plate.label not in changed]
+        if not plates:
             return None
-        digest = digest_of(request, entries)
-        context["ti"].xcom_push(key="plates", value=[entry["plate"] for entry in entries])
-        note_approval(context, "asked", {"sha256": digest, "plates": [entry["plate"] for entry in entries]})
-        total = sum(entry["bytes"] for entry in entries)
+        total = sum(plate.verdict.size_bytes for plate in plates)
         parts = ", ".join(request.delete_parts)
-        subject = f"Delete {parts} of {len(entries)} plates ({size(total)}) from {request.bucket}?"
-        return Question(subject, body(request, entries, changed), digest, request.approval_days)
+        subject = f"Delete {parts} of {number(len(plates), 'plate')} ({size(total)}) from {request.bucket}?"
+        about = {"plates": [plate.label for plate in plates]}
+        return Question(
+            subject, body(request, plates, changed), digest_of(request, plates), request.approval_days, about
+        )
+
+    def tell_progress(self, context: Context) -> None:
+        waiting = f"Waiting for an answer: {self.subject}"
+        run_async(receipts().write(waybill_of(context).model_copy(update={"state": "running", "outcome": waiting})))
 
 
-def body(request: BackupRequest, entries: Sequence[Entry], changed: Mapping[str, str]) -> str:
+def body(request: BackupRequest, plates: Sequence[Proved], changed: Mapping[str, str]) -> str:
     """What a person reads before deciding."""
     how = (
         "delete markers are set, and purged after " + f"{request.undo_days:g} days" if request.undo_days else "for good"
@@ -151,8 +161,15 @@ def body(request: BackupRequest, entries: Sequence[Entry], changed: Mapping[str,
         "| plate | objects archived | bytes | proof | manifests (sha256) |",
         "| --- | ---: | ---: | --- | --- |",
     ]
-    for entry in entries:
-        row = (entry["name"], entry["objects"], size(entry["bytes"]), "V1 to V5", f"`{entry['manifests'][:16]}…`")
+    for plate in plates:
+        proof = plate.verdict
+        row = (
+            proof.plate.plate_id_full,
+            proof.objects,
+            size(proof.size_bytes),
+            "V1 to V5",
+            f"`{proof.manifests_sha256[:16]}…`",
+        )
         lines.append(f"| {' | '.join(map(str, row))} |")
     if changed:
         lines += ["", f"Kept, since they changed after they were verified: {', '.join(sorted(changed))}."]
@@ -166,25 +183,28 @@ class PlateGateOperator(GateOperator):
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id
 
-    def _asked_about(self, context: Context) -> list[Entry]:
-        labels = context["ti"].xcom_pull(task_ids=self.approval_task_id, key="plates") or []
-        entries = {entry["plate"]: entry for entry in proved_entries(context)}
-        lost = [label for label in labels if label not in entries]
+    def _asked_about(self, context: Context, about: Mapping[str, Any]) -> list[Proved]:
+        plates = {plate.label: plate for plate in run_async(proved_plates(context))}
+        lost = [label for label in about.get("plates", []) if label not in plates]
         if lost:
             raise VerificationError(f"no proof is left of {', '.join(lost)}; clear the approval to ask again")
-        return [entries[label] for label in labels]
+        return [plates[label] for label in about.get("plates", [])]
 
-    def sha256_now(self, context: Context) -> str:
-        return digest_of(backup_request(context), self._asked_about(context))
+    def sha256_now(self, context: Context, about: Mapping[str, Any]) -> str:
+        return digest_of(backup_request(context), self._asked_about(context, about))
 
-    def passed(self, context: Context, decided: Decision) -> list[dict[str, Any]]:
-        entries = self._asked_about(context)
-        changed = run_async(look_again(backup_request(context), entries, self.aws_conn_id))
+    def passed(self, context: Context, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        plates = self._asked_about(context, about)
+        changed = run_async(look_again(backup_request(context), plates, self.aws_conn_id))
         for label, why in changed.items():
             self.log.error("the approval is void for plate %s: %s", label, why)
             run_async(Notes.of(context, label).write("delete", "void", why=f"since it was approved, {why}"))
-        keep = ("plate", "name", "verdict")
-        return [{name: entry[name] for name in keep} for entry in entries if entry["plate"] not in changed]
-
-    def note(self, context: Context, state: str, facts: Mapping[str, Any]) -> None:
-        note_approval(context, state, facts)
+        return {
+            plate.label: {
+                "plate": plate.label,
+                "name": plate.verdict.plate.plate_id_full,
+                "verdict": dict(plate.document),
+            }
+            for plate in plates
+            if plate.label not in changed
+        }

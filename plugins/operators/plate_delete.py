@@ -6,6 +6,7 @@ is not what was archived is left alone and listed. The engine (include/plates/de
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from hooks.plates import PlatesHook
 from hooks.waybill import ledger, receipts
 from operators.base import owner_of, run_async, run_folder
+from operators.gate import let_through
 from operators.plate_base import Notes, PlateOperator, backup_request, progress_log, read_model
 from operators.plate_batches import LedgeredBatches, delete_journal
 from triggers.plates import PlateUndoTrigger
@@ -41,6 +43,10 @@ class PlateDeleteOperator(PlateOperator):
 
     async def work(self, context: Context, notes: Notes) -> dict[str, Any]:
         request = backup_request(context)
+        if not await asyncio.to_thread(let_through, context, self.plate["plate"], self.plate["verdict"]["sha256"]):
+            why = f"the gate did not let {self.plate['name']} through with this proof; clear the approval to ask again"
+            await notes.write(self.step, "void", why=why)
+            raise ApprovalVoid(why)
         verdict = await read_model(Verdict, self.plate["verdict"])
         order = request.order(verdict.manifests_sha256, purge=self.step == "purge")
         try:

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from operators.approval import record_approval
 from operators.plate_delete import PlateDeleteOperator, PlatePurgeOperator
 
 from include.core.errors import AuthError, VerificationError
@@ -40,7 +41,26 @@ def proved(store: Store, **options: Any) -> tuple[Run, dict[str, Any]]:
     store.seed("20585", sites=3)
     run = store.run("20585", **{"delete_parts": PARTS, **options})
     entry = verify(run, archive(run, plan(run)[0]))
+    let_pass(run, entry)
     return run, {name: entry[name] for name in ("plate", "name", "verdict")}
+
+
+def let_pass(run: Run, *entries: dict[str, Any]) -> None:
+    """What the gate records of an approval."""
+    passed = {entry["plate"]: entry["verdict"]["sha256"] for entry in entries}
+    record_approval(run.context("gate"), "approved", by="amy", passed=passed)
+
+
+@pytest.mark.parametrize("state", ["asked", "answered", "rejected", "refused", "another proof", "another plate"])
+def test_what_the_gate_did_not_let_through_is_not_deleted(store: Store, state: str):
+    run, entry = proved(store)
+    passed = {"another proof": {entry["plate"]: "f" * 64}, "another plate": {"x": entry["verdict"]["sha256"]}}
+    held = passed.get(state, {entry["plate"]: entry["verdict"]["sha256"]})
+    record_approval(run.context("gate"), "approved" if state in passed else state, by="amy", why="", passed=held)
+    with pytest.raises(ApprovalVoid, match="did not let 20585 through"):
+        delete(run, entry)
+    assert store.of_plate("20585") == set(store.files)
+    assert receipt(run, store).items[0]["state"] == "approval void"
 
 
 def delete(run: Run, entry: dict[str, Any], kind: type[PlateDeleteOperator] = PlateDeleteOperator) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from datetime import datetime
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
-from operators.approval import Approvers, approvers
+from operators.approval import Approvers, approval_record, approvers
 from operators.gate import decision
 from operators.plate_approval import PlateApprovalOperator, PlateGateOperator
 
@@ -45,16 +48,32 @@ def ask(run: Run, entries: list[dict[str, Any]]) -> PlateApprovalOperator:
     return question
 
 
-def answer(run: Run, entries: list[dict[str, Any]], option: str = "Approve", by: Any = AMY) -> list[dict[str, Any]]:
-    said = {"chosen_options": [option], "params_input": {}, "responded_at": "2026-01-02", "responded_by_user": by}
+def say(run: Run, option: str = "Approve", by: Any = AMY) -> None:
+    """Airflow wakes the approval with an answer."""
+    event = {
+        "chosen_options": [option],
+        "params_input": {},
+        "responded_by_user": by,
+        "responded_at": datetime(2026, 1, 2),
+    }
+    context = run.context("approval")
+    run.xcoms["approval", "return_value"] = PlateApprovalOperator(task_id="approval").execute_complete(context, event)
+
+
+def gate(run: Run, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
     run.xcoms["verify", "return_value"] = entries
-    return run.execute(PlateGateOperator(task_id="gate", answer=said))
+    return run.execute(PlateGateOperator(task_id="gate"))
+
+
+def answer(run: Run, entries: list[dict[str, Any]], option: str = "Approve", by: Any = AMY) -> list[dict[str, Any]]:
+    say(run, option, by)
+    return gate(run, entries)
 
 
 def test_the_question_shows_plates_counts_bytes_proofs_and_the_digest(store: Store):
     run, entries = proved(store, "20585", "20586")
     question = ask(run, entries)
-    digest = run.xcoms["approval", "asked"]["sha256"]
+    digest = record(run)["sha256"]
     assert digest in question.subject
     assert digest in question.body
     assert "retention **none**" in question.body
@@ -83,11 +102,21 @@ def test_nothing_is_asked_where_nothing_shall_be_deleted_or_nothing_is_verified(
             asks.execute(PlateApprovalOperator(task_id="approval"))
 
 
+def test_while_the_answer_is_awaited_the_receipt_says_so(store: Store):
+    run, entries = proved(store, "20585")
+    ask(run, entries)
+    told = json.loads(next(store.receipts.rglob("receipt.json")).read_text())
+    assert told["state"] == "running"
+    assert "Waiting for an answer" in told["outcome"]
+    assert told["items"][0]["state"] == "awaits approval"
+    assert next(store.receipts.rglob("receipt.html")).is_file()
+
+
 def test_an_approved_plate_goes_on_with_its_verdict(store: Store):
     run, entries = proved(store, "20585")
     ask(run, entries)
     assert answer(run, entries) == [{name: entries[0][name] for name in ("plate", "name", "verdict")}]
-    assert run.xcoms["gate", "decision"]["by"] == "amy"
+    assert (record(run)["state"], record(run)["by"]) == ("approved", "amy")
     told = receipt(run, store)
     assert told.approvals[0]["by"] == "amy"
     assert told.items[0]["state"] == "not deleted", "approved, and not yet deleted"
@@ -107,7 +136,7 @@ def test_a_question_marked_success_lets_nothing_through(store: Store):
     run, entries = proved(store, "20585")
     ask(run, entries)
     with pytest.raises(VerificationError, match="nobody answered"):
-        run.execute(PlateGateOperator(task_id="gate", answer=None))
+        gate(run, entries)
     told = receipt(run, store)
     assert (told.items[0]["state"], told.state) == ("not deleted", "incomplete")
     assert "nobody answered" in told.items[0]["why"]
@@ -115,13 +144,56 @@ def test_a_question_marked_success_lets_nothing_through(store: Store):
 
 def test_an_answer_without_a_question_lets_nothing_through(store: Store):
     run, entries = proved(store, "20585")
-    with pytest.raises(VerificationError, match="nobody answered"):
+    with pytest.raises(VerificationError, match="the answer is about None"):
         answer(run, entries)
+
+
+def test_an_answer_written_into_xcom_lets_nothing_through(store: Store):
+    run, entries = proved(store, "20585")
+    ask(run, entries)
+    forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_at": "2026-01-02", "responded_by_user": AMY}
+    run.xcoms["approval", "return_value"] = forged
+    with pytest.raises(VerificationError, match="nobody answered"):
+        gate(run, entries)
+
+
+def test_an_answer_of_before_is_no_answer_to_a_new_question(store: Store):
+    run, entries = proved(store, "20585")
+    ask(run, entries)
+    say(run)
+    ask(run, entries)
+    with pytest.raises(VerificationError, match="nobody answered"):
+        gate(run, entries)
+
+
+def test_a_gate_that_is_cleared_judges_the_same_answer_again(store: Store):
+    run, entries = proved(store, "20585")
+    ask(run, entries)
+    assert answer(run, entries) == gate(run, entries) != []
+
+
+def test_a_proof_that_only_xcom_knows_of_is_none(store: Store):
+    run, entries = proved(store, "20585", "20586")
+    store.flip("20586")
+    with pytest.raises(VerificationError, match="mismatch"):
+        verify(run, entries[1])
+    kept = next(store.receipts.rglob("002_20586/verdict.json"))
+    forged = {
+        **entries[1],
+        "verdict": {**entries[1]["verdict"], "sha256": hashlib.sha256(kept.read_bytes()).hexdigest()},
+    }
+    question = ask(run, [entries[0], forged])
+    assert record(run)["about"] == {"plates": ["001_20585"]}
+    assert "of 1 plate " in question.subject
+
+
+def record(run: Run) -> dict[str, Any]:
+    return approval_record(run.context("gate"))
 
 
 def judged(by: Any = AMY, option: str = "Approve", asked: str = "abc", triggered_by: str | None = "admin") -> bool:
     said = {"chosen_options": [option], "responded_at": "2026-01-02", "responded_by_user": by}
-    return decision(said, {"sha256": asked}, "abc", Approvers(("amy", "uli")), triggered_by).approved
+    return decision({"answer": said, "sha256": asked}, "abc", Approvers(("amy", "uli")), triggered_by).approved
 
 
 def test_an_approver_s_answer_to_this_very_question_counts():
@@ -169,7 +241,10 @@ def test_one_person_may_do_both_only_where_the_connection_says_so(store: Store, 
 def test_an_approval_of_other_manifests_lets_nothing_through(store: Store):
     run, entries = proved(store, "20585")
     ask(run, entries)
-    entries[0] = {**entries[0], "manifests": "f" * 64}
+    path = next(store.receipts.rglob("verdict.json"))
+    other = path.read_bytes().replace(entries[0]["manifests"].encode(), b"f" * 64)
+    path.write_bytes(other)
+    entries[0] = {**entries[0], "verdict": {**entries[0]["verdict"], "sha256": hashlib.sha256(other).hexdigest()}}
     with pytest.raises(VerificationError, match="what is proved now is"):
         answer(run, entries)
 
@@ -198,7 +273,7 @@ def test_what_changes_before_the_question_is_a_mismatch_and_not_asked_about(stor
     disturb(store, "20586", how)
     question = ask(run, entries)
     assert "20585" in question.subject + question.body
-    assert run.xcoms["approval", "plates"] == ["001_20585"]
+    assert record(run)["about"] == {"plates": ["001_20585"]}
     told = receipt(run, store)
     assert told.items[1]["state"] == "mismatch"
     assert how in told.items[1]["why"]
