@@ -1,15 +1,17 @@
 """A small client of Airflow's REST API for the demo, the tests and the benchmarks.
 
-The one thing to know before changing it: on SQLite Airflow answers 500 "Database error" now and then, when its write
-lock is held too long. Such a request had no effect and is sent again; a run is therefore always triggered under an id
-chosen here, so that a repeat is recognised (409) instead of doubled.
+The one thing to know before changing it: on SQLite Airflow answers 500 "Database error" now and then, when two requests
+write at once (rehearsal/sqlite.py). So ours are sent one after the other. A refused one had no effect and is sent again; a
+run is therefore always triggered under an id chosen here, so that a repeat is recognised (409) instead of doubled.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
@@ -26,6 +28,7 @@ TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "remo
 UNMAPPED = -1
 PAUSE = tenacity.wait_exponential_jitter(initial=0.5, max=5)
 ATTEMPTS = tenacity.stop_after_attempt(8)
+_one_writer = threading.Lock()
 
 
 class ApiError(StackError):
@@ -35,6 +38,10 @@ class ApiError(StackError):
         self.status = response.status_code
         self.body = response.text
         super().__init__(f"{request.method} {request.url.path}: HTTP {self.status}: {self.body[:2000]}")
+
+
+class UnreachableError(StackError):
+    """Airflow's API server does not answer, or not in time."""
 
 
 class DatabaseBusyError(ApiError):
@@ -108,10 +115,17 @@ class Api:
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request with this user's token, and once more with a fresh one if that is refused."""
-        response = self._client.request(method, path, headers={"Authorization": f"Bearer {self.token()}"}, **options)
-        if response.status_code != 401:
-            return response
-        self._token = None
+        try:
+            with nullcontext() if method == "GET" else _one_writer:
+                response = self._authorized(method, path, **options)
+                if response.status_code == 401:
+                    self._token = None
+                    response = self._authorized(method, path, **options)
+        except httpx.TransportError as error:
+            raise UnreachableError(f"{method} {self.address}{path}: {type(error).__name__}: {error}") from error
+        return response
+
+    def _authorized(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self._client.request(method, path, headers={"Authorization": f"Bearer {self.token()}"}, **options)
 
     @tenacity.retry(retry=tenacity.retry_if_exception_type(DatabaseBusyError), wait=PAUSE, stop=ATTEMPTS, reraise=True)
@@ -120,7 +134,7 @@ class Api:
         return _decoded(self._send(method, path, **options))
 
     @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(httpx.TransportError),
+        retry=tenacity.retry_if_exception_type(UnreachableError),
         wait=tenacity.wait_fixed(1),
         stop=tenacity.stop_after_delay(30),
         reraise=True,
@@ -178,7 +192,7 @@ class Api:
         run_id = run_id or new_run_id()
         body = {"logical_date": None, "conf": conf or {}, "dag_run_id": run_id, "note": note}
         for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((DatabaseBusyError, httpx.TransportError)),
+            retry=tenacity.retry_if_exception_type((DatabaseBusyError, UnreachableError)),
             wait=PAUSE, stop=ATTEMPTS, reraise=True,
         ):  # fmt: skip
             with attempt:
