@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowRuntimeError
 from hooks.waybill import receipts
 from operators.base import owner_of, run_async
 from operators.receipt import ReceiptOperator
 
 from include.core.errors import WaybillError
-from include.core.ledger import Ledger, Owner
+from include.core.ledger import Ledger, Owner, State
 from include.core.receipts import Receipt, number, size
 from include.icav2 import report
 from include.icav2.models import Proof, Verdict
@@ -32,6 +33,8 @@ class ICAv2ReceiptOperator(ReceiptOperator):
         documents = {"plan": planned["plan"]} if planned else {}
         if told is None:
             outcome, remedy = self._nothing_proved(ti, bool(planned))
+            if ledger is not None and planned:
+                self._record_the_stop(ti, ledger, owner)
             items = self._from_ledger(ledger, owner)
             return Receipt(
                 **facts, state="incomplete", outcome=outcome, remedy=remedy, items=items, documents=documents
@@ -82,6 +85,21 @@ class ICAv2ReceiptOperator(ReceiptOperator):
             f"Nothing was planned and nothing copied.{told}",
             "See the log of the first task that failed, then trigger again.",
         )
+
+    def _record_the_stop(self, ti: Any, ledger: Ledger, owner: Owner) -> None:
+        """The trigger does this, but one that was marked before it began to watch never hears of it."""
+        if ti.xcom_pull(task_ids="copy", key="failure") or ti.xcom_pull(task_ids="copy", key="request_errors"):
+            return  # it failed by itself; nobody stopped it
+        try:
+            states = ti.get_task_states(dag_id=owner.dag_id, task_ids=["copy"], run_ids=[owner.run_id])
+        except AirflowRuntimeError as error:
+            self.log.warning("whether the copy was marked failed cannot be read: %s", error)
+            return
+        if (states.get(owner.run_id) or {}).get("copy") != "failed":
+            return
+        for row in ledger.of_run(owner.dag_id, owner.run_id):
+            if row.state == State.SENT:
+                ledger.request_cancel(row, who="a person, or a lost worker", why="the task copy was ended from outside")
 
     def _from_ledger(self, ledger: Ledger | None, owner: Owner) -> list[dict[str, Any]]:
         """What the ledger knows of a run that did not come to its end: which jobs, and how they stood."""

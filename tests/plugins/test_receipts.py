@@ -16,7 +16,7 @@ from operators.receipt import ReceiptLink, receipt_url
 from portal.app import app, may_read_run
 
 from include.core.errors import VerificationError
-from include.core.ledger import Intent, Ledger, Owner, State
+from include.core.ledger import Intent, Ledger, Owner, State, Submission
 from include.core.receipts import Receipt
 from tests.plugins.conftest import Connect
 from tests.plugins.doubles import DAG_ID, RUN_ID, Run
@@ -70,6 +70,22 @@ def test_a_copy_that_left_nothing_behind_is_not_called_complete(
     with pytest.raises(VerificationError, match="did not come to its end"):
         run.execute(receipt)
     assert document(receipts_folder)["state"] == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("state", "failure", "wished"), [("failed", None, True), ("failed", "AuthError", False), ("success", None, False)]
+)
+def test_a_copy_that_was_marked_failed_before_anything_watched_leaves_the_wish_to_cancel(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path, state: str, failure: str | None, wished: bool
+):
+    run = Run()
+    run.states["copy"] = state
+    run.xcoms["plan", "return_value"] = {"plan": {"uri": "file:///x", "sha256": "0", "size_bytes": 1}, "files": 4}
+    run.xcoms["copy", "failure"] = failure
+    row = sent(ledger)
+    with pytest.raises(VerificationError):
+        run.execute(receipt)
+    assert (ledger.get(row.id).cancel_requested_at is not None) == wished
 
 
 def test_a_proof_that_has_gone_is_not_called_complete(
@@ -132,6 +148,14 @@ def stored(**fields: Any) -> None:
 
 def reserved(ledger: Ledger, key: str = "icav2://project/folder/") -> None:
     ledger.open(Intent("icav2", "copy_batch", key, {"a": 1}, Owner(DAG_ID, RUN_ID, "copy")))
+
+
+def sent(ledger: Ledger) -> Submission:
+    """A job of this run that ICA has accepted."""
+    intent = Intent("icav2", "copy_batch", "icav2://project/folder/", {"a": 1}, Owner(DAG_ID, RUN_ID, "copy"))
+    row = ledger.begin(ledger.open(intent), answer_within=60)
+    assert row is not None
+    return ledger.record_sent(row, "job-1", why="answer")
 
 
 def test_a_finished_receipt_is_shown_as_page_and_as_document(portal: TestClient):
