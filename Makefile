@@ -9,10 +9,8 @@ SHELL := /bin/bash
 PYTHON ?=
 # `make demo KEEP=1` leaves the stack up. `make test ARGS="-k ledger"` passes arguments on.
 KEEP ?=
-# `make demo PLATES=1` plays the plate backup too; its run of a damaged plate ends red on purpose.
-PLATES ?=
 ARGS ?=
-export KEEP PLATES
+export KEEP
 
 STAMP := .venv/.waybill-stamp
 RUN := .venv/bin/python

@@ -115,15 +115,6 @@ def wished(name: str) -> bool:
     return os.environ.get(name) not in (None, "", "0")
 
 
-def play_plates(stack: Stack, world: Path) -> list[str]:
-    """Backs up, damages, approves, deletes and restores a few plates; returns what is wrong. The damaged plate is kept, so
-    that backup run ends red on purpose."""
-    scene = plates.PlatesScene(stack.addresses["s3"])
-    console.print(scene.title, highlight=False)
-    runs = scene.play(stack, lambda line: console.print(f"  {line}", highlight=False))
-    return scene.check(runs, asyncio.run(ReceiptStore.at((world / "receipts").as_uri()).all()))
-
-
 def main() -> int:
     keep = wished("KEEP")
     world = new_world(DEFAULT_HOME)
@@ -142,13 +133,17 @@ def main() -> int:
     try:
         with console.status("starting the simulators and Airflow (about a minute)"):
             stack.start_all()
+        backups = plates.PlatesScene(stack.addresses["s3"])
+        backups.start(stack)
         scene = ICAv2Scene(stack.addresses["icav2"], Ledger(url))
         runs = play(stack, scene)
         console.print(progress_table(scene.progress(), runs))
-        wrong_plates = play_plates(stack, world) if wished("PLATES") else []
+        with console.status("archiving and verifying plates, then deleting what is approved (about a minute)"):
+            plate_runs = backups.finish(stack, lambda line: console.print(line, highlight=False))
         receipts = asyncio.run(ReceiptStore.at((world / "receipts").as_uri()).all())
         console.print(receipts_table(receipts))
-        problems = verdict(runs, scene, [r for r in receipts if r["dag_id"] == scene.dag_id]) + wrong_plates
+        problems = verdict(runs, scene, [r for r in receipts if r["dag_id"] == scene.dag_id])
+        problems += backups.check(plate_runs, receipts)
     except StackError as error:
         problems = [str(error)]
     except BaseException:
@@ -158,7 +153,7 @@ def main() -> int:
         console.print(f"[red]wrong:[/red] {problem}", highlight=False)
     if not problems:
         console.print(
-            "[green]All runs succeeded, every file is right, and the simulator's journal agrees with the ledger.[/green]"
+            "[green]All runs succeeded, every file is right, and the simulators' journals agree with the ledger.[/green]"
         )
     if keep and stack.passwords:
         console.print(f"Airflow: {stack.address}", soft_wrap=True)

@@ -19,9 +19,12 @@ XCOM_LIMIT_BYTES = 48 * 1024  # documents up to this size travel in XCom; larger
 
 
 class Request(pydantic.BaseModel):
-    """Base of all requests: unknown keys are refused, values do not change afterwards."""
+    """Base of all requests: unknown keys are refused, values do not change afterwards.
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    Strict, as Airflow's own form: "5" is no number, and true no 1. An enum's field says `pydantic.Strict(False)`.
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
 
     @classmethod
     def faults_of_the_whole(cls, conf: Mapping[str, Any]) -> list[str]:

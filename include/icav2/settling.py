@@ -123,8 +123,8 @@ class Settler:
             return None
         minutes = self.desk.settings.job_timeout_seconds / 60
         if rules.gave_up_waiting(rows, self.desk.owner.run_id):
-            why = f"job {row.external_id} too has not ended after {minutes:.0f} min; the next run adopts it"
+            why = f"job {row.external_id} too has not ended after {minutes:g} min; the next run adopts it"
             return Standing(destination, Phase.FAILED, why, row.external_id)
-        why = f"stuck for {minutes:.0f} min; {SKIP_DOES_NO_HARM}"
+        why = f"stuck for {minutes:g} min; {SKIP_DOES_NO_HARM}"
         self.desk.ledger.move(row, State.SUPERSEDED, why=why, detail={"stuck": True})
         return None

@@ -1,7 +1,8 @@
-"""The plates scene: plates of the published BBBC022 list, archived, proved, deleted by approval, and one file given back.
+"""The plates scene: plates of the published BBBC022 list, archived and proved; those of one run are approved and deleted,
+those of the other rejected and kept; and one deleted file is given back.
 
 The one thing to know before changing it: `check` looks at the buckets themselves, and reads tarballs with Python's own
-tarfile. One tarball is damaged at rest on purpose; its plate must be kept, so that run ends red, as it should.
+tarfile.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from rehearsal.api import ENDED, Api, ApiError, Run, new_run_id
+from rehearsal.api import Api, ApiError, Run, new_run_id
 from rehearsal.errors import StackError
 from rehearsal.stack import Stack
 
@@ -99,85 +100,85 @@ def approve(stack: Stack, run_id: str, option: str = "Approve") -> str:
 
 
 class PlatesScene:
-    """`address` is the S3 simulator's. `play` runs both DAGs to their end; `check` tells everything that is wrong."""
+    """`address` is the S3 simulator's. `start` triggers both backups; `finish` answers their questions and restores a file;
+    `check` tells everything that is wrong."""
 
-    title = "Plates: archive, prove, approve, delete, restore"
+    def __init__(self, address: str, *, approved: int = 4, rejected: int = 2):
+        self.address, self.client = address, s3_client(address)
+        plates = plate_ids(approved + rejected)
+        self.plates = {"Approve": plates[:approved], "Reject": plates[approved:]}
+        self.files = {plate_id: plate_files(plate_id) for plate_id in plates}
+        self.wanted = next(key for key in self.files[plates[0]] if key.endswith(".sqlite"))
+        self._backups: dict[str, Run] = {}
 
-    def __init__(self, address: str, *, plates: int = 4):
-        self.address = address
-        self.client = s3_client(address)
-        self.plates = plate_ids(plates)
-        self.damaged = self.plates[1]
-        self.files = {plate_id: plate_files(plate_id) for plate_id in self.plates}
-        self.wanted = next(key for key in self.files[self.plates[0]] if key.endswith(".sqlite"))
-
-    def prepare(self, stack: Stack) -> None:
-        """Buckets, plates in the live one, a fault waiting for one tarball, and the pool."""
+    def start(self, stack: Stack) -> None:
+        """Buckets, plates in the live one, the pool, and a backup for each answer that will be given."""
         for bucket in (LIVE, COLD):
             self.client.create_bucket(Bucket=bucket)
         for files in self.files.values():
             for key, data in files.items():
                 self.client.put_object(Bucket=LIVE, Key=key, Body=data)
-        damage = {"method": "PUT", "key": f"_{self.damaged}_images_illum_analysis.tar.gz", "fault": "flip_bit"}
-        httpx.post(f"{self.address}/_sim/faults", json=damage, trust_env=False).raise_for_status()
         make_pool(stack.api)
         for dag_id in (BACKUP, RESTORE):
             stack.api.unpause(dag_id)
+        for answer, plates in self.plates.items():
+            conf = {**self.conf(plates), "delete_parts": list(PARTS), "retention": "none"}
+            self._backups[answer] = stack.api.trigger(BACKUP, conf, new_run_id(f"plates-{answer.lower()}"))
 
-    def confs(self) -> dict[str, dict[str, Any]]:
-        """Conf by DAG. The archive bucket of a rehearsal has no versions, so retention is none, and the receipt says so."""
-        ids = {"project": PROJECT, "batch": BATCH}
-        rows = [{"plate_id": one, "plate_id_full": one} for one in self.plates]
-        return {
-            BACKUP: {**ids, "plates": rows, "delete_parts": list(PARTS), "retention": "none"},
-            RESTORE: {**ids, "plates": rows[:1], "files": [self.wanted]},
-        }
+    def conf(self, plates: Sequence[str]) -> dict[str, Any]:
+        rows = [{"plate_id": one, "plate_id_full": one} for one in plates]
+        return {"project": PROJECT, "batch": BATCH, "plates": rows}
 
-    def play(self, stack: Stack, say: Callable[[str], None] = print, timeout_seconds: float = 600) -> list[Run]:
-        """Backs up, approves as the second user, then restores one file of a deleted plate."""
-        self.prepare(stack)
-        confs, runs = self.confs(), []
-        backup = stack.api.trigger(BACKUP, confs[BACKUP], new_run_id("plates"))
-        say(f"{APPROVER} approves: {approve(stack, backup.run_id)}")
-        runs.append(stack.api.wait(BACKUP, backup.run_id, timeout_seconds))
-        restore = stack.api.trigger(RESTORE, confs[RESTORE], new_run_id("one-file"))
-        runs.append(stack.api.wait(RESTORE, restore.run_id, timeout_seconds, states=ENDED))
-        return runs
+    def finish(self, stack: Stack, say: Callable[[str], None] = print, timeout_seconds: float = 600) -> list[Run]:
+        """Answers both questions as the second user, then restores one file of a deleted plate. Returns all runs."""
+        for answer, run in self._backups.items():
+            say(f"{APPROVER} says {answer} to: {approve(stack, run.run_id, answer)}")
+        runs = [stack.api.wait(BACKUP, run.run_id, timeout_seconds) for run in self._backups.values()]
+        conf = {**self.conf(self.plates["Approve"][:1]), "files": [self.wanted]}
+        restore = stack.api.trigger(RESTORE, conf, new_run_id("one-file"))
+        return [*runs, stack.api.wait(RESTORE, restore.run_id, timeout_seconds)]
 
     def check(self, runs: Sequence[Run], receipts: Sequence[Mapping[str, Any]]) -> list[str]:
         """Everything that is wrong with the runs, their receipts and the buckets' real content."""
-        told = {receipt["dag_id"]: receipt for receipt in receipts if receipt["dag_id"] in (BACKUP, RESTORE)}
-        problems = [f"no receipt of {dag_id}" for dag_id in (BACKUP, RESTORE) if dag_id not in told]
-        ends = {BACKUP: "failed", RESTORE: "success"}  # one plate is damaged on purpose, and the run says so
-        problems += [f"{run.dag_id} is {run.state}" for run in runs if run.state != ends.get(run.dag_id)]
+        problems = [f"run {run.run_id} is {run.state}" for run in runs if run.state != "success"]
+        told = {receipt["run_id"]: receipt for receipt in receipts}
+        problems += [f"no receipt of {run.run_id}" for run in runs if run.run_id not in told]
         if problems:
             return problems
-        items = {item["plate"]: item for item in told[BACKUP]["items"]}
-        for plate_id in self.plates:
-            wanted = "mismatch" if plate_id == self.damaged else "deleted"
-            if items[plate_id]["state"] != wanted:
-                problems.append(f"plate {plate_id} is {items[plate_id]['state']} ({items[plate_id]['why']})")
+        for answer, state in (("Approve", "deleted"), ("Reject", "rejected")):
+            receipt = told[self._backups[answer].run_id]
+            for item in receipt["items"]:
+                if item["state"] != state:
+                    problems.append(f"plate {item['plate']} is {item['state']} ({item['why']})")
+            if [one["by"] for one in receipt["approvals"]] != [APPROVER]:
+                problems.append(f"the receipt of {receipt['run_id']} does not say who answered")
+        for plate_id in self.files:
             problems += self._wrong_in_buckets(plate_id)
-        if [one["by"] for one in told[BACKUP]["approvals"]] != [APPROVER]:
-            problems.append("the receipt does not say who approved")
+        asked = self._deletions()
+        approved = sorted(key for plate_id in self.plates["Approve"] for key in self.files[plate_id])
+        if asked != approved:
+            problems.append(f"{len(asked)} objects were deleted by the store's journal, {len(approved)} were approved")
         return problems
+
+    def _deletions(self) -> list[str]:
+        """Every object of the plates whose deletion the store carried out, by its own journal."""
+        journal = httpx.get(f"{self.address}/_sim/journal", trust_env=False).raise_for_status().json()
+        done = [row["path"] for row in journal if row["method"] == "DELETE" and row["status"] < 300]
+        plates = sorted(path.removeprefix(f"/{LIVE}/") for path in done if path.startswith(f"/{LIVE}/"))
+        return [key for key in plates if not key.endswith("_condition_probe")]
 
     def _wrong_in_buckets(self, plate_id: str) -> list[str]:
         files = self.files[plate_id]
-        kept = files if plate_id == self.damaged else {k: v for k, v in files.items() if k == self.wanted}
+        kept = files if plate_id in self.plates["Reject"] else {k: v for k, v in files.items() if k == self.wanted}
         there = {key for key in keys_of(self.client, LIVE) if f"/{plate_id}/" in key}
         problems = [f"{key} should be gone" for key in sorted(there - kept.keys())]
         problems += [f"{key} should be there" for key in sorted(kept.keys() - there)]
         problems += [
             f"{key} has other bytes" for key in sorted(there & kept.keys()) if self._get(LIVE, key) != kept[key]
         ]
-        if plate_id != self.damaged and self.archived(plate_id) != files:
+        if archived(self.client, COLD, plate_id) != files:
             problems.append(f"the tarballs of {plate_id} do not hold what the plate held")
         return problems
-
-    def archived(self, plate_id: str) -> dict[str, bytes]:
-        """What a plate's tarballs hold, by key, read with Python's own tarfile."""
-        return archived(self.client, COLD, plate_id)
 
     def _get(self, bucket: str, key: str) -> bytes:
         return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
@@ -25,11 +25,13 @@ class Part(pydantic.BaseModel):
 
 class Order(Request):
     name: str = pydantic.Field(description="Who asks.", pattern="^[a-z]+$")
-    colour: Colour = pydantic.Field(Colour.RED, description="Which one.")
+    colour: Annotated[Colour, pydantic.Strict(False)] = pydantic.Field(Colour.RED, description="Which one.")
     parts: list[Part] = pydantic.Field(default_factory=list, description="What of.")
     note: str | None = pydantic.Field(None, description="Anything.")
     kind: Literal["big", "small"] | None = pydantic.Field(None, description="How large.")
     count: int | str = pydantic.Field(1, description="How many.")
+    weight: float = pydantic.Field(1.0, description="How heavy.")
+    fast: bool = pydantic.Field(False, description="How soon.")
 
     @pydantic.field_validator("note")
     @classmethod
@@ -56,6 +58,18 @@ def test_a_good_conf_becomes_a_request_that_does_not_change():
         order.name = "bob"  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("weight", "5"), ("weight", True), ("fast", "yes"), ("fast", 1), ("name", 5)]
+)
+def test_what_airflow_s_form_refuses_is_refused_here_too(field: str, value: Any):
+    assert problems(**{"name": "ann", field: value})[0].startswith(f"{field}: ")
+
+
+def test_an_enum_and_a_whole_number_are_taken_as_json_writes_them():
+    order = load(Order, {"name": "ann", "colour": "blue", "weight": 3})
+    assert (order.colour, order.weight) == (Colour.BLUE, 3.0)
+
+
 def test_all_problems_are_told_at_once_each_with_field_value_and_remedy():
     found = problems(name="Ann", colour="green", parts=[{"size": 0}, {}], note="now!", kind="big", speed=3)
     assert len(found) == 6
@@ -63,7 +77,10 @@ def test_all_problems_are_told_at_once_each_with_field_value_and_remedy():
     assert set(by_field) == {"name", "colour", "parts.0.size", "parts.1.size", "note", "speed"}
     assert "“Ann”" in by_field["name"]
     assert by_field["note"] == "note: “now!” is refused: ask politely"
-    assert "take it out, or correct its name (known: name, colour, parts, note, kind, count)" in by_field["speed"]
+    assert (
+        "take it out, or correct its name (known: name, colour, parts, note, kind, count, weight, fast)"
+        in by_field["speed"]
+    )
 
 
 def test_faults_between_fields_are_told_together_with_those_of_fields():
