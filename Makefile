@@ -37,11 +37,14 @@ stop: $(STAMP) ## end what `make demo KEEP=1` left running
 status: $(STAMP) ## say what runs, and where
 	@$(RUN) -m rehearsal status || true
 
+# Two test processes; those that share the real Airflow stay together in one of them.
+SIDE_BY_SIDE := -n 2 --dist loadgroup
+
 test: $(STAMP) ## the tests that fit into 15 minutes
-	$(RUN) -m pytest -m "not full" $(ARGS)
+	$(RUN) -m pytest $(SIDE_BY_SIDE) -m "not full" $(ARGS)
 
 test-full: $(STAMP) ## all tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(RUN) -m ruff check .

@@ -139,7 +139,7 @@ def main() -> int:
         runs = play(stack, scene)
         console.print(progress_table(scene.progress(), runs))
         with console.status("archiving and verifying plates, then deleting what is approved (about a minute)"):
-            plate_runs = backups.finish(stack, lambda line: console.print(line, highlight=False))
+            plate_runs = backups.finish(stack, lambda line: console.print(line, highlight=False, markup=False))
         receipts = asyncio.run(ReceiptStore.at((world / "receipts").as_uri()).all())
         console.print(receipts_table(receipts))
         problems = verdict(runs, scene, [r for r in receipts if r["dag_id"] == scene.dag_id])

@@ -71,13 +71,20 @@ def end(stack_id: str, *, grace_seconds: float = 6.0, reap: Callable[[], object]
     survives SIGKILL for 10 s.
     """
     first = members(stack_id)
+    known = {process.pid: process for process in first}
+
+    def left() -> list[psutil.Process]:
+        # A child without the mark is found by its parent alone; once that has ended, only because it is known already.
+        known.update({process.pid: process for process in members(stack_id)})
+        return [process for process in known.values() if is_alive(process)]
+
     _signal_all(first, psutil.Process.terminate)
-    remaining = _wait(lambda: members(stack_id), grace_seconds, reap)
+    remaining = _wait(left, grace_seconds, reap)
     deadline = time.monotonic() + 10
     while remaining:
         # Found anew each time: a process may have forked between the search and the signal.
         _signal_all(remaining, psutil.Process.kill)
-        remaining = _wait(lambda: members(stack_id), 1.0, reap)
+        remaining = _wait(left, 1.0, reap)
         if remaining and time.monotonic() > deadline:
             raise TimeoutError(f"these processes do not end: {', '.join(str(process.pid) for process in remaining)}")
     return len(first)

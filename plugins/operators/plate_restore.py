@@ -21,7 +21,7 @@ from triggers.plates import PlateWarmTrigger
 
 from include.core.errors import NotFound, TransientError, VerificationError
 from include.core.ledger import Ledger
-from include.core.receipts import Receipt, size
+from include.core.receipts import Receipt, number, size
 from include.core.requests import load
 from include.plates.access import S3Access
 from include.plates.models import Manifest, ManifestMember, Plate
@@ -179,7 +179,7 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         refused = context["ti"].xcom_pull(task_ids="load_request", key="request_errors")
         word = "Dry run, nothing was restored" if asked.get("dry_run") else "Restored with their right checksums"
         count = sum(item["files"] for item in items if item["state"] == "planned") if asked.get("dry_run") else files
-        outcome = f"{word}: {count} files of {len(items) - len(bad)} of {len(items)} plates."
+        outcome = f"{word}: {number(count, 'file')} of {len(items) - len(bad)} of {number(len(items), 'plate')}."
         return Receipt(
             dag_id=owner.dag_id,
             run_id=owner.run_id,

@@ -127,7 +127,7 @@ def test_a_dry_run_says_what_would_come_back_and_how_cold_it_lies(archived: Stor
     assert found(run) == []
     told = receipt(run, archived)
     assert told.state == "complete"
-    assert told.outcome == f"Dry run, nothing was restored: {len(archived.files)} files of 1 of 1 plates."
+    assert told.outcome == f"Dry run, nothing was restored: {len(archived.files)} files of 1 of 1 plate."
     assert set(told.items[0]["tarballs"].values()) == {"ready"}
     assert there(archived) == {}
 

@@ -113,7 +113,11 @@ def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(zoo: Zoo) -> N
 
 def test_a_frozen_process_is_ended_too(zoo: Zoo) -> None:
     frozen = zoo.start(SLEEP, zoo.stack_id)
-    psutil.Process(frozen.pid).suspend()
+    process = psutil.Process(frozen.pid)
+    process.suspend()
+    deadline = time.monotonic() + 10
+    while process.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+        time.sleep(0.01)
     processes.end(zoo.stack_id, grace_seconds=0.3, reap=zoo.reap)
     assert frozen.wait(1) == -9
 
