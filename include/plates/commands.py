@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 
 from include.core.errors import ConflictingRequest, RequestError, VerificationError, WaybillError
+from include.core.receipts import number
 from include.plates.access import S3Access
 from include.plates.archiving import archive_plate
 from include.plates.deleting import DeleteOrder, delete_plate
@@ -99,11 +100,11 @@ async def _archive(options: Options, planned: PlatePlan, access: S3Access, repor
 
 async def verify(options: Options, console: Console) -> int:
     verdicts = await _verify(options, console)
-    rows = [
-        (v.tag, v.outcome.value, v.objects, v.size_bytes, v.manifests_sha256, "; ".join(v.reasons) or "all proved")
-        for v in verdicts
-    ]
-    _show(options, verdicts, ("tag", "outcome", "objects", "bytes", "digest to approve", "reasons"), rows)
+    rows = [(v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or "all proved") for v in verdicts]
+    _show(options, verdicts, ("tag", "outcome", "objects", "bytes", "reasons"), rows)
+    for verdict in verdicts:
+        if verdict.outcome is Outcome.VERIFIED and not options.json:
+            print(f"{verdict.tag}: digest to approve {verdict.manifests_sha256}")  # on one line, to be copied
     outcomes = {verdict.outcome for verdict in verdicts}
     return next(STATUS[o] for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE, Outcome.VERIFIED) if o in outcomes)
 
@@ -140,7 +141,8 @@ async def restore_files(options: Options, console: Console) -> int:
             )
     left = [(one.key, one.result.value, one.detail) for one in done.files if one.result.value not in ("restored",)]
     _show(options, [done], ("key", "result", "detail"), left)
-    console.print(f"{len(done.files) - len(left)} files restored, {done.read_bytes} bytes read", style="green")
+    restored = number(len(done.files) - len(left), "file")
+    console.print(f"{restored} restored, {done.read_bytes} bytes read", style="green", soft_wrap=True)
     return 0 if done.complete else 1
 
 
@@ -311,7 +313,7 @@ def _show(
         return
     if not rows:
         return
-    table = Table(*columns, show_lines=False)
+    table = Table(*(Column(name, overflow="fold") for name in columns), show_lines=False)
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     Console(soft_wrap=True).print(table)

@@ -19,6 +19,7 @@ from tests.plates.test_archiving import IMAGES, MAIN
 def _usual_aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.chdir(tmp_path)
 
 
@@ -53,6 +54,18 @@ def test_from_plan_to_restored_file(bench: Bench, capsys: pytest.CaptureFixture[
     assert call(bench, "restore", "--part", "images", "--to", f"s3://{bench.live}/") == 0
     assert set(bench.files) <= bench.keys(bench.live)
     assert call(bench, "verify") in (0, 1)
+
+
+def test_the_digest_to_approve_can_be_copied_from_a_narrow_terminal(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "60")
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    capsys.readouterr()
+    assert call(bench, "verify") == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert call(bench, "delete", "--part", "illum", "--retention", "none", "--approve", told.split()[-1]) == 0
 
 
 def test_a_mismatch_is_1_and_says_why(bench: Bench, capsys: pytest.CaptureFixture[str]):
