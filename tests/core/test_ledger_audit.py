@@ -282,6 +282,7 @@ def test_a_wish_to_cancel_is_written_down(cli: Callable[..., tuple[int, str]], e
     row = at(ledger, S.SENT)
     assert cli("cancel", str(row.id), "--who", "amy", "--why", "wrong plate")[0] == 0
     assert ledger.get(row.id).cancel_requested_at is not None
+    assert f"{row.state}, cancel requested" in cli("show")[1]
     assert ledger.event_bodies(row.id)[-1]["who"] == "amy"
 
 

@@ -36,7 +36,8 @@ def _words(text: str) -> str:
 
 def _line(row: Submission) -> str:
     job = f" job {row.external_id}" if row.external_id else ""
-    return f"{row.id}\t{row.state}\t{row.system}/{row.kind}\t{row.business_key}\tgeneration {row.generation}{job}"
+    wish = ", cancel requested" if row.cancel_requested_at is not None and row.state in OPEN else ""
+    return f"{row.id}\t{row.state}{wish}\t{row.system}/{row.kind}\t{row.business_key}\tgeneration {row.generation}{job}"
 
 
 def _init(_args: argparse.Namespace) -> int:
@@ -135,7 +136,10 @@ def _parser() -> argparse.ArgumentParser:
     command("doubts", _doubts, "list what is not known, with evidence and remedy")
     settle = command("settle", _settle, "say what is true of a held submission")
     settle.add_argument("id", type=int)
-    settle.add_argument("--as", dest="outcome", choices=sorted(SETTLE), required=True)
+    meaning = (
+        "sent: it was accepted, as --external-id; reserved: it never arrived, send it; cancelled: it shall not stand"
+    )
+    settle.add_argument("--as", dest="outcome", choices=sorted(SETTLE), required=True, help=meaning)
     settle.add_argument("--external-id", help="the remote's id, with --as sent")
     cancel = command("cancel", _cancel, "write down that a submission shall be cancelled")
     cancel.add_argument("id", type=int)
