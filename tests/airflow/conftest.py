@@ -11,7 +11,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,13 +27,6 @@ TARGET = (
     "0d9e8f10-4a6b-4f0e-9d0c-3c1f6f2a7b55"  # not the published inputs' target, which one scenario checks as a whole
 )
 DAG_ID = "icav2_copy_batch"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one Airflow run in one test process."""
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group("airflow"))
 
 
 class Rehearsal:
