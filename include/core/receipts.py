@@ -87,7 +87,9 @@ def folder(dag_id: str, run_id: str) -> str:
 
 def page(receipt: Receipt) -> str:
     """The receipt as a page that needs nothing else to be read."""
-    return _ENVIRONMENT.get_template("receipt.html.j2").render(r=receipt, columns=_columns(receipt.items))
+    nested = [(item, {k: v for k, v in item.items() if isinstance(v, dict)}) for item in receipt.items]
+    template = _ENVIRONMENT.get_template("receipt.html.j2")
+    return template.render(r=receipt, columns=_columns(receipt.items), nested=nested)
 
 
 def _columns(items: list[dict[str, Any]]) -> list[str]:

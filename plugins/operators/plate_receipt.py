@@ -47,8 +47,23 @@ def waybill_of(context: Context) -> Receipt:
         outcome=outcome_of(items, request, approval),
         remedy="" if good else remedy_of(items),
         totals=totals(items),
-        approvals=[approval] if approval.get("state") in ("approved", "rejected", "refused") else [],
+        approvals=[_told(approval)] if approval.get("state") in ("approved", "rejected", "refused") else [],
     )
+
+
+def _told(approval: dict[str, Any]) -> dict[str, Any]:
+    """Who answered what, when, to which question; or why the answer does not count."""
+    answer = approval.get("answer") or {}
+    person = (answer.get("responded_by_user") or {}).get("id")
+    return {
+        "state": approval["state"],
+        "by": approval.get("by") or person,
+        "at": approval.get("at") or answer.get("responded_at"),
+        "why": approval.get("why", ""),
+        "question": approval.get("subject"),
+        "sha256": approval.get("sha256"),
+        "passed": sorted(approval.get("passed") or {}),
+    }
 
 
 def _item(context: Context, row: dict[str, Any], request: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,16 @@ def test_the_page_says_what_the_document_says():
 EVIL = "<script>alert(1)</script>&\"'"
 
 
+def test_what_an_item_holds_below_its_row_can_be_unfolded():
+    item = {"plate": "20585", "verify": {"state": "verified", "proofs": {"V4": "24 members read back"}, "reasons": []}}
+    text = page(
+        Receipt(dag_id="d", run_id="r", state="complete", outcome="done", items=[item], approvals=[{"by": "amy"}])
+    )
+    for wanted in ("20585: step by step", "24 members read back", "amy"):
+        assert wanted in text
+    assert "{'" not in text, "no program's notation on a page for people"
+
+
 def test_nothing_on_the_page_is_markup_wherever_it_came_from():
     receipt = full(
         run_id=EVIL, outcome=EVIL, remedy=EVIL, asked={EVIL: EVIL}, totals={EVIL: 1}, items=[{EVIL: EVIL}],
