@@ -1,0 +1,1 @@
+"""What the plates' figures are made with: workloads, peers, a launcher that measures, servers and checks."""
