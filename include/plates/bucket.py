@@ -233,6 +233,14 @@ class Bucket:
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "ContentMD5": _content_md5(data)}
         await self.access.call("put_object", self.what("PUT", key), **parameters)
 
+    async def current_marker(self, key: str) -> str | None:
+        """The version id of the delete marker that hides a key now; None where none does."""
+        answer = await self.access.call(
+            "list_object_versions", self.what("versions of", key), Bucket=self.name, Prefix=key, MaxKeys=10
+        )
+        rows = [row for row in answer.get("DeleteMarkers", []) if row["Key"] == key and row.get("IsLatest")]
+        return str(rows[0]["VersionId"]) if rows else None
+
     # Deleting
 
     async def delete_one(self, key: str, *, version_id: str | None = None, etag: str | None = None) -> dict[str, Any]:

@@ -94,12 +94,13 @@ async def delete_plate(
     members = await work.members()
     shared = await shared_parts(verdict.plate, verdict.layout, source)
     targets = work.targets([m for m in members if m.part in order.parts and m.part not in shared])
-    if not work.begun:
+    if order.phase == "purge":
+        await work.check_undone(targets)
+    elif not work.begun:
         await work.check_source(members)
     guard = await work.guard(targets)
-    await work.carry_out(
-        batches_of(targets, order.batch_size, work.name), Deleter(source, guard), around_batch, on_progress
-    )
+    deleter = Deleter(source, guard, purging=order.phase == "purge")
+    await work.carry_out(batches_of(targets, order.batch_size, work.name), deleter, around_batch, on_progress)
     return await work.report(targets, guard, members, shared)
 
 
@@ -150,8 +151,8 @@ class _Deletion:
 
     @property
     def begun(self) -> bool:
-        """Whether a batch of this plate was ever sent: from then on the source may differ from the manifest by our doing."""
-        return bool(self._intents) or self._order.phase == "purge"
+        """Whether a batch of this phase was ever sent: from then on the source may differ from the manifest by our doing."""
+        return bool(self._intents)
 
     async def load(self) -> None:
         identity = {"manifests": self._verdict.manifests_sha256, "parts": sorted(self._order.parts)}
@@ -187,9 +188,11 @@ class _Deletion:
         elif "intent" in row:
             self._intents[row["intent"]] = row["digest"]
         elif "outcomes" in row:
-            self._outcomes[row["batch"]] = tuple(
-                KeyOutcome(**one | {"result": Result(one["result"])}) for one in row["outcomes"]
-            )
+            outcomes = tuple(KeyOutcome(**one | {"result": Result(one["result"])}) for one in row["outcomes"])
+            if any(one.result is Result.FAILED for one in outcomes):
+                self._outcomes.pop(row["batch"], None)  # as if it had not been answered: it is sent again
+            else:
+                self._outcomes[row["batch"]] = outcomes
 
     # Before anything is deleted
 
@@ -251,6 +254,18 @@ class _Deletion:
                 "verify again and ask again."
             )
 
+    async def check_undone(self, targets: Sequence[Target]) -> None:
+        """Who removes a marker wants the object back: nothing of that plate is purged without a person's word."""
+        if self.begun:
+            return  # from here on each object is looked at by itself, right before its batch
+        listed = await list_plate(self._verdict.plate, self._verdict.layout, self._source)
+        back = [t.key for t in targets if t.key in listed and listed[t.key].version_id == t.version_id]
+        if back:
+            raise ApprovalVoid(
+                f"{self._verdict.tag}: {len(back)} marked objects were brought back, the first {back[0]!r}. Nothing was "
+                "purged; the versions of the others stay under their markers until a person deletes them"
+            )
+
     async def guard(self, targets: Sequence[Target]) -> Guard:
         """The strongest guard that this bucket honours; found out once and kept in the journal."""
         if self._guard is None:
@@ -297,14 +312,15 @@ class _Deletion:
             self._intents[batch.number] = batch.digest
         outcomes = await around(batch, lambda: deleter.send(batch))
         if self._order.phase == "purge":
-            await self._remove_markers(batch)
+            await self._remove_markers(batch, outcomes)
         rows = [asdict(outcome) for outcome in outcomes]
         await self._note({"batch": batch.number, "at": self._clock(), "outcomes": rows})
         self._outcomes[batch.number] = outcomes
 
-    async def _remove_markers(self, batch: DeleteBatch) -> None:
+    async def _remove_markers(self, batch: DeleteBatch, outcomes: Outcomes) -> None:
         """The markers that the first phase set, by their own version ids; without the version below they are litter."""
-        rows = [{"Key": t.key, "VersionId": t.marker} for t in batch.targets if t.marker]
+        purged = {one.key for one in outcomes if one.result in (Result.DELETED, Result.ABSENT)}
+        rows = [{"Key": t.key, "VersionId": t.marker} for t in batch.targets if t.marker and t.key in purged]
         if rows:
             await self._source.delete_many(rows)
 

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -159,11 +159,15 @@ async def _refuses(source: Bucket, key: str, attempt: Callable[[], Awaitable[dic
 
 
 class Deleter:
-    """Deletes one batch under a guard. `resumed`: the intent was journaled before, so a key found gone was ours."""
+    """Deletes one batch under a guard. `resumed`: the intent was journaled before, so a key found gone was ours.
 
-    def __init__(self, source: Bucket, guard: Guard):
+    `purging`: the versions under delete markers; one whose marker is gone was brought back, and is left alone.
+    """
+
+    def __init__(self, source: Bucket, guard: Guard, *, purging: bool = False):
         self._source = source
         self._guard = guard
+        self._purging = purging
 
     async def send(self, batch: DeleteBatch) -> Outcomes:
         """Every target once; transient failures of single keys are tried again here."""
@@ -180,10 +184,22 @@ class Deleter:
 
     async def _once(self, targets: Sequence[Target], *, resumed: bool) -> list[KeyOutcome]:
         if self._guard is Guard.VERSION:
-            return await self._many(targets, resumed=resumed, versions=True)
+            back = await self._brought_back(targets) if self._purging else []
+            hidden = [target for target in targets if target not in back]
+            gone = await self._many(hidden, resumed=resumed, versions=True) if hidden else []
+            detail = "brought back: its delete marker was removed"
+            return [*gone, *(KeyOutcome(one.key, one.version_id, Result.CHANGED, detail) for one in back)]
         if self._guard is Guard.BATCH_ETAG:
             return await self._many(targets, resumed=resumed, versions=False)
         return await in_order(targets, lambda target: self._one(target, resumed=resumed), _CONCURRENCY)
+
+    async def _brought_back(self, targets: Sequence[Target]) -> list[Target]:
+        async def current(target: Target) -> bool:
+            there = await self._source.head(target.key)
+            return there is not None and there.version_id == target.version_id
+
+        visible = await in_order(targets, current, _CONCURRENCY)
+        return [target for target, seen in zip(targets, visible, strict=True) if seen]
 
     async def _many(self, targets: Sequence[Target], *, resumed: bool, versions: bool) -> list[KeyOutcome]:
         rows: list[Mapping[str, str]] = []
@@ -208,7 +224,9 @@ class Deleter:
             if self._guard is not Guard.SINGLE_ETAG:
                 there = await self._source.head(target.key)
                 if there is None:
-                    return _by_code(target, "NoSuchKey", resumed)
+                    # A worker that died after the marker was set could not write its id down: it is found again.
+                    found = await self._source.current_marker(target.key) if marker and resumed else None
+                    return replace(_by_code(target, "NoSuchKey", resumed), marker=found)
                 same_version = not target.by_version or there.version_id == target.version_id
                 if (there.etag, there.size) != (target.etag, target.size) or not same_version:
                     return _by_code(target, "PreconditionFailed", resumed)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -142,26 +141,9 @@ def delete_journal(verdict: Verdict, order: DeleteOrder) -> PartJournal:
     """The journal of a plate's deletion, the same for every run, by what was verified and what was ordered."""
     way = "delete" if order.phase == "delete" else "undo"  # marking and purging share one
     place = journals("delete", verdict.archive_bucket, f"{verdict.tag}.{verdict.manifests_sha256[:16]}")
-    return TryFailedAgain(place(f"{way}.{'.'.join(order.parts)}"))
+    return place(f"{way}.{'.'.join(order.parts)}")
 
 
 def begun(journal: PartJournal) -> bool:
     """Whether a batch was ever sent: from then on, what is missing at the source was our doing."""
     return any("intent" in row for row in journal.load())
-
-
-class TryFailedAgain(PartJournal):
-    """A deletion's journal in which batches with failed keys count as not answered, so that a cleared task sends them again."""
-
-    def __init__(self, journal: PartJournal):
-        self._journal = journal
-
-    def load(self) -> list[dict[str, Any]]:
-        return [row for row in self._journal.load() if not _with_failures(row)]
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        self._journal.append(row)
-
-
-def _with_failures(row: Mapping[str, Any]) -> bool:
-    return any(outcome["result"] == Result.FAILED for outcome in row.get("outcomes", []))

@@ -22,12 +22,10 @@ from operators.plate_batches import LedgeredBatches, delete_journal
 from triggers.plates import PlateUndoTrigger
 
 from include.core.errors import VerificationError
-from include.plates.bucket import Bucket
 from include.plates.deleting import DeleteOrder, delete_plate
-from include.plates.deletion import DeleteReport, Result
+from include.plates.deletion import DeleteReport
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.models import Verdict
-from include.plates.proofs import list_plate
 
 _DAY = 86_400.0
 
@@ -68,8 +66,6 @@ class PlateDeleteOperator(PlateOperator):
         place = f"{run_folder(context)}/plates/{self.plate['plate']}"
         async with PlatesHook(self.aws_conn_id).access() as access:
             source = access.bucket(verdict.bucket)
-            if order.phase == "purge":
-                await _refuse_undone(verdict, order, source)
             return await delete_plate(
                 verdict,
                 order,
@@ -123,23 +119,6 @@ def marked_at(verdict: Verdict, order: DeleteOrder) -> float:
     """When the last delete marker of a plate was set, by its journal."""
     times = [row["at"] for row in delete_journal(verdict, order).load() if "outcomes" in row]
     return float(max(times, default=time.time()))
-
-
-async def _refuse_undone(verdict: Verdict, order: DeleteOrder, source: Bucket) -> None:
-    """Somebody who removes a marker wants the object back: nothing of that plate is purged without a person's word."""
-    journal = delete_journal(verdict, order)
-    marked = {
-        one["key"]
-        for row in journal.load()
-        for one in row.get("outcomes", [])
-        if one["result"] == Result.DELETED and one.get("marker")
-    }
-    back = sorted(marked & (await list_plate(verdict.plate, verdict.layout, source)).keys())
-    if back:
-        raise ApprovalVoid(
-            f"{verdict.tag}: {len(back)} marked objects were brought back, the first {back[0]!r}. Nothing was purged; the "
-            "versions of the others stay under their markers until a person deletes them"
-        )
 
 
 def told(report: DeleteReport) -> dict[str, Any]:

@@ -391,6 +391,56 @@ def test_an_object_restored_from_its_marker_and_changed_survives_the_purge(versi
     assert versioned.get(key, versioned.live) == b"<again/>"
 
 
+def undo(bench: Bench, key: str) -> None:
+    """Somebody removes a delete marker, and so brings the object back."""
+    markers = bench.client.list_object_versions(Bucket=bench.live, Prefix=key)["DeleteMarkers"]
+    bench.client.delete_object(Bucket=bench.live, Key=key, VersionId=markers[0]["VersionId"])
+
+
+def test_an_object_brought_back_before_the_purge_stops_it_and_after_its_start_is_left_and_listed(versioned: Bench):
+    verdict = proved(versioned)
+    delete(versioned, verdict, order(verdict, phase="marker"))
+    first, last = sorted(versioned.files)[0], sorted(versioned.files)[-1]
+    undo(versioned, first)
+    purge = order(verdict, phase="purge")
+    with pytest.raises(ApprovalVoid, match="1 marked objects were brought back"):
+        delete(versioned, verdict, purge)
+    assert len(versions(versioned)) == len(versioned.files)
+    versioned.client.delete_object(Bucket=versioned.live, Key=first)  # thinks again, and marks it again
+
+    async def meanwhile(batch: DeleteBatch, send: SendBatch) -> Outcomes:
+        if batch.number == batch.of:
+            undo(versioned, last)
+        return await send()
+
+    report = delete(versioned, verdict, purge, around_batch=meanwhile)
+    assert report.changed == (last,) and not report.complete
+    assert plate_keys(versioned) == {last}
+
+
+def test_markers_of_a_worker_that_died_before_it_wrote_them_down_are_found_and_purged(versioned: Bench):
+    verdict = proved(versioned)
+    with pytest.raises(ZeroDivisionError):
+        delete(versioned, verdict, order(verdict, phase="marker"), around_batch=crash_after_sending(2))
+    report = delete(versioned, verdict, order(verdict, phase="marker"))
+    assert report.complete and report.deleted == len(versioned.files) and report.absent == 0
+    assert delete(versioned, verdict, order(verdict, phase="purge")).complete
+    assert versions(versioned) == []
+    left = versioned.client.list_object_versions(Bucket=versioned.live).get("DeleteMarkers", [])
+    assert [row for row in left if "/workspace/backup/" not in row["Key"]] == []
+
+
+def test_a_batch_with_failed_keys_is_sent_again_by_the_next_try(bench: Bench):
+    verdict = proved(bench)
+    stuck = sorted(bench.files)[0]
+    with proxied(bench.url) as front:
+        front.rules.append(proxy.refuse("DELETE", stuck, 403, "AccessDenied"))
+        report = delete(through(bench, front), verdict)
+    assert report.failed == (stuck,) and plate_keys(bench) == {stuck}
+    report = delete(bench, verdict)
+    assert report.complete and not plate_keys(bench)
+
+
 def test_the_caller_wraps_each_batch_with_a_stable_key_and_digest(bench: Bench):
     verdict = proved(bench)
     seen: list[tuple[str, str, int]] = []
