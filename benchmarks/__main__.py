@@ -28,6 +28,7 @@ MODULES = {
     "icav2": "ICAv2 copies: the engine on a virtual clock",
     "real_airflow": "ICAv2 copies: a real Airflow at full size",
     "kills": "Workers killed while they submit",
+    "plates_faults": "Plates: what is lost when things go wrong",
     "ledger": "The ledger",
     "dag_import": "DAG import",
 }

@@ -96,7 +96,8 @@ def rclone_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def _bench(url: str, journals: Path) -> Bench:
+def new_bench(url: str, journals: Path) -> Bench:
+    """A fresh pair of buckets on the server at `url`."""
     number = next(_numbers)
     bench = Bench(url, servers.access(url), f"live-{number}", f"cold-{number}", journals)
     for name in (bench.live, bench.cold):
@@ -106,7 +107,7 @@ def _bench(url: str, journals: Path) -> Bench:
 
 @pytest.fixture
 def bench(moto_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    made = _bench(moto_url, tmp_path_factory.mktemp("journals"))
+    made = new_bench(moto_url, tmp_path_factory.mktemp("journals"))
     yield made
     made.access.close()
 
@@ -120,6 +121,6 @@ def versioned(bench: Bench) -> Bench:
 
 @pytest.fixture
 def real(rclone_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    made = _bench(rclone_url, tmp_path_factory.mktemp("journals"))
+    made = new_bench(rclone_url, tmp_path_factory.mktemp("journals"))
     yield made
     made.access.close()
