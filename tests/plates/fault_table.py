@@ -31,6 +31,7 @@ from tests.plates.conftest import Bench, new_bench, run
 from tests.plates.servers import PROJECT, noise, plate, plate_files
 
 ALL = ("images", "illum", "analysis", "backend")
+BATCH = 4
 Files = dict[str, bytes]
 Draw = random.Random
 
@@ -172,7 +173,7 @@ def _engine(case: Case, bench: Bench, live: LiveBucket, one: Plate, draw: Draw) 
     verdict = step(bench, rules, "verify", lambda b: run(b.verify(one)))
     case.after_proof(live, draw)
     harm(bench, one, case.after_approval, draw)
-    order = DeleteOrder(verdict.manifests_sha256, ALL, retention="none", batch_size=4)
+    order = DeleteOrder(verdict.manifests_sha256, ALL, retention="none", batch_size=BATCH)
     journal = FileJournal(bench.journals / "delete")
     happened: list[int] = []
 
@@ -245,9 +246,15 @@ def procedure(case: Case, seed: int) -> int:
         return 0
     case.after_proof(live, draw)
     tarball = case.after_approval(tarball, draw) if tarball is not None else None
-    case.between_batches(live, draw)  # `aws s3 rm` lists as it goes: what comes under the prefix meanwhile goes too
-    gone = sop_policy.deleted(one, live.truth)
-    return lost(live.truth, live.truth.keys() - gone, [tarball] if tarball else [], one)
+    # `aws s3 rm` has listed the plate, and deletes key by key; the fault comes after as many keys as the engine's batch.
+    listed_now = sop_policy.deleted(one, live.truth)
+    first = dict.fromkeys(sorted(listed_now)[:BATCH])
+    before = {key: live.truth[key] for key in first}
+    case.between_batches(live, draw)
+    back = {key for key in first if live.truth[key] != before[key]}
+    rest = sop_policy.deleted(one, live.truth) if case.crash else listed_now - first.keys()
+    left = live.truth.keys() - rest - (first.keys() - back)
+    return lost(live.truth, left, [tarball] if tarball else [], one)
 
 
 # What both are judged by
