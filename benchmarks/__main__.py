@@ -29,6 +29,7 @@ MODULES = {
     "real_airflow": "ICAv2 copies: a real Airflow at full size",
     "kills": "Workers killed while they submit",
     "plates_faults": "Plates: what is lost when things go wrong",
+    "plates_kills": "Plates: workers killed at random instants",
     "ledger": "The ledger",
     "dag_import": "DAG import",
 }
