@@ -40,7 +40,7 @@ class S3Access:
         self._region = region or self._session.region_name or "us-east-1"
         self._threads = threads
         self._given_endpoint = endpoint_url
-        self.client = self._client(attempts=5)
+        self.client = self._client(attempts=6)
         self._once: Any = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="plates-s3")
 
@@ -50,7 +50,7 @@ class S3Access:
         config = Config(
             connect_timeout=10,
             read_timeout=120,
-            retries={"mode": "standard", "max_attempts": attempts},
+            retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=self._threads + 2,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",

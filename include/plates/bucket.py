@@ -52,6 +52,14 @@ class Head:
         return archived and not (self.restore and 'ongoing-request="false"' in self.restore)
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What lies under a key on a versioned bucket: the newest version, and the delete marker that hides it, if one does."""
+
+    newest: str | None
+    marker: str | None
+
+
 class Bucket:
     """One bucket. Get it from S3Access.bucket."""
 
@@ -189,6 +197,17 @@ class Bucket:
             else:
                 parameters["ContinuationToken"] = answer["NextContinuationToken"]
 
+    async def past(self, key: str) -> Past:
+        """The newest version of a key and its current delete marker, by the bucket's list of versions."""
+        what = self.what("versions of", key)
+        # A listing is ordered by key and then from new to old, so the key's own newest rows come first.
+        answer = await self.access.call("list_object_versions", what, Bucket=self.name, Prefix=key, MaxKeys=20)
+        versions = [row for row in answer.get("Versions", []) if row["Key"] == key]
+        markers = [row for row in answer.get("DeleteMarkers", []) if row["Key"] == key and row.get("IsLatest")]
+        return Past(
+            str(versions[0]["VersionId"]) if versions else None, str(markers[0]["VersionId"]) if markers else None
+        )
+
     async def folders(self, prefix: str) -> list[str]:
         """The prefixes one level below (up to the next slash) that begin with `prefix`."""
         found: list[str] = []
@@ -233,22 +252,20 @@ class Bucket:
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "ContentMD5": _content_md5(data)}
         await self.access.call("put_object", self.what("PUT", key), **parameters)
 
-    async def current_marker(self, key: str) -> str | None:
-        """The version id of the delete marker that hides a key now; None where none does."""
-        answer = await self.access.call(
-            "list_object_versions", self.what("versions of", key), Bucket=self.name, Prefix=key, MaxKeys=10
-        )
-        rows = [row for row in answer.get("DeleteMarkers", []) if row["Key"] == key and row.get("IsLatest")]
-        return str(rows[0]["VersionId"]) if rows else None
-
     # Deleting
 
-    async def delete_one(self, key: str, *, version_id: str | None = None, etag: str | None = None) -> dict[str, Any]:
-        """DELETE with the conditions given. On a versioned bucket without version_id: a marker."""
+    async def delete_one(
+        self, key: str, *, version_id: str | None = None, etag: str | None = None, once: bool = False
+    ) -> dict[str, Any]:
+        """DELETE with the conditions given. On a versioned bucket without version_id: a marker.
+
+        `once`: not repeated where the answer is lost, since a second one would set a second marker.
+        """
         parameters = self._versioned(key, version_id)
         if etag:
             parameters["IfMatch"] = f'"{etag}"'
-        return await self.access.call("delete_object", self.what("DELETE", key), **parameters)
+        call = self.access.ask_once if once else self.access.call
+        return await call("delete_object", self.what("DELETE", key), **parameters)
 
     async def delete_many(self, objects: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         """DeleteObjects of at most 1000 keys; the answer's Deleted and Errors are per key and must be read."""

@@ -99,8 +99,9 @@ async def delete_plate(
     elif not work.begun:
         await work.check_source(members)
     guard = await work.guard(targets)
-    deleter = Deleter(source, guard, purging=order.phase == "purge")
-    await work.carry_out(batches_of(targets, order.batch_size, work.name), deleter, around_batch, on_progress)
+    await work.carry_out(
+        batches_of(targets, order.batch_size, work.name), Deleter(source, guard), around_batch, on_progress
+    )
     return await work.report(targets, guard, members, shared)
 
 
@@ -188,11 +189,9 @@ class _Deletion:
         elif "intent" in row:
             self._intents[row["intent"]] = row["digest"]
         elif "outcomes" in row:
-            outcomes = tuple(KeyOutcome(**one | {"result": Result(one["result"])}) for one in row["outcomes"])
-            if any(one.result is Result.FAILED for one in outcomes):
-                self._outcomes.pop(row["batch"], None)  # as if it had not been answered: it is sent again
-            else:
-                self._outcomes[row["batch"]] = outcomes
+            self._outcomes[row["batch"]] = tuple(
+                KeyOutcome(**one | {"result": Result(one["result"])}) for one in row["outcomes"]
+            )
 
     # Before anything is deleted
 
@@ -280,7 +279,7 @@ class _Deletion:
                 raise RequestError(
                     f"{self._source.name} is not versioned: there is no marker to undo; use phase delete"
                 )
-            return Guard.MARKER if self._order.phase == "marker" else Guard.VERSION
+            return Guard.MARKER if self._order.phase == "marker" else Guard.PURGE
         if versioned:
             return Guard.VERSION
         if any(target.by_version for target in targets) or await self._source.versioning():
@@ -293,16 +292,20 @@ class _Deletion:
     async def carry_out(
         self, batches: Sequence[DeleteBatch], deleter: Deleter, around: AroundBatch, on_progress: OnProgress
     ) -> None:
-        """Every batch without outcomes: intent durably first, then the deletion, then each key's outcome durably."""
+        """Every batch that is not settled: intent durably first, then the deletion, then each key's outcome durably.
+
+        A key whose failure is journaled is not deleted, and is tried again.
+        """
         total, done = sum(batch.size_bytes for batch in batches), 0
         for batch in batches:
             earlier = self._intents.get(batch.number)
             if earlier is not None and earlier != batch.digest:
                 raise ConflictingRequest(f"{batch.business_key}: the journal holds another list for this batch")
-            if batch.number not in self._outcomes:
-                await self._batch(replace(batch, resumed=earlier is not None), deleter, around)
-            else:
+            settled = self._outcomes.get(batch.number, ())
+            if settled and all(one.result is not Result.FAILED for one in settled):
                 self._resumed += 1
+            else:
+                await self._batch(replace(batch, resumed=earlier is not None, settled=settled), deleter, around)
             done += batch.size_bytes
             on_progress(Progress("delete", done, total, batch.number, len(batches), self._verdict.tag))
 
@@ -349,6 +352,7 @@ class _Deletion:
             deleted_bytes=sum(sizes.get(key, 0) for key in by_result[Result.DELETED]),
             changed=tuple(by_result[Result.CHANGED]),
             failed=tuple(by_result[Result.FAILED]),
+            inferred=tuple(one.key for one in outcomes if one.inferred),
             unknown=tuple(sorted(listed.keys() - {member.key for member in members})),
             shared_parts=tuple(sorted(shared & set(self._order.parts))),
             batches=len(self._outcomes),

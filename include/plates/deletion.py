@@ -10,12 +10,12 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Literal
 
 from include.core.errors import NotFound, TransientError, WaybillError
-from include.plates.bucket import Bucket
+from include.plates.bucket import Bucket, Head
 from include.plates.errors import PreconditionFailed, Unsupported
 from include.plates.flow import in_order
 from include.plates.models import Frozen, Retention
@@ -34,6 +34,7 @@ class Guard(StrEnum):
     SINGLE_ETAG = "by If-Match on each DELETE, which this store was seen to honour"
     HEAD = "by HEAD immediately before each DELETE: this store ignores conditions"
     MARKER = "by HEAD immediately before each delete marker; the archived version stays until the purge"
+    PURGE = "by version id, and only where a delete marker still hid it immediately before"
 
 
 class Result(StrEnum):
@@ -60,18 +61,26 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class KeyOutcome:
-    """What happened to one key: the line that every deletion has. `marker` is the delete marker's version id."""
+    """What happened to one key: the line that every deletion has. `marker` is the delete marker's version id.
+
+    `inferred`: no answer says so; it was found gone, or marked, after the intent to delete it was journaled. Somebody
+    else may have done it at that very time.
+    """
 
     key: str
     version_id: str | None
     result: Result
     detail: str = ""
     marker: str | None = None
+    inferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DeleteBatch:
-    """At most 1000 targets. `business_key` names the effect in the world, `digest` its exact list."""
+    """At most 1000 targets. `business_key` names the effect in the world, `digest` its exact list.
+
+    `resumed`: its intent was journaled before. `settled`: what an earlier try found out; its failed keys are tried again.
+    """
 
     number: int
     of: int
@@ -79,6 +88,7 @@ class DeleteBatch:
     digest: str
     targets: tuple[Target, ...]
     resumed: bool
+    settled: tuple[KeyOutcome, ...] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -96,7 +106,10 @@ async def just_send(_: DeleteBatch, send: SendBatch) -> Outcomes:
 
 
 class DeleteReport(Frozen):
-    """What was deleted and what was left. `complete` only when every target is deleted or was gone."""
+    """What was deleted and what was left. `complete` only when every target is deleted or was gone.
+
+    `inferred` names those of the deleted that were found gone, or marked, after a lost answer or a crash.
+    """
 
     tag: str
     phase: Phase
@@ -108,6 +121,7 @@ class DeleteReport(Frozen):
     deleted_bytes: int
     changed: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
+    inferred: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     shared_parts: tuple[str, ...] = ()
     batches: int
@@ -159,20 +173,16 @@ async def _refuses(source: Bucket, key: str, attempt: Callable[[], Awaitable[dic
 
 
 class Deleter:
-    """Deletes one batch under a guard. `resumed`: the intent was journaled before, so a key found gone was ours.
+    """Deletes one batch under a guard."""
 
-    `purging`: the versions under delete markers; one whose marker is gone was brought back, and is left alone.
-    """
-
-    def __init__(self, source: Bucket, guard: Guard, *, purging: bool = False):
+    def __init__(self, source: Bucket, guard: Guard):
         self._source = source
         self._guard = guard
-        self._purging = purging
 
     async def send(self, batch: DeleteBatch) -> Outcomes:
-        """Every target once; transient failures of single keys are tried again here."""
-        left = list(batch.targets)
-        outcomes: dict[str, KeyOutcome] = {}
+        """Every target that is not settled once; transient failures of single keys are tried again here."""
+        outcomes = {one.key: one for one in batch.settled if one.result is not Result.FAILED}
+        left = [target for target in batch.targets if target.key not in outcomes]
         for attempt in range(_TRIES):
             for outcome in await self._once(left, resumed=batch.resumed or attempt > 0):
                 outcomes[outcome.key] = outcome
@@ -184,22 +194,13 @@ class Deleter:
 
     async def _once(self, targets: Sequence[Target], *, resumed: bool) -> list[KeyOutcome]:
         if self._guard is Guard.VERSION:
-            back = await self._brought_back(targets) if self._purging else []
-            hidden = [target for target in targets if target not in back]
-            gone = await self._many(hidden, resumed=resumed, versions=True) if hidden else []
-            detail = "brought back: its delete marker was removed"
-            return [*gone, *(KeyOutcome(one.key, one.version_id, Result.CHANGED, detail) for one in back)]
+            return await self._many(targets, resumed=resumed, versions=True)
+        if self._guard is Guard.PURGE:
+            return await self._purge(targets, resumed=resumed)
         if self._guard is Guard.BATCH_ETAG:
             return await self._many(targets, resumed=resumed, versions=False)
-        return await in_order(targets, lambda target: self._one(target, resumed=resumed), _CONCURRENCY)
-
-    async def _brought_back(self, targets: Sequence[Target]) -> list[Target]:
-        async def current(target: Target) -> bool:
-            there = await self._source.head(target.key)
-            return there is not None and there.version_id == target.version_id
-
-        visible = await in_order(targets, current, _CONCURRENCY)
-        return [target for target, seen in zip(targets, visible, strict=True) if seen]
+        one = self._mark if self._guard is Guard.MARKER else self._one
+        return await in_order(targets, lambda target: one(target, resumed=resumed), _CONCURRENCY)
 
     async def _many(self, targets: Sequence[Target], *, resumed: bool, versions: bool) -> list[KeyOutcome]:
         rows: list[Mapping[str, str]] = []
@@ -219,21 +220,14 @@ class Deleter:
         return outcomes
 
     async def _one(self, target: Target, *, resumed: bool) -> KeyOutcome:
-        marker = self._guard is Guard.MARKER
         try:
             if self._guard is not Guard.SINGLE_ETAG:
-                there = await self._source.head(target.key)
-                if there is None:
-                    # A worker that died after the marker was set could not write its id down: it is found again.
-                    found = await self._source.current_marker(target.key) if marker and resumed else None
-                    return replace(_by_code(target, "NoSuchKey", resumed), marker=found)
-                same_version = not target.by_version or there.version_id == target.version_id
-                if (there.etag, there.size) != (target.etag, target.size) or not same_version:
-                    return _by_code(target, "PreconditionFailed", resumed)
+                refused = _refused(target, await self._source.head(target.key), resumed)
+                if refused is not None:
+                    return refused
             # Under suspended versioning, versions and plain objects are mixed: what has a version id is ended by it.
-            version = target.version_id if target.by_version and not marker else None
-            etag = None if marker or version else target.etag
-            answer = await self._source.delete_one(target.key, version_id=version, etag=etag)
+            version = target.version_id if target.by_version else None
+            await self._source.delete_one(target.key, version_id=version, etag=None if version else target.etag)
         except PreconditionFailed:
             return _by_code(target, "PreconditionFailed", resumed)
         except NotFound:
@@ -242,8 +236,73 @@ class Deleter:
             raise
         except WaybillError as error:
             return KeyOutcome(target.key, target.version_id, Result.FAILED, str(error))
-        made = answer.get("VersionId") if answer.get("DeleteMarker") else None
-        return KeyOutcome(target.key, target.version_id, Result.DELETED, marker=made)
+        return KeyOutcome(target.key, target.version_id, Result.DELETED)
+
+    # Two phases: a marker first, and the version under it later
+
+    async def _mark(self, target: Target, *, resumed: bool) -> KeyOutcome:
+        """One delete marker. Each request is sent once: after a lost answer the marker is looked for, not set again."""
+        for attempt in range(_TRIES):
+            try:
+                return await self._mark_once(target, resumed=resumed or attempt > 0)
+            except TransientError:
+                if attempt == _TRIES - 1:
+                    raise
+                await asyncio.sleep(0.2 * 2**attempt)
+            except WaybillError as error:
+                return KeyOutcome(target.key, target.version_id, Result.FAILED, str(error))
+        raise TransientError(f"{target.key} was not marked")  # not reached: the last attempt returns or raises
+
+    async def _mark_once(self, target: Target, *, resumed: bool) -> KeyOutcome:
+        there = await self._source.head(target.key)
+        if there is None and resumed:
+            return await self._found_marked(target)
+        refused = _refused(target, there, resumed)
+        if refused is not None:
+            return refused
+        answer = await self._source.delete_one(target.key, once=True)
+        marker = answer.get("VersionId") if answer.get("DeleteMarker") else None
+        return KeyOutcome(target.key, target.version_id, Result.DELETED, marker=marker)
+
+    async def _found_marked(self, target: Target) -> KeyOutcome:
+        """A worker that died after the marker was set could not write its id down: it is found among the versions."""
+        past = await self._source.past(target.key)
+        if past.marker is None:
+            return KeyOutcome(target.key, target.version_id, Result.ABSENT, "was gone already")
+        if past.newest != target.version_id:
+            return _by_code(target, "PreconditionFailed", resumed=True)
+        detail = "found marked; the intent to mark it was journaled before, so this marker is taken for ours"
+        return KeyOutcome(target.key, target.version_id, Result.DELETED, detail, past.marker, inferred=True)
+
+    async def _purge(self, targets: Sequence[Target], *, resumed: bool) -> list[KeyOutcome]:
+        """Ends the versions that a marker still hides. S3 has no condition for that, so it is looked at right before."""
+        looked = await in_order(targets, lambda target: self._kept(target, resumed=resumed), _CONCURRENCY)
+        hidden = [target for target, kept in zip(targets, looked, strict=True) if kept is None]
+        purged = await self._many(hidden, resumed=resumed, versions=True) if hidden else []
+        return [*purged, *(kept for kept in looked if kept is not None)]
+
+    async def _kept(self, target: Target, *, resumed: bool) -> KeyOutcome | None:
+        """Why a version is not purged; None if a delete marker lies right over it."""
+        past = await self._source.past(target.key)
+        if past.newest != target.version_id:
+            if past.newest is None or await self._source.head(target.key, target.version_id) is None:
+                return _by_code(target, "NoSuchVersion", resumed)
+            detail = "a newer object lies over it; it was left alone"
+        elif past.marker is None:
+            detail = "brought back: its delete marker was removed; it was left alone"
+        else:
+            return None
+        return KeyOutcome(target.key, target.version_id, Result.CHANGED, detail)
+
+
+def _refused(target: Target, there: Head | None, resumed: bool) -> KeyOutcome | None:
+    """By HEAD, why an object may not be deleted; None if it is the archived one."""
+    if there is None:
+        return _by_code(target, "NoSuchKey", resumed)
+    same_version = not target.by_version or there.version_id == target.version_id
+    if (there.etag, there.size) != (target.etag, target.size) or not same_version:
+        return _by_code(target, "PreconditionFailed", resumed)
+    return None
 
 
 def _by_code(target: Target, code: str, resumed: bool) -> KeyOutcome:
@@ -253,6 +312,6 @@ def _by_code(target: Target, code: str, resumed: bool) -> KeyOutcome:
     if code in ("NoSuchKey", "NoSuchVersion", "404"):
         if resumed:
             detail = "found gone; the intent to delete it was journaled before the crash"
-            return KeyOutcome(target.key, target.version_id, Result.DELETED, detail)
+            return KeyOutcome(target.key, target.version_id, Result.DELETED, detail, inferred=True)
         return KeyOutcome(target.key, target.version_id, Result.ABSENT, "was gone already")
     return KeyOutcome(target.key, target.version_id, Result.FAILED, code)

@@ -132,6 +132,7 @@ def told(report: DeleteReport) -> dict[str, Any]:
         "retention": report.retention,
         "changed": list(report.changed),
         "failed": list(report.failed),
+        "inferred": list(report.inferred),
         "unknown": list(report.unknown),
         "shared_parts": list(report.shared_parts),
         "batches": report.batches,

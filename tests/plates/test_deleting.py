@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -201,13 +202,46 @@ def test_retention_versioned_is_met_by_a_versioned_archive_bucket(versioned: Ben
     assert delete(versioned, verdict, order(verdict, retention="versioned")).complete
 
 
-def test_retention_locked_is_met_by_a_legal_hold(bench: Bench):
+def locked(bench: Bench) -> Verdict:
     bench.client.create_bucket(Bucket=bench.cold + "-locked", ObjectLockEnabledForBucket=True)
     bench.cold += "-locked"
-    verdict = proved(bench)
-    for proof in verdict.volumes:
-        bench.client.put_object_legal_hold(Bucket=bench.cold, Key=proof.key, LegalHold={"Status": "ON"})
+    return proved(bench)
+
+
+def hold(bench: Bench, verdict: Verdict, status: str) -> None:
+    for one in verdict.volumes:
+        bench.client.put_object_legal_hold(Bucket=bench.cold, Key=one.key, LegalHold={"Status": status})
+
+
+def test_retention_locked_is_met_by_a_legal_hold_and_looked_at_right_before_the_first_deletion(bench: Bench):
+    verdict = locked(bench)
+    hold(bench, verdict, "ON")
+    hold(bench, verdict, "OFF")
+    with pytest.raises(RetentionRefused):
+        delete(bench, verdict, order(verdict, retention="locked"))
+    assert plate_keys(bench) == set(bench.files)
+    hold(bench, verdict, "ON")
     assert delete(bench, verdict, order(verdict, retention="locked")).complete
+
+
+@pytest.mark.parametrize("mode", ["GOVERNANCE", "COMPLIANCE"])
+def test_retention_locked_is_met_by_a_date_that_the_store_holds_until_it_is_over(mode: str, bench: Bench):
+    verdict = locked(bench)
+    until = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+    first, *others = verdict.volumes
+    for one in others:
+        bench.client.put_object_retention(
+            Bucket=bench.cold, Key=one.key, Retention={"Mode": mode, "RetainUntilDate": until}
+        )
+    with pytest.raises(RetentionRefused, match=first.key):  # each tarball must have its own
+        delete(bench, verdict, order(verdict, retention="locked"))
+    bench.client.put_object_retention(
+        Bucket=bench.cold, Key=first.key, Retention={"Mode": mode, "RetainUntilDate": until}
+    )
+    with pytest.raises(RetentionRefused):
+        delete(bench, verdict, order(verdict, retention="locked"), clock=lambda: until.timestamp() + 1)
+    assert plate_keys(bench) == set(bench.files)
+    assert delete(bench, verdict, order(verdict, retention="locked"), clock=lambda: until.timestamp() - 1).complete
 
 
 # After the first deletion, what is not archived is left
@@ -352,84 +386,6 @@ def test_folder_markers_are_archived_and_deleted_like_any_object(bench: Bench):
     assert delete(bench, verdict).complete and not plate_keys(bench)
 
 
-# Two phases
-
-
-def test_markers_first_and_the_purge_after_the_undo_time(versioned: Bench):
-    verdict, clock = proved(versioned), [1000.0]
-    first = delete(versioned, verdict, order(verdict, phase="marker", undo_days=2), clock=lambda: clock[0])
-    assert first.complete and not plate_keys(versioned) and len(versions(versioned)) == len(versioned.files)
-    purge = order(verdict, phase="purge", undo_days=2)
-    with pytest.raises(ApprovalVoid, match="not over"):
-        delete(versioned, verdict, purge, clock=lambda: clock[0] + 86_400)
-    assert len(versions(versioned)) == len(versioned.files)
-    done = delete(versioned, verdict, purge, clock=lambda: clock[0] + 2 * 86_400)
-    assert done.complete and versions(versioned) == []
-    left = versioned.client.list_object_versions(Bucket=versioned.live).get("DeleteMarkers", [])
-    assert [row for row in left if "/workspace/backup/" not in row["Key"]] == []
-
-
-def test_a_purge_without_markers_or_without_versions_is_refused(bench: Bench, versioned: Bench):
-    verdict = proved(versioned)
-    with pytest.raises(ConflictingRequest):
-        delete(versioned, verdict, order(verdict, phase="purge"))
-
-
-def test_markers_on_a_bucket_without_versions_are_refused(bench: Bench):
-    verdict = proved(bench)
-    with pytest.raises(RequestError, match="not versioned"):
-        delete(bench, verdict, order(verdict, phase="marker"))
-    assert plate_keys(bench) == set(bench.files)
-
-
-def test_an_object_restored_from_its_marker_and_changed_survives_the_purge(versioned: Bench):
-    verdict = proved(versioned)
-    delete(versioned, verdict, order(verdict, phase="marker"))
-    key = IMAGES + "Images/Index.idx.xml"
-    versioned.client.put_object(Bucket=versioned.live, Key=key, Body=b"<again/>")
-    delete(versioned, verdict, order(verdict, phase="purge"))
-    assert versioned.get(key, versioned.live) == b"<again/>"
-
-
-def undo(bench: Bench, key: str) -> None:
-    """Somebody removes a delete marker, and so brings the object back."""
-    markers = bench.client.list_object_versions(Bucket=bench.live, Prefix=key)["DeleteMarkers"]
-    bench.client.delete_object(Bucket=bench.live, Key=key, VersionId=markers[0]["VersionId"])
-
-
-def test_an_object_brought_back_before_the_purge_stops_it_and_after_its_start_is_left_and_listed(versioned: Bench):
-    verdict = proved(versioned)
-    delete(versioned, verdict, order(verdict, phase="marker"))
-    first, last = sorted(versioned.files)[0], sorted(versioned.files)[-1]
-    undo(versioned, first)
-    purge = order(verdict, phase="purge")
-    with pytest.raises(ApprovalVoid, match="1 marked objects were brought back"):
-        delete(versioned, verdict, purge)
-    assert len(versions(versioned)) == len(versioned.files)
-    versioned.client.delete_object(Bucket=versioned.live, Key=first)  # thinks again, and marks it again
-
-    async def meanwhile(batch: DeleteBatch, send: SendBatch) -> Outcomes:
-        if batch.number == batch.of:
-            undo(versioned, last)
-        return await send()
-
-    report = delete(versioned, verdict, purge, around_batch=meanwhile)
-    assert report.changed == (last,) and not report.complete
-    assert plate_keys(versioned) == {last}
-
-
-def test_markers_of_a_worker_that_died_before_it_wrote_them_down_are_found_and_purged(versioned: Bench):
-    verdict = proved(versioned)
-    with pytest.raises(ZeroDivisionError):
-        delete(versioned, verdict, order(verdict, phase="marker"), around_batch=crash_after_sending(2))
-    report = delete(versioned, verdict, order(verdict, phase="marker"))
-    assert report.complete and report.deleted == len(versioned.files) and report.absent == 0
-    assert delete(versioned, verdict, order(verdict, phase="purge")).complete
-    assert versions(versioned) == []
-    left = versioned.client.list_object_versions(Bucket=versioned.live).get("DeleteMarkers", [])
-    assert [row for row in left if "/workspace/backup/" not in row["Key"]] == []
-
-
 def test_a_batch_with_failed_keys_is_sent_again_by_the_next_try(bench: Bench):
     verdict = proved(bench)
     stuck = sorted(bench.files)[0]
@@ -437,8 +393,10 @@ def test_a_batch_with_failed_keys_is_sent_again_by_the_next_try(bench: Bench):
         front.rules.append(proxy.refuse("DELETE", stuck, 403, "AccessDenied"))
         report = delete(through(bench, front), verdict)
     assert report.failed == (stuck,) and plate_keys(bench) == {stuck}
-    report = delete(bench, verdict)
-    assert report.complete and not plate_keys(bench)
+    with proxied(bench.url) as front:
+        report = delete(through(bench, front), verdict)
+        assert {request.key for request in front.log if request.method == "DELETE"} == {stuck}
+    assert report.complete and not plate_keys(bench) and report.inferred == ()
 
 
 def test_the_caller_wraps_each_batch_with_a_stable_key_and_digest(bench: Bench):
