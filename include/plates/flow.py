@@ -43,11 +43,11 @@ async def all_or_none(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancels what still runs and waits until it has ended."""
-    running = [task for task in tasks if not task.done()]
-    for task in running:
+    """Cancels what still runs and waits until it has ended. Errors of the others are heard, and told by nobody."""
+    every = list(tasks)
+    for task in every:
         task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    await asyncio.gather(*every, return_exceptions=True)
 
 
 async def ahead(
