@@ -6,6 +6,7 @@ off on loading. Give each volume and each plate's deletion a journal of its own;
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -50,7 +51,10 @@ class FileJournal:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             # One write: a crash leaves a whole line or a torn last one, which load() cuts off.
-            os.write(descriptor, line)
+            written = os.write(descriptor, line)
+            if written < len(line):  # a disk that fills up takes less than it was given, and says nothing
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
