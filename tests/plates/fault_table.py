@@ -325,7 +325,8 @@ def procedure(case: Case, seed: int) -> int:
             copied[key] = live.truth[key]
     tag = tag_of(BROAD2018, one)
     done = sop_policy.backup(one, listed, copied, tag)
-    tarball: bytes | None = pack(copied, tag)
+    backend = {key: data for key, data in copied.items() if "/backend/" in key}
+    tarball: bytes | None = pack({key: data for key, data in copied.items() if key not in backend}, tag)
     case.after_reading(live, draw)
     tarball = case.at_rest(tarball or b"", draw)
     if case.sop_stops or not sop_policy.check_plate(case.sop_check(done)):
@@ -333,7 +334,9 @@ def procedure(case: Case, seed: int) -> int:
     case.after_proof(live, draw)
     tarball = case.after_approval(tarball, draw) if tarball is not None else None
     left = _removed(case, live, one, draw)
-    return lost(live.truth, left, [tarball] if tarball else [], one)
+    # A folder marker is in none of its tarballs, and holds nothing.
+    truth = {key: data for key, data in live.truth.items() if data or not key.endswith("/")}
+    return lost(truth, left, [pack(backend, tag), *([tarball] if tarball else [])], one)
 
 
 def _removed(case: Case, live: Live, one: Plate, draw: Draw) -> set[str]:
