@@ -31,6 +31,8 @@ MODULES = {
     "plates_faults": "Plates: what is lost when things go wrong",
     "plates_kills": "Plates: workers killed at random instants",
     "ledger": "The ledger",
+    "plates_speed": "Plates: time and cost of an archive",
+    "plates_size": "Plates: size, growth and reading back",
     "dag_import": "DAG import",
 }
 

@@ -38,7 +38,7 @@ def run(*, quick: bool) -> list[Row]:
         list(pool.map(_end, range(PROCESSES)))
     ours, _, theirs, _, odd = totals
     runs = len(CASES) * seeds
-    rows.append(_row(f"all {len(CASES)} cases, {runs} runs: unsafe deletions", ours, theirs))
+    rows.append(_row(f"all {len(CASES)} cases, {runs} runs", ours, theirs))
     rows.append(_row(f"all cases, {runs} runs: runs that did not end as they must", odd, None, unit="runs"))
     return rows
 
@@ -77,11 +77,11 @@ def _play(number: int, seeds: int) -> tuple[int, int, int, int, int]:
 
 def _case(name: str, told: tuple[int, int, int, int, int], seeds: int) -> Row:
     ours, our_runs, theirs, their_runs, odd = told
-    row = _row(f"{name}: unsafe deletions (in {our_runs} of {seeds} runs; peer in {their_runs})", ours, theirs)
+    row = _row(f"{name} ({seeds} runs: unsafe in {our_runs}, peer in {their_runs})", ours, theirs)
     return row | {"met": ours == 0 and odd == 0}
 
 
-def _row(figure: str, value: int, peer_value: int | None, unit: str = "objects") -> Row:
+def _row(figure: str, value: int, peer_value: int | None, unit: str = "unsafe deletions") -> Row:
     return {
         "figure": figure,
         "value": value,

@@ -1,4 +1,4 @@
-"""A loopback relay that counts requests: each client connection has one of its own to the server.
+"""A loopback relay that counts requests and answered bytes: each client connection has one of its own to the server.
 
 Laps through it are not timed. It reads only what it must to find where a request ends.
 """
@@ -21,6 +21,7 @@ class Counting:
     def __init__(self) -> None:
         self.url = ""
         self.methods: Counter[str] = Counter()
+        self.answered_bytes = 0  # headers included
 
 
 @contextlib.contextmanager
@@ -33,7 +34,7 @@ def counting(upstream: str) -> Iterator[Counting]:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(where.hostname, where.port, limit=_LIMIT)
-        back = asyncio.create_task(_pour(up_reader, writer))
+        back = asyncio.create_task(_pour(up_reader, writer, counter))
         try:
             while await _request(reader, up_writer, counter):
                 pass
@@ -49,7 +50,7 @@ def counting(upstream: str) -> Iterator[Counting]:
 
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=_LIMIT)
-        counter.url = "http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+        counter.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         ending.append(asyncio.Event())
         ready.set()
         await ending[0].wait()
@@ -65,9 +66,10 @@ def counting(upstream: str) -> Iterator[Counting]:
         thread.join(10)
 
 
-async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, counter: Counting) -> None:
     with contextlib.suppress(OSError):
         while data := await reader.read(_LIMIT):
+            counter.answered_bytes += len(data)
             writer.write(data)
             await writer.drain()
         writer.close()

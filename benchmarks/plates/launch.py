@@ -30,6 +30,7 @@ def main(chain_path: str, result_path: str) -> int:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = {"status": status, "wall": wall, "laps": laps}
     result |= {"cpu": used.ru_utime + used.ru_stime, "peak_bytes": used.ru_maxrss * 1024}
+    result |= {"written_bytes": used.ru_oublock * 512}
     with open(result_path, "w") as file:  # noqa: PTH123
         json.dump(result, file)
     return 0

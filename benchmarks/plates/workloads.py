@@ -56,7 +56,7 @@ def workloads(quick: bool) -> list[Workload]:
         Workload("small", f"{2000 // cut:,} × 128 KiB", _images(2000 // cut, 128 * KIB)),
         Workload("medium", f"{400 // cut} × 1 MiB", _images(400 // cut, MIB)),
         Workload("tiff", f"{40 // cut} × 9.33 MB", _images(40 // cut, IMAGE_BYTES)),
-        Workload("mix", "a plate's mix, scaled down", _mix(12 // (4 if quick else 1))),
+        Workload("mix", "a plate's mix, scaled down", _mix(1 if quick else 8)),
     ]
 
 
@@ -88,4 +88,3 @@ def write(workload: Workload, bucket: Path) -> None:
         path = bucket / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content(key, size, kind))
-

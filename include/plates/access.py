@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from include.core.errors import AuthError, NotFound, RequestError, TransientError, WaybillError, error_for_status
@@ -44,7 +44,16 @@ class S3Access:
         self._once: Any = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="plates-s3")
 
-    def _client(self, *, attempts: int, path_style: bool = False) -> Any:
+    def _client(self, *, attempts: int) -> Any:
+        # Making one costs a tenth of a second: twice only where the endpoint comes from the environment.
+        given = self._given_endpoint
+        if not given or _aws_host(given):
+            client = self._make_client(attempts, "auto")
+            if _is_aws(client):
+                return client
+        return self._make_client(attempts, "path")
+
+    def _make_client(self, attempts: int, style: Literal["auto", "path"]) -> Any:
         from botocore.config import Config
 
         config = Config(
@@ -54,12 +63,9 @@ class S3Access:
             max_pool_connections=self._threads + 2,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
+            s3={"addressing_style": style, "payload_signing_enabled": False},
         )
-        client = self._session.client("s3", endpoint_url=self._given_endpoint, region_name=self._region, config=config)
-        if path_style or _is_aws(client):
-            return client
-        return self._client(attempts=attempts, path_style=True)
+        return self._session.client("s3", endpoint_url=self._given_endpoint, region_name=self._region, config=config)
 
     @property
     def endpoint(self) -> str:
@@ -139,8 +145,11 @@ class S3Access:
 
 
 def _is_aws(client: Any) -> bool:
-    host = urlsplit(str(client.meta.endpoint_url)).hostname or ""
-    return host.endswith(("amazonaws.com", "amazonaws.com.cn"))
+    return _aws_host(str(client.meta.endpoint_url))
+
+
+def _aws_host(url: str) -> bool:
+    return (urlsplit(url).hostname or "").endswith(("amazonaws.com", "amazonaws.com.cn"))
 
 
 def client_error(response: Mapping[str, Any], what: str) -> WaybillError:

@@ -22,7 +22,6 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 
 from include.core.errors import ConflictingRequest, RequestError, VerificationError, WaybillError
-from include.core.receipts import number
 from include.plates.access import S3Access
 from include.plates.archiving import archive_plate
 from include.plates.deleting import DeleteOrder, delete_plate
@@ -123,6 +122,8 @@ async def ls(options: Options, console: Console) -> int:
 
 
 async def restore_files(options: Options, console: Console) -> int:
+    from include.core.receipts import number  # it brings the page's templates along, which no other command needs
+
     async with _access(options) as access:
         cold = access.bucket(options.cold_bucket)
         manifests = [m for plate in _plates(options) for m in await find_manifests(plate, _layout(options), cold)]

@@ -23,6 +23,7 @@ from include.plates.tarformat import END_MARKER, PlannedMember, header, padding
 
 FETCH_BYTES = 12 * MIB
 AHEAD_BYTES = 32 * MIB
+AHEAD_BYTES_PACKING = 20 * MIB  # groups being compressed and their frames need room too
 AHEAD_COUNT = 32
 
 
@@ -47,14 +48,25 @@ class _Step:
 
 
 class VolumeReader:
-    """Reads one volume. `copied` are the members whose bulk the store copies by itself: they are never hashed here."""
+    """Reads one volume, at most `ahead_bytes` ahead (one fetch always may).
 
-    def __init__(self, members: Sequence[PlannedMember], source: Bucket, *, copied: frozenset[int] = frozenset()):
+    `copied` are the members whose bulk the store copies by itself: they are never hashed here.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[PlannedMember],
+        source: Bucket,
+        *,
+        copied: frozenset[int] = frozenset(),
+        ahead_bytes: int = AHEAD_BYTES,
+    ):
         self.members = members
         self.total = (members[-1].end if members else 0) + len(END_MARKER)
         self.read: dict[int, ReadMember] = {}
         self._source = source
         self._copied = copied
+        self._ahead_bytes = ahead_bytes
 
     def ending_in(self, start: int, end: int) -> range:
         """Members whose last byte lies in [start, end): those that a part's journal line answers for."""
@@ -65,7 +77,7 @@ class VolumeReader:
         """The bytes [start, end) of the volume in order. Raises SourceChanged, VerificationError and the core's errors."""
         digester: Digester | None = None
         jobs = ((step.length, functools.partial(self._fetch, step)) for step in self._steps(start, end))
-        async with aclosing(ahead(jobs, budget=AHEAD_BYTES, count=AHEAD_COUNT)) as fetched:
+        async with aclosing(ahead(jobs, budget=self._ahead_bytes, count=AHEAD_COUNT)) as fetched:
             async for step, data in fetched:
                 member = self.members[step.index]
                 if step.first:

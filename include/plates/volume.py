@@ -23,7 +23,7 @@ from include.plates.errors import SourceChanged
 from include.plates.flow import stop
 from include.plates.journal import PartJournal
 from include.plates.models import ArchiveSettings, Frame, OnProgress, Progress, VolumePlan
-from include.plates.reading import ReadMember, VolumeReader
+from include.plates.reading import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
 from include.plates.tarformat import PlannedMember
 from include.plates.uploading import PartDone, Upload
 
@@ -94,10 +94,14 @@ class VolumeWriter:
         self._codec = cutting.codec(settings)
         self._raw_parts = cutting.cut_raw(members, volume.raw_bytes, settings) if self._codec is None else []
         copied = frozenset(part.copy for part in self._raw_parts if part.copy is not None)
-        self._reader = VolumeReader(members, source, copied=copied)
+        ahead_bytes = AHEAD_BYTES if self._codec is None else AHEAD_BYTES_PACKING
+        self._reader = VolumeReader(members, source, copied=copied, ahead_bytes=ahead_bytes)
         if self._reader.total != volume.raw_bytes:
             raise VerificationError(f"{volume.name}: the plan's size is not that of its members; plan again")
-        chosen = {"codec": cutting.codec_name(settings.compression), "copy_from": settings.copy_from_bytes}
+        chosen = {
+            "codec": cutting.codec_name(settings.compression, settings.level),
+            "copy_from": settings.copy_from_bytes,
+        }
         self.upload = Upload(archive, volume.key, volume.digest, chosen, journal)
         self._in_flight = in_flight
         self._on_progress = on_progress

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.plates import servers
 from tests.plates.conftest import Bench
+from tests.plates.kill_harness import command
 from tests.plates.servers import ENVIRONMENT
 from tests.plates.test_archiving import IMAGES
-from tests.plates.kill_harness import command
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT_KIB = 300 * 1000

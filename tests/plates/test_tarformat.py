@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import random
 import tarfile
@@ -110,6 +111,15 @@ def test_the_scanner_never_takes_a_changed_tar_for_the_same(files: dict[str, byt
         pass
 
 
+@pytest.mark.parametrize("at", range(148, 156))
+@pytest.mark.parametrize("bit", range(8))
+def test_no_bit_of_a_header_s_own_checksum_may_differ(at: int, bit: int):
+    data = bytearray(build({"a": b"b"}))
+    data[at] ^= 1 << bit
+    with pytest.raises((Damaged, ValueError)):
+        _scan(bytes(data))
+
+
 def _scan(data: bytes) -> list[Any]:
     scanner = TarScanner()
     scanner.feed(memoryview(data))
@@ -163,6 +173,16 @@ def test_compressed_bytes_hold_no_clock_and_no_name():
     assert pack is not None
     assert pack(memoryview(b"abc"))[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
     assert zlib.decompress(pack(memoryview(b"abc")), 31) == b"abc"
+
+
+@pytest.mark.parametrize("level", range(10))
+def test_every_gzip_level_is_one_plain_gzip_member_and_named_after_what_wrote_it(level: int):
+    pack = cutting.codec(ArchiveSettings(compression="gzip", level=level))
+    assert pack is not None
+    data = b"".join(n.to_bytes(2, "big") for n in range(0, 60_000, 7)) * 9
+    assert gzip.decompress(pack(memoryview(data))) == data
+    assert pack(memoryview(data)) == pack(memoryview(bytearray(data)))
+    assert cutting.codec_name("gzip", level).split()[0] == ("isal" if 1 <= level <= 3 else "zlib")
 
 
 SIZE_LISTS = st.lists(st.one_of(st.integers(0, 5000), st.integers(0, 200 * MIB)), min_size=1, max_size=30)
