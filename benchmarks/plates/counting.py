@@ -55,6 +55,10 @@ def counting(upstream: str) -> Iterator[Counting]:
         ready.set()
         await ending[0].wait()
         server.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()

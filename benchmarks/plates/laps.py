@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,7 @@ from benchmarks.plates.chains import HERE, Pipeline, Place, Step, environment
 from benchmarks.plates.check import prove
 from benchmarks.plates.workloads import PROJECT, Workload
 
-LIMIT_SECONDS = 900
+LIMIT_SECONDS = 300
 
 
 class Failed(Exception):
@@ -45,7 +47,12 @@ def launch(steps: Sequence[Step], place: Place) -> dict[str, Any]:
     told = {"steps": steps, "environment": environment(place), "folder": str(HERE.parent.parent), "errors": str(errors)}
     chain.write_text(json.dumps(told))
     command = [sys.executable, "-I", "-S", str(HERE / "launch.py"), str(chain), str(result)]
-    subprocess.run(command, check=True, timeout=LIMIT_SECONDS)
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            process.wait(LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise Failed(f"{steps[0][0][0]} and what follows took more than {LIMIT_SECONDS} s") from None
     measured: dict[str, Any] = json.loads(result.read_text())
     if measured["status"]:
         raise Failed(
