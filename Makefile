@@ -37,8 +37,8 @@ stop: $(STAMP) ## end what `make demo KEEP=1` left running
 status: $(STAMP) ## say what runs, and where
 	@$(RUN) -m rehearsal status || true
 
-# Two test processes; those that share the real Airflow stay together in one of them.
-SIDE_BY_SIDE := -n 2 --dist loadgroup
+# Two test processes, file by file (tests/conftest.py); the real Airflow's tests come first and stay in one of them.
+SIDE_BY_SIDE := -n 2 --no-loadscope-reorder
 
 test: $(STAMP) ## the tests that fit into 15 minutes
 	$(RUN) -m pytest $(SIDE_BY_SIDE) -m "not full" $(ARGS)

@@ -11,8 +11,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from rehearsal import database
 from rehearsal.settings import base_environment
@@ -26,6 +28,17 @@ def pytest_configure() -> None:
     for name in [name for name in os.environ if name.startswith("AIRFLOW")]:
         del os.environ[name]
     os.environ.update(AIRFLOW)
+
+
+class ByFile(LoadFileScheduling):
+    """A file's tests stay in one test process; those of the real Airflow all do, so that it boots once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "airflow" if nodeid.startswith("tests/airflow/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def pytest_unconfigure() -> None:

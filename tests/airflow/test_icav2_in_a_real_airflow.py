@@ -19,7 +19,7 @@ from rehearsal.scenes.icav2 import ICAv2Scene
 from rehearsal.stack import Stack
 from tests.airflow.conftest import DAG_ID, TARGET, Rehearsal
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow"), pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.airflow, pytest.mark.timeout(420)]
 
 LONG = 20.0  # seconds: a job that is still running when the test strikes
 

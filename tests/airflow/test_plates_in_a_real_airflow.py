@@ -20,7 +20,7 @@ from rehearsal.scenes import plates
 from rehearsal.stack import Stack
 from tests.airflow.conftest import Rehearsal
 
-pytestmark = [pytest.mark.airflow, pytest.mark.xdist_group("airflow"), pytest.mark.full, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1500)]
 
 IDS = plates.plate_ids()
 DAMAGED, KILLED_ARCHIVING, KILLED_DELETING, GREW = IDS[2], IDS[4], IDS[6], IDS[8]
