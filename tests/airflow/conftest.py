@@ -111,7 +111,7 @@ class Rehearsal:
         assert verify(self.ledger).problems == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
     connections = own_connections(home / "world")
@@ -131,12 +131,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ledger(stack: Stack) -> Ledger:
     return Ledger(ledger_url(stack.environment["AIRFLOW_CONN_WAYBILL_LEDGER"]))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared(stack: Stack, ledger: Ledger) -> Rehearsal:
     return Rehearsal(stack, ledger)
 
