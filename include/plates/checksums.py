@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from awscrt import checksums as crt
@@ -19,6 +19,19 @@ INLINE_BYTES = 128 * 1024
 
 def crc64nvme(data: bytes | bytearray | memoryview, previous: int = 0) -> int:
     return int(crt.crc64nvme(data, previous))
+
+
+def crc64nvme_of(pieces: Iterable[bytes | memoryview]) -> int:
+    crc = 0
+    for piece in pieces:
+        crc = crc64nvme(piece, crc)
+    return crc
+
+
+def feed(update: Callable[[bytes | memoryview], object], pieces: Iterable[bytes | memoryview]) -> None:
+    """All pieces in order, for a thread to do in one go."""
+    for piece in pieces:
+        update(piece)
 
 
 def combine(pieces: Iterable[tuple[int, int]]) -> int:

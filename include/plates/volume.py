@@ -1,8 +1,8 @@
-"""Writes one volume: reads, compresses, cuts and sends it, with a fixed number of buffers.
+"""Writes one volume: reads, compresses, cuts and sends it, within a fixed amount of memory.
 
 Know before changing: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
-buffer goes back to the pool only when its part is on the store and in the journal: with the bytes read ahead
-(reading.py) that is the whole memory bound.
+part holds a slot from its first byte on until it is on the store and in the journal: with the bytes read ahead
+(reading.py) and the groups being compressed that is the whole memory bound. Uncompressed bytes are never copied here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from include.core.errors import VerificationError
-from include.plates import cutting
+from include.plates import checksums, cutting
 from include.plates.bucket import Bucket
 from include.plates.checksums import combine, crc64nvme, decode, encode
 from include.plates.errors import SourceChanged
 from include.plates.flow import stop
 from include.plates.journal import PartJournal
 from include.plates.models import ArchiveSettings, Frame, OnProgress, Progress, VolumePlan
+from include.plates.pieces import Pieces
 from include.plates.reading import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
 from include.plates.tarformat import PlannedMember
 from include.plates.uploading import PartDone, Upload
@@ -63,14 +64,13 @@ class Written:
 
 @dataclass(slots=True)
 class _Cut:
-    """A part being sent: its bytes, and the buffer to give back (None where the bytes are its own)."""
+    """A part being sent: which uncompressed bytes it holds, and its own."""
 
     number: int
     start: int
     end: int
-    body: bytearray
-    frames: tuple[tuple[int, int], ...]
-    buffer: bytearray | None
+    body: Pieces
+    frames: tuple[tuple[int, int], ...] = ()
 
 
 class VolumeWriter:
@@ -103,7 +103,6 @@ class VolumeWriter:
             "copy_from": settings.copy_from_bytes,
         }
         self.upload = Upload(archive, volume.key, volume.digest, chosen, journal)
-        self._in_flight = in_flight
         self._on_progress = on_progress
         self._slots = asyncio.Semaphore(in_flight)
         self._buffers: asyncio.LifoQueue[bytearray | None] = asyncio.LifoQueue()
@@ -119,8 +118,7 @@ class VolumeWriter:
         self._metadata = metadata
         await self.upload.load()
         self._raw_done = sum(part.end - part.start for part in self.upload.done.values())
-        count = self._in_flight if self._codec is None else _CODEC_THREADS + 1
-        for _ in range(count):
+        for _ in range(_CODEC_THREADS + 1):
             self._buffers.put_nowait(None)  # made on first use: a small volume needs one
         try:
             single = await self._send_missing()
@@ -133,7 +131,7 @@ class VolumeWriter:
             await stop(self._tasks)
             self._tasks.clear()
             while not self._buffers.empty():
-                _free(self._buffers.get_nowait())
+                self._buffers.get_nowait()
         return self._written(single)
 
     async def _send_missing(self) -> bytes | None:
@@ -164,7 +162,7 @@ class VolumeWriter:
         if at < self._volume.raw_bytes:
             yield number, at, self._volume.raw_bytes
 
-    # Without compression: each part is a buffer that the members are read into
+    # Without compression: a part is the pieces of the members that were read
 
     async def _send_raw(self) -> bytes | None:
         missing = [part for part in self._raw_parts if part.number not in self.upload.done]
@@ -183,41 +181,25 @@ class VolumeWriter:
 
     async def _send_run(self, run: Sequence[cutting.RawPart]) -> bytes | None:
         """Consecutive parts, read as one stretch."""
+        at, held = run[0].start, list[memoryview]()
         numbers = iter(run)
-        ends = [part.end for part in run]
-        async with aclosing(self._groups(run[0].start, ends, self._settings.part_bytes)) as groups:
-            async for start, end, buffer in groups:
-                part = next(numbers)
-                body = buffer if end - start == len(buffer) else bytearray(memoryview(buffer)[: end - start])
-                cut = _Cut(part.number, start, end, body, (), buffer)
-                if len(self._raw_parts) == 1:
-                    return await self._keep(cut)
-                await self._dispatch(cut)
-        return None
-
-    async def _groups(
-        self, start: int, ends: Sequence[int], size: int
-    ) -> AsyncGenerator[tuple[int, int, bytearray], None]:
-        """The stretch from `start`, cut at `ends`, each piece in a buffer of the pool (to be given back by the taker)."""
-        turn = iter(ends)
-        end = next(turn)
-        buffer = await self._buffer(size)
-        at = start
-        async with aclosing(self._reader.pieces(start, ends[-1])) as pieces:
+        part = next(numbers)
+        await self._slots.acquire()
+        async with aclosing(self._reader.pieces(at, run[-1].end)) as pieces:
             async for piece in pieces:
                 while len(piece):
-                    take = min(len(piece), end - at)
-                    where = at - start
-                    buffer[where : where + take] = piece[:take]
+                    if not held and at == part.end:
+                        part = next(numbers)
+                        await self._slots.acquire()
+                    take = min(len(piece), part.end - at)
+                    held.append(piece[:take])
                     piece, at = piece[take:], at + take
-                    if at == end:
-                        yield start, end, buffer
-                        start, end = end, next(turn, end)
-                        if start < end:
-                            buffer = await self._buffer(size)
-
-    async def _buffer(self, size: int) -> bytearray:
-        return await self._buffers.get() or bytearray(size)
+                    if at == part.end:
+                        cut, held = _Cut(part.number, part.start, part.end, Pieces(held)), []
+                        if len(self._raw_parts) == 1:
+                            return await self._keep(cut)
+                        await self._dispatch(cut)
+        return None
 
     async def _copy(self, part: cutting.RawPart) -> None:
         """A part that the store copies; HEAD before and after settles that it copied the planned object."""
@@ -245,18 +227,20 @@ class VolumeWriter:
         size = self._settings.group_bytes
         ends = [*range(start - start % size + size, end, size), end]
         frames: list[tuple[int, int]] = []
-        body = bytearray()
+        body: list[bytes] = []
+        stored = 0
         begun = at = start
         async with aclosing(self._frames(start, ends, size)) as packed:
             async for raw, frame in packed:
                 if not frames:
                     await self._slots.acquire()  # a part counts as in flight from its first byte on
                 frames.append((raw, len(frame)))
-                body += frame
+                body.append(frame)
+                stored += len(frame)
                 at += raw
-                if len(body) >= self._settings.part_bytes or at == end:
-                    yield _Cut(number, begun, at, body, tuple(frames), None)
-                    number, begun, frames, body = number + 1, at, [], bytearray()
+                if stored >= self._settings.part_bytes or at == end:
+                    yield _Cut(number, begun, at, Pieces(body), tuple(frames))
+                    number, begun, frames, body, stored = number + 1, at, [], [], 0
 
     async def _frames(self, start: int, ends: Sequence[int], size: int) -> AsyncGenerator[tuple[int, bytes], None]:
         """(raw length, frame) of each group in order, a few being compressed at once."""
@@ -272,6 +256,30 @@ class VolumeWriter:
         finally:
             await stop(waiting)
 
+    async def _groups(
+        self, start: int, ends: Sequence[int], size: int
+    ) -> AsyncGenerator[tuple[int, int, bytearray], None]:
+        """The stretch from `start`, cut at `ends`, each group in a buffer of the pool (to be given back by the taker)."""
+        turn = iter(ends)
+        end = next(turn)
+        buffer = await self._buffer(size)
+        at = start
+        async with aclosing(self._reader.pieces(start, ends[-1])) as pieces:
+            async for piece in pieces:
+                while len(piece):
+                    take = min(len(piece), end - at)
+                    where = at - start
+                    buffer[where : where + take] = piece[:take]
+                    piece, at = piece[take:], at + take
+                    if at == end:
+                        yield start, end, buffer
+                        start, end = end, next(turn, end)
+                        if start < end:
+                            buffer = await self._buffer(size)
+
+    async def _buffer(self, size: int) -> bytearray:
+        return await self._buffers.get() or bytearray(size)
+
     async def _pack(self, length: int, buffer: bytearray) -> tuple[int, bytes]:
         if self._codec is None:
             raise VerificationError("nothing is compressed in this volume")
@@ -283,12 +291,12 @@ class VolumeWriter:
 
     async def _keep(self, cut: _Cut) -> bytes:
         """The whole volume is one part: it is not sent yet, since its metadata will name the manifest."""
-        self._md5.update(cut.body)
-        crc = encode(crc64nvme(cut.body))
-        self.upload.done = {1: self._done(cut, "", crc)}
+        body = cut.body.join()
+        self._md5.update(body)
+        self.upload.done = {1: self._done(cut, "", encode(crc64nvme(body)))}
         self._sent = 1
         self._note(cut.end - cut.start)
-        return bytes(cut.body)
+        return body
 
     async def _dispatch(self, cut: _Cut) -> None:
         """Starts sending a part; raises what an earlier one failed with."""
@@ -306,26 +314,20 @@ class VolumeWriter:
                 await feeding
             finally:
                 await stop([feeding])
+            cut.body.free()
             self._sent += 1
             self._note(cut.end - cut.start)
         finally:
             if not after.done():
                 after.set_result(None)  # failed: the MD5 is lost with the run, and later parts must not wait for it
-            if cut.body is not cut.buffer:
-                _free(cut.body)
-            if cut.buffer is not None:
-                self._buffers.put_nowait(cut.buffer)
-            else:
-                self._slots.release()
+            self._slots.release()
 
-    async def _feed_md5(
-        self, body: bytearray, before: asyncio.Future[None] | None, after: asyncio.Future[None]
-    ) -> None:
+    async def _feed_md5(self, body: Pieces, before: asyncio.Future[None] | None, after: asyncio.Future[None]) -> None:
         """MD5 of the whole in part order. Of no use once parts were taken over or copied: then the verifier makes it."""
         if not self.upload.resumed and not any(part.copy is not None for part in self._raw_parts):
             if before is not None:
                 await before
-            await asyncio.to_thread(self._md5.update, body)
+            await asyncio.to_thread(checksums.feed, self._md5.update, body)
         if not after.done():
             after.set_result(None)
 
@@ -374,15 +376,6 @@ class VolumeWriter:
             md5=self._md5.hexdigest() if unbroken else None,
             part_starts=tuple(start for start, _ in pieces),
         )
-
-
-def _free(buffer: bytearray | None) -> None:
-    """Gives memory back at once: botocore's requests keep their bodies in reference cycles until the collector comes."""
-    try:
-        if buffer is not None:
-            buffer.clear()
-    except BufferError:
-        pass  # still being read by a thread of a cancelled request; it goes with that
 
 
 def _frame_table(parts: Sequence[PartDone]) -> Iterator[Frame]:

@@ -1,0 +1,66 @@
+"""The bytes of an upload part, as the pieces in which they came: hashed and sent without being joined.
+
+Know before changing: botocore takes this for a file. `read` gives the next stretch whatever size is asked for, because
+urllib3 asks for 16 KiB at a time, which is two thousand calls a part. Nobody else reads it: our parts' payloads are not
+signed (access.py), and their checksums are given.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+_SMALL = 64 * 1024
+_STRETCH = 512 * 1024
+
+
+class Pieces:
+    """Reads as a file of `len()` bytes. A piece of 64 KiB or more is given as it is, smaller neighbours joined."""
+
+    def __init__(self, pieces: Sequence[bytes | memoryview]):
+        self._pieces = [piece for piece in pieces if len(piece)]  # an empty one would read as the end
+        self._size = sum(len(piece) for piece in self._pieces)
+        self._next = 0
+        self._at = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bool__(self) -> bool:
+        return self._size > 0
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        return iter(self._pieces)
+
+    def join(self) -> bytes:
+        return b"".join(self._pieces)
+
+    def read(self, _size: int = -1) -> bytes | memoryview:
+        first, length = self._next, 0
+        while self._next < len(self._pieces) and length < _STRETCH:
+            piece = self._pieces[self._next]
+            if len(piece) >= _SMALL and self._next > first:
+                break
+            self._next, length = self._next + 1, length + len(piece)
+            if len(piece) >= _SMALL:
+                self._at += length
+                return piece
+        self._at += length
+        return b"".join(self._pieces[first : self._next])
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """To the start or the end: what a length and a repetition need. Raises ValueError for anywhere else."""
+        if offset == 0 and whence == os.SEEK_SET:
+            self._next = self._at = 0
+        elif offset == 0 and whence == os.SEEK_END:
+            self._next, self._at = len(self._pieces), self._size
+        elif (offset, whence) != (self._at, os.SEEK_SET):
+            raise ValueError(f"an upload part is read from its start, not from byte {offset}")
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def free(self) -> None:
+        """Lets go of the bytes at once: botocore's requests keep their bodies in cycles until the collector comes."""
+        self._pieces.clear()
