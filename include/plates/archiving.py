@@ -14,6 +14,7 @@ from include.core.errors import NotFound, RemoteError, RequestError, WaybillErro
 from include.plates import listings
 from include.plates.bucket import Bucket, Head
 from include.plates.errors import ArchiveExists, Unsupported
+from include.plates.flow import in_order
 from include.plates.journal import JournalFor, PartJournal
 from include.plates.layout import base_of, fill, manifest_key
 from include.plates.manifests import decode_manifest, encode_manifest
@@ -31,7 +32,7 @@ from include.plates.models import (
 )
 from include.plates.planning import FULL_ID_METADATA, PLAN_METADATA, plan_digest_of
 from include.plates.tarformat import PlannedMember, folder_time, member_rows, place
-from include.plates.volume import VolumeWriter, Written
+from include.plates.volume import Room, VolumeWriter, Written
 
 MANIFEST_METADATA = "waybill-manifest-sha256"
 
@@ -57,13 +58,29 @@ async def archive_plate(
     if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
         raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
     keep_memory_steady()
-    results = []
-    for volume in plan.volumes:
-        job = _VolumeJob(plan, volume, source, archive, parts_in_flight, on_progress)
-        results.append(await job.run(journal_for))
+    room = Room(parts_in_flight)
+
+    failures: list[Exception] = []
+
+    async def one(volume: VolumePlan) -> VolumeResult | None:
+        if failures:
+            return None
+        try:
+            return await _VolumeJob(plan, volume, source, archive, room, on_progress).run(journal_for)
+        except Exception as error:
+            failures.append(error)  # a volume that has begun is finished all the same: its parts count for the next run
+            return None
+
+    results = await in_order(plan.volumes, one, 2)
+    if failures:
+        raise failures[0]
     names = await _write_listings(plan, source, archive) if write_listings else ()
     return ArchiveResult(
-        plate=plan.plate, tag=plan.tag, plan_digest=plan.digest, volumes=tuple(results), listings=names
+        plate=plan.plate,
+        tag=plan.tag,
+        plan_digest=plan.digest,
+        volumes=tuple(result for result in results if result is not None),
+        listings=names,
     )
 
 
@@ -81,14 +98,14 @@ class _VolumeJob:
         volume: VolumePlan,
         source: Bucket,
         archive: Bucket,
-        parts_in_flight: int,
+        room: Room,
         on_progress: OnProgress,
     ):
         self.plan = plan
         self.volume = volume
         self.source = source
         self.archive = archive
-        self.in_flight = parts_in_flight
+        self.room = room
         self.on_progress = on_progress
         self.members = planned_members(plan, volume)
 
@@ -107,7 +124,7 @@ class _VolumeJob:
             self.source,
             self.archive,
             journal,
-            in_flight=self.in_flight,
+            room=self.room,
             on_progress=self.on_progress,
         )
         metadata = {PLAN_METADATA: self.volume.digest, FULL_ID_METADATA: _ascii(self.plan.plate.plate_id_full)}

@@ -1,7 +1,8 @@
 """What each command of the command line does: options in, engine calls, a table or JSON, an exit status out.
 
 Know before changing: results go to stdout, progress and complaints to stderr; a status of 0 promises that all of it is
-proved, so every command computes its status from the results and never from "no exception came".
+proved, so every command computes its status from the results and never from "no exception came". Each command imports
+what it runs itself, so that none waits for the modules of the others.
 """
 
 from __future__ import annotations
@@ -9,22 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bars
-from rich.table import Column, Table
 
 from include.core.errors import ConflictingRequest, RequestError, VerificationError, WaybillError
+from include.plates import screen
 from include.plates.access import S3Access
-from include.plates.archiving import archive_plate
-from include.plates.deleting import DeleteOrder, delete_plate
 from include.plates.journal import journals_in
 from include.plates.layout import PRESETS, check_layout, plates_from_csv, tell_apart
 from include.plates.models import (
@@ -37,33 +31,31 @@ from include.plates.models import (
     Outcome,
     Plate,
     PlatePlan,
-    Progress,
     Verdict,
 )
-from include.plates.planning import plan_plate
-from include.plates.restoring import find_manifests, request_restore, restore, select, tarball_states
-from include.plates.sinks import BucketSink, FolderSink, Sink
-from include.plates.verifying import verify_archive
+
+if TYPE_CHECKING:
+    from include.plates.sinks import Sink
 
 Options = argparse.Namespace
 STATUS = {Outcome.VERIFIED: 0, Outcome.MISMATCH: 1, Outcome.UNVERIFIABLE: 3}
 
 
-async def plan(options: Options, console: Console) -> int:
+async def plan(options: Options) -> int:
     async with _access(options) as access:
-        with _bars(console) as report:
+        with screen.bars() as report:
             plans = [await _plan(options, plate, access, report) for plate in _plates(options)]
     _show_plans(options, plans)
     return 1 if any(one.problems for one in plans) else 0
 
 
-async def archive(options: Options, console: Console) -> int:
+async def archive(options: Options) -> int:
     """Every plate by itself: one that fails stops nobody else, and the command fails at the end with its status."""
     results: list[ArchiveResult] = []
     refused: list[PlatePlan] = []
     status = 0
     async with _access(options) as access:
-        with _bars(console) as report:
+        with screen.bars() as report:
             for plate in _plates(options):
                 try:
                     planned = await _plan(options, plate, access, report)
@@ -73,7 +65,7 @@ async def archive(options: Options, console: Console) -> int:
                         results.append(await _archive(options, planned, access, report))
                 except (WaybillError, OSError) as error:
                     status = max(status, 1 if isinstance(error, VerificationError | ConflictingRequest) else 4)
-                    console.print(f"{plate.plate_id_full}: {error}", markup=False, style="red", soft_wrap=True)
+                    screen.say(f"{plate.plate_id_full}: {error}")
     _show_plans(options, refused)
     rows = [
         (
@@ -92,13 +84,15 @@ async def archive(options: Options, console: Console) -> int:
 
 
 async def _archive(options: Options, planned: PlatePlan, access: S3Access, report: OnProgress) -> ArchiveResult:
+    from include.plates.archiving import archive_plate
+
     journals = journals_in(options.journal / planned.tag)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
     return await archive_plate(planned, source=source, archive=cold, journal_for=journals, on_progress=report)
 
 
-async def verify(options: Options, console: Console) -> int:
-    verdicts = await _verify(options, console)
+async def verify(options: Options) -> int:
+    verdicts = await _verify(options)
     rows = [(v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or "all proved") for v in verdicts]
     _show(options, verdicts, ("tag", "outcome", "objects", "bytes", "reasons"), rows)
     for verdict in verdicts:
@@ -108,7 +102,9 @@ async def verify(options: Options, console: Console) -> int:
     return next(STATUS[o] for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE, Outcome.VERIFIED) if o in outcomes)
 
 
-async def ls(options: Options, console: Console) -> int:
+async def ls(options: Options) -> int:
+    from include.plates.restoring import find_manifests, select
+
     async with _access(options) as access:
         for plate in _plates(options):
             manifests = await find_manifests(plate, _layout(options), access.bucket(options.cold_bucket))
@@ -121,8 +117,9 @@ async def ls(options: Options, console: Console) -> int:
     return 0
 
 
-async def restore_files(options: Options, console: Console) -> int:
-    from include.core.receipts import number  # it brings the page's templates along, which no other command needs
+async def restore_files(options: Options) -> int:
+    from include.core.receipts import number
+    from include.plates.restoring import find_manifests, request_restore, restore, select, tarball_states
 
     async with _access(options) as access:
         cold = access.bucket(options.cold_bucket)
@@ -136,19 +133,21 @@ async def restore_files(options: Options, console: Console) -> int:
             _show(options, [], ("tarball", "state", "class", "bytes"), rows)
             return 0 if all(state.warmth.value == "ready" for state in states) else 3
         wanted = select(manifests, parts=options.part, files=options.file)
-        with _bars(console) as report:
+        with screen.bars() as report:
             done = await restore(
                 wanted, _sink(options, access), archive=cold, overwrite=options.overwrite, on_progress=report
             )
     left = [(one.key, one.result.value, one.detail) for one in done.files if one.result.value not in ("restored",)]
     _show(options, [done], ("key", "result", "detail"), left)
     restored = number(len(done.files) - len(left), "file")
-    console.print(f"{restored} restored, {done.read_bytes} bytes read", style="green", soft_wrap=True)
+    screen.say(f"{restored} restored, {done.read_bytes} bytes read", "green")
     return 0 if done.complete else 1
 
 
-async def delete(options: Options, console: Console) -> int:
+async def delete(options: Options) -> int:
     """Verifies afresh, then deletes what the approved digest covers. One plate at a time: an approval is for one."""
+    from include.plates.deleting import DeleteOrder, delete_plate
+
     if len(_plates(options)) != 1:
         raise RequestError("delete takes one plate: each plate has a digest of its own to approve")
     order = DeleteOrder(
@@ -162,8 +161,8 @@ async def delete(options: Options, console: Console) -> int:
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
         journals = journals_in(options.journal)
-        verdict = await _proof(plate, layout, access, options, console)
-        with _bars(console) as report:
+        verdict = await _proof(plate, layout, access, options)
+        with screen.bars() as report:
             journal = journals(f"{verdict.tag}_delete")
             done = await delete_plate(verdict, order, source=source, archive=cold, journal=journal, on_progress=report)
     _show(
@@ -185,13 +184,15 @@ async def delete(options: Options, console: Console) -> int:
     return 0 if done.complete else 1
 
 
-async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Options, console: Console) -> Verdict:
+async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Options) -> Verdict:
     """The verdict that a deletion rests on: fresh, or the one kept when the deletion first began (its own doing since)."""
+    from include.plates.verifying import verify_archive
+
     kept = options.journal / f"{options.approve}.verdict.json"
     if kept.exists():
         return Verdict.model_validate_json(kept.read_text())
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-    with _bars(console) as report:
+    with screen.bars() as report:
         verdict = await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
     if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -199,11 +200,13 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
     return verdict
 
 
-async def _verify(options: Options, console: Console) -> list[Verdict]:
+async def _verify(options: Options) -> list[Verdict]:
+    from include.plates.verifying import verify_archive
+
     layout = _layout(options)
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-        with _bars(console) as report:
+        with screen.bars() as report:
             return [
                 await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
                 for plate in _plates(options)
@@ -211,6 +214,8 @@ async def _verify(options: Options, console: Console) -> list[Verdict]:
 
 
 async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress) -> PlatePlan:
+    from include.plates.planning import plan_plate
+
     layout = _layout(options)
     settings = ArchiveSettings(
         compression=options.compression or layout.compression,
@@ -252,38 +257,14 @@ def _plates(options: Options) -> list[Plate]:
 
 
 def _sink(options: Options, access: S3Access) -> Sink:
+    from include.plates.sinks import BucketSink, FolderSink
+
     if not options.to:
         raise RequestError("give --to: a folder, or s3://bucket/prefix")
     parts = urlsplit(options.to)
     if parts.scheme == "s3":
         return BucketSink(access.bucket(parts.netloc), parts.path.lstrip("/"))
     return FolderSink(Path(options.to))
-
-
-@contextmanager
-def _bars(console: Console) -> Iterator[OnProgress]:
-    """One bar per stage and volume, on a terminal; silence elsewhere."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(progress: Progress) -> None:
-            name = f"{progress.stage} {progress.note.rsplit('/', 1)[-1]}" if progress.stage != "restore" else "restore"
-            if name not in tasks:
-                tasks[name] = bars.add_task(name)
-            by_bytes = progress.total_bytes > 0
-            done, total = (
-                (progress.done_bytes, progress.total_bytes) if by_bytes else (progress.done_items, progress.total_items)
-            )
-            bars.update(tasks[name], completed=done, total=total)
-
-        yield report
 
 
 def _show_plans(options: Options, plans: Sequence[PlatePlan]) -> None:
@@ -314,13 +295,10 @@ def _show(
         return
     if not rows:
         return
-    table = Table(*(Column(name, overflow="fold") for name in columns), show_lines=False)
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console(soft_wrap=True).print(table)
+    screen.table(columns, rows)
 
 
-COMMANDS: dict[str, Callable[[Options, Console], Coroutine[Any, Any, int]]] = {
+COMMANDS: dict[str, Callable[[Options], Coroutine[Any, Any, int]]] = {
     "plan": plan,
     "archive": archive,
     "verify": verify,

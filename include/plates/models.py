@@ -20,7 +20,7 @@ Retention = Literal["none", "versioned", "locked"]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Part(Frozen):

@@ -73,6 +73,17 @@ class _Cut:
     frames: tuple[tuple[int, int], ...] = ()
 
 
+class Room:
+    """What the volumes of a plate share: so many parts in flight, and one reader, in turn.
+
+    While a volume's last parts are on their way, the next one is read.
+    """
+
+    def __init__(self, parts_in_flight: int):
+        self.slots = asyncio.Semaphore(parts_in_flight)
+        self.reading = asyncio.Lock()
+
+
 class VolumeWriter:
     """One volume's way to the store. `write` sends all parts; completing the upload is the caller's next step."""
 
@@ -85,7 +96,7 @@ class VolumeWriter:
         archive: Bucket,
         journal: PartJournal,
         *,
-        in_flight: int,
+        room: Room,
         on_progress: OnProgress,
     ):
         self._volume = volume
@@ -104,7 +115,8 @@ class VolumeWriter:
         }
         self.upload = Upload(archive, volume.key, volume.digest, chosen, journal)
         self._on_progress = on_progress
-        self._slots = asyncio.Semaphore(in_flight)
+        self._room = room
+        self._held = 0
         self._buffers: asyncio.LifoQueue[bytearray | None] = asyncio.LifoQueue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._md5 = hashlib.md5(usedforsecurity=False)
@@ -121,7 +133,8 @@ class VolumeWriter:
         for _ in range(_CODEC_THREADS + 1):
             self._buffers.put_nowait(None)  # made on first use: a small volume needs one
         try:
-            single = await self._send_missing()
+            async with self._room.reading:
+                single = await self._send_missing()
             await self._drain()
         except Exception:
             # Parts on their way are worth finishing: what is journaled is not sent again.
@@ -132,7 +145,17 @@ class VolumeWriter:
             self._tasks.clear()
             while not self._buffers.empty():
                 self._buffers.get_nowait()
+            while self._held:
+                self._give_slot()  # of a part that was begun and never sent: other volumes wait for it
         return self._written(single)
+
+    async def _take_slot(self) -> None:
+        await self._room.slots.acquire()
+        self._held += 1
+
+    def _give_slot(self) -> None:
+        self._held -= 1
+        self._room.slots.release()
 
     async def _send_missing(self) -> bytes | None:
         if self._codec is None:
@@ -184,13 +207,13 @@ class VolumeWriter:
         at, held = run[0].start, list[memoryview]()
         numbers = iter(run)
         part = next(numbers)
-        await self._slots.acquire()
+        await self._take_slot()
         async with aclosing(self._reader.pieces(at, run[-1].end)) as pieces:
             async for piece in pieces:
                 while len(piece):
                     if not held and at == part.end:
                         part = next(numbers)
-                        await self._slots.acquire()
+                        await self._take_slot()
                     take = min(len(piece), part.end - at)
                     held.append(piece[:take])
                     piece, at = piece[take:], at + take
@@ -233,7 +256,7 @@ class VolumeWriter:
         async with aclosing(self._frames(start, ends, size)) as packed:
             async for raw, frame in packed:
                 if not frames:
-                    await self._slots.acquire()  # a part counts as in flight from its first byte on
+                    await self._take_slot()  # a part counts as in flight from its first byte on
                 frames.append((raw, len(frame)))
                 body.append(frame)
                 stored += len(frame)
@@ -291,6 +314,7 @@ class VolumeWriter:
 
     async def _keep(self, cut: _Cut) -> bytes:
         """The whole volume is one part: it is not sent yet, since its metadata will name the manifest."""
+        self._give_slot()
         body = cut.body.join()
         self._md5.update(body)
         self.upload.done = {1: self._done(cut, "", encode(crc64nvme(body)))}
@@ -320,7 +344,7 @@ class VolumeWriter:
         finally:
             if not after.done():
                 after.set_result(None)  # failed: the MD5 is lost with the run, and later parts must not wait for it
-            self._slots.release()
+            self._give_slot()
 
     async def _feed_md5(self, body: Pieces, before: asyncio.Future[None] | None, after: asyncio.Future[None]) -> None:
         """MD5 of the whole in part order. Of no use once parts were taken over or copied: then the verifier makes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import gzip
 import hashlib
@@ -551,6 +552,16 @@ def test_a_part_that_arrives_changed_is_sent_again_at_once(bench: Bench):
         run(through(bench, front).archive_it(plan))
         assert sum(r.query.get("partNumber") == ["2"] for r in front.log) == 2
     assert run(bench.verify(plan.plate)).outcome is Outcome.VERIFIED
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+def test_a_volume_that_fails_half_way_keeps_no_other_from_being_finished(compression: str, bench: Bench):
+    plan = big_plate(bench, compression)
+    bench.put({f"{IMAGES}f2.tiff": servers.noise("changed", 3 * MIB)})
+    with pytest.raises(SourceChanged, match="f2.tiff"):
+        run(asyncio.wait_for(bench.archive_it(plan, parts_in_flight=1), timeout=60))
+    assert any(key.startswith(BACKEND + ".tar") for key in bench.keys(bench.cold))
+    assert not any(key.startswith(MAIN + ".tar") for key in bench.keys(bench.cold))
 
 
 def test_a_part_that_always_arrives_changed_stops_the_archive(bench: Bench):
