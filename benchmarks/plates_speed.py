@@ -9,20 +9,22 @@ not. A first lap of each, through a relay that counts its requests, warms all up
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plates import chains, peers
+from benchmarks.plates import chains, peers, stores
 from benchmarks.plates.chains import GZIP, NONE, PIPELINES, SIX, SOP, SOP_GZIP, Pipeline
 from benchmarks.plates.check import WrongArchive
 from benchmarks.plates.counting import counting
 from benchmarks.plates.laps import Course, Failed, Lap
-from benchmarks.plates.workloads import Workload, workloads, write
+from benchmarks.plates.stores import Store
+from benchmarks.plates.workloads import Workload, workloads
 
 ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 5
@@ -53,64 +55,65 @@ Table = dict[str, Entry]  # by the pipeline's name
 
 def run(quick: bool = False) -> list[Row]:
     """All rows. `quick`: a twentieth of the size and one round."""
-    import boto3
-
-    from tests.plates import servers
-
     rounds = 1 if quick else ROUNDS
     print(f"plates_speed: {rounds} rounds of {len(PIPELINES)} pipelines, time budget {BUDGET_SECONDS} s", flush=True)
-    programs = peers.install()
-    (ROOT / ".bench").mkdir(exist_ok=True)
-    served, folder = _served_folder(), Path(tempfile.mkdtemp(prefix="plates-", dir=ROOT / ".bench"))
+    plates = workloads(quick)
     rows: list[Row] = []
-    try:
-        plates = workloads(quick)
+    with race_course() as course, stores.rclone(plates) as store:
         for plate in plates:
-            write(plate, served / plate.name)
-        with servers.rclone(served) as url:
-            client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **servers.KEYS)
-            course = Course(client, served, folder, programs)
-            for plate in plates:
-                table = _measure(course, plate, url, rounds)
-                rows += _rows(plate, table, rounds)
-    finally:
-        shutil.rmtree(served)
-        shutil.rmtree(folder)
+            table = table_of(plate, course)
+            warm(course, table, plate, store)
+            for number in range(rounds):
+                one_round(course, table, plate, store, number)
+            rows += rows_of(plate, table, rounds)
     return rows
 
 
-def _served_folder() -> Path:
-    """What the server stores lies in memory where there is enough of it: its disk is not what is measured."""
-    memory = Path("/dev/shm")
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 4_000_000_000
-    return Path(tempfile.mkdtemp(prefix="waybill-bench-", dir=memory if roomy else ROOT / ".bench"))
+@contextlib.contextmanager
+def race_course() -> Iterator[Course]:
+    """With the peers' programs, and a folder on disk that is gone afterwards."""
+    programs = peers.install()
+    (ROOT / ".bench").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="plates-", dir=ROOT / ".bench"))
+    try:
+        yield Course(folder, programs)
+    finally:
+        shutil.rmtree(folder)
 
 
-def _measure(course: Course, plate: Workload, url: str, rounds: int) -> Table:
-    chosen = [one for one in PIPELINES if not one.only or plate.name in one.only]
-    table = {one.name: Entry(one) for one in chosen}
+def table_of(plate: Workload, course: Course) -> Table:
+    table = {one.name: Entry(one) for one in PIPELINES if not one.only or plate.name in one.only}
     for entry in table.values():
         if not chains.present(entry.pipeline, course.programs):
             entry.missing = f"{entry.pipeline.needs} could not be installed"
-        elif entry.pipeline.name not in (SOP_GZIP, SIX):  # the same requests and programs as their siblings
-            with counting(url) as counter:
-                _lap(course, entry, plate, counter.url, keep=False)
-            entry.requests = sum(counter.methods.values())
-    if SOP in table and SOP_GZIP in table:
-        table[SOP_GZIP].requests = table[SOP].requests
-    for number in range(rounds):
-        turn = number % len(chosen)
-        for entry in [*list(table.values())[turn:], *list(table.values())[:turn]]:
-            if not entry.missing:
-                _lap(course, entry, plate, url, keep=True)
-        walls = ", ".join(f"{n} {e.laps[-1].wall:.1f}" for n, e in table.items() if e.laps)
-        print(f"  {plate.title}, round {number + 1}: {walls}", flush=True)
     return table
 
 
-def _lap(course: Course, entry: Entry, plate: Workload, url: str, *, keep: bool) -> None:
+def warm(course: Course, table: Table, plate: Workload, store: Store) -> None:
+    """A lap of each that counts its requests, and no time."""
+    for entry in table.values():
+        if not entry.missing and entry.pipeline.name not in (SOP_GZIP, SIX):  # the same requests as their siblings
+            with counting(store.url) as counter:
+                _lap(course, entry, plate, store, counter.url, keep=False)
+            entry.requests = sum(counter.methods.values())
+    if SOP in table and SOP_GZIP in table:
+        table[SOP_GZIP].requests = table[SOP].requests
+
+
+def one_round(course: Course, table: Table, plate: Workload, store: Store, number: int) -> None:
+    """A lap of each, another one first in each round."""
+    entries = list(table.values())
+    turn = number % len(entries)
+    for entry in [*entries[turn:], *entries[:turn]]:
+        if not entry.missing:
+            _lap(course, entry, plate, store, "", keep=True)
+    walls = ", ".join(f"{n} {e.laps[-1].wall:.1f}" for n, e in table.items() if e.laps)
+    print(f"  {plate.title}, round {number + 1}: {walls}", flush=True)
+
+
+def _lap(course: Course, entry: Entry, plate: Workload, store: Store, url: str, *, keep: bool) -> None:
     try:
-        lap = course.run(entry.pipeline, plate, url, check=keep)
+        lap = course.run(entry.pipeline, plate, store, url, check=keep)
     except WrongArchive as error:
         entry.missing = f"its tarball is wrong: {error}"
     except Failed as error:
@@ -124,7 +127,7 @@ def _lap(course: Course, entry: Entry, plate: Workload, url: str, *, keep: bool)
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _rows(plate: Workload, table: Table, rounds: int) -> list[Row]:
+def rows_of(plate: Workload, table: Table, rounds: int) -> list[Row]:
     return [*_times(plate, table, rounds), *_costs(plate, table)]
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks.plates.chains import HERE, Pipeline, Place, Step, environment
 from benchmarks.plates.check import prove
-from benchmarks.plates.workloads import PROJECT, Workload
+from benchmarks.plates.stores import Store
+from benchmarks.plates.workloads import Workload
 
 LIMIT_SECONDS = 300
 
@@ -62,41 +63,32 @@ def launch(steps: Sequence[Step], place: Place) -> dict[str, Any]:
 
 
 class Course:
-    """The server's folder and address, and a client to tidy up behind a lap. `folder` is for scratch."""
+    """Runs laps. `folder` is for scratch."""
 
-    def __init__(self, client: Any, served: Path, folder: Path, programs: Path):
-        self.client = client
-        self.served = served
+    def __init__(self, folder: Path, programs: Path):
         self.folder = folder
         self.programs = programs
         self._laps = 0
 
-    def run(self, pipeline: Pipeline, workload: Workload, url: str, *, check: bool = True) -> Lap:
-        """Raises Failed, and WrongArchive where the result is not right."""
+    def run(self, pipeline: Pipeline, plate: Workload, store: Store, url: str = "", *, check: bool = True) -> Lap:
+        """One lap, at `url` where that is a relay to the store. Raises Failed, and WrongArchive for a wrong result."""
         self._laps += 1
         cold = f"cold-{self._laps}"
-        self.client.create_bucket(Bucket=cold)
+        store.client.create_bucket(Bucket=cold)
         scratch = Path(tempfile.mkdtemp(prefix=f"lap{self._laps}-", dir=self.folder))
-        place = Place(url, workload.name, cold, scratch, self.programs)
+        place = Place(url or store.url, plate.name, cold, scratch, self.programs)
         (scratch / "stage").mkdir()
         try:
             measured = launch(pipeline.steps(place), place)
             used = sum(path.lstat().st_size for path in scratch.rglob("*") if path.is_file())
-            tarballs = [path for path in (self.served / cold).rglob("*.tar*") if path.suffix in (".tar", ".gz")]
+            tarballs = store.tarballs(cold, scratch)
             stored = sum(path.stat().st_size for path in tarballs)
-            prove(tarballs, workload, self.served / workload.name, pipeline.lead)
+            prove(tarballs, plate, store.plates / plate.name, pipeline.lead)
             checked = launch(pipeline.check(place), place) if pipeline.check and check else None
         finally:
             shutil.rmtree(scratch)
-            shutil.rmtree(self.served / cold, ignore_errors=True)
-            self._forget_listings(workload)
+            store.drop(cold)
+            store.forget_listings(plate)
         checks = (tuple(checked["laps"]), checked["peak_bytes"]) if checked else ((), 0)
         steps = tuple(measured["laps"])
         return Lap(measured["wall"], measured["cpu"], measured["peak_bytes"], used, stored, steps, *checks)
-
-    def _forget_listings(self, workload: Workload) -> None:
-        """What ours writes beside the plate must not be in the next one's way."""
-        prefix = f"projects/{PROJECT}/workspace/backup/"
-        answer = self.client.list_objects_v2(Bucket=workload.name, Prefix=prefix)
-        for row in answer.get("Contents", []):
-            self.client.delete_object(Bucket=workload.name, Key=row["Key"])

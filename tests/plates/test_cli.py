@@ -126,3 +126,26 @@ def test_archiving_again_from_the_command_line_changes_nothing(bench: Bench):
     before = {key: bench.get(key) for key in bench.keys(bench.cold)}
     assert call(bench, "archive", "--part-mib", "5", "--volume-gib", "1") == 0
     assert {key: bench.get(key) for key in bench.keys(bench.cold)} == before
+
+
+def test_a_batch_of_58_plates_of_which_one_is_empty_and_one_damaged(
+    bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    ids = [str(20_600 + number) for number in range(58)]
+    empty, damaged = ids[7], ids[31]
+    for one in ids:
+        if one != empty:
+            bench.put(dict(list(plate_files(plate(one), sites=1).items())[:2]))
+    batch = tmp_path / "plates.csv"
+    batch.write_text("plate_id,plate_id_full\n" + "".join(f"{one},{one}\n" for one in ids))
+    assert call(bench, "archive", "--plates", str(batch), "--no-probe", "--json", plates=True) == 1
+    told = capsys.readouterr().out
+    assert told.count('"manifest_key"') >= 57 and empty in told
+    key = MAIN.replace("20586", damaged) + ".tar.gz"
+    body = bytearray(bench.get(key))
+    body[len(body) // 2] ^= 1
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=bytes(body))
+    assert call(bench, "verify", "--plates", str(batch), "--json", plates=True) == 1
+    outcomes = {row["plate"]["plate_id"]: row["outcome"] for row in printed(capsys)}  # type: ignore[index]
+    assert outcomes.pop(empty) == "unverifiable" and outcomes.pop(damaged) == "mismatch"
+    assert len(outcomes) == 56 and set(outcomes.values()) == {"verified"}
