@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -106,10 +105,7 @@ def radosgw_is_installed() -> bool:
 @contextlib.contextmanager
 def radosgw(plate: Workload, files: Path) -> Iterator[Store]:
     """A fresh cluster of one monitor, one store in memory and one gateway, with the plate whose files lie in `files`."""
-    folder = memory_folder()
-    running: list[subprocess.Popen[bytes]] = []
-    try:
-        url = _start_cluster(folder, running)
+    with _cluster() as url:
         store = Store(url, _client(url), files, None)
         store.client.create_bucket(Bucket=plate.name)
         with ThreadPoolExecutor(8) as pool:
@@ -120,11 +116,31 @@ def radosgw(plate: Workload, files: Path) -> Iterator[Store]:
             for one in sent:
                 one.result()
         yield store
-    finally:
-        for process in reversed(running):
-            process.send_signal(signal.SIGKILL)  # nothing of it is kept
-            process.wait()
-        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def _cluster() -> Iterator[str]:
+    for left in reversed(range(3)):
+        folder = memory_folder()
+        running: list[subprocess.Popen[bytes]] = []
+        with contextlib.ExitStack() as ending:
+            ending.callback(shutil.rmtree, folder)
+            ending.callback(_kill, running)  # nothing of it is kept
+            try:
+                url = _start_cluster(folder, running)
+            except RuntimeError as error:
+                print(f"  radosgw: {error}", flush=True)
+                if not left:
+                    raise
+                continue
+            yield url
+            return
+
+
+def _kill(running: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in reversed(running):
+        process.kill()
+        process.wait()
 
 
 def _start_cluster(folder: Path, running: list[subprocess.Popen[bytes]]) -> str:
@@ -178,7 +194,7 @@ def _start_cluster(folder: Path, running: list[subprocess.Popen[bytes]]) -> str:
     call("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd)
     start("ceph-osd", "-i", "0")
     start("radosgw", "-n", "client.rgw.a")
-    _wait_for(gate, running)
+    _wait_for(gate, running, folder)
     keys = servers.KEYS
     who = ["--uid", "bench", "--display-name", "bench"]
     pair = ["--access-key", keys["aws_access_key_id"], "--secret-key", keys["aws_secret_access_key"]]
@@ -186,12 +202,13 @@ def _start_cluster(folder: Path, running: list[subprocess.Popen[bytes]]) -> str:
     return f"http://127.0.0.1:{gate}"
 
 
-def _wait_for(port: int, running: Sequence[subprocess.Popen[bytes]]) -> None:
+def _wait_for(port: int, running: Sequence[subprocess.Popen[bytes]], logs: Path) -> None:
     until = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < until:
         for process in running:
             if process.poll() is not None:
-                raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+                said = "".join(log.read_text(errors="replace")[-600:] for log in sorted(logs.glob("*.log")))
+                raise RuntimeError(f"{process.args!r} ended with {process.returncode}: {said}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.2)

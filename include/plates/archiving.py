@@ -57,9 +57,8 @@ async def archive_plate(
         raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
     if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
         raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
-    keep_memory_steady()
+    keep_memory_steady(compressing=plan.settings.compression != "none")
     room = Room(parts_in_flight)
-
     failures: list[Exception] = []
 
     async def one(volume: VolumePlan) -> VolumeResult | None:

@@ -8,6 +8,8 @@ what it runs itself, so that none waits for the modules of the others.
 from __future__ import annotations
 
 import argparse
+import asyncio
+import importlib
 import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
@@ -54,6 +56,8 @@ async def archive(options: Options) -> int:
     results: list[ArchiveResult] = []
     refused: list[PlatePlan] = []
     status = 0
+    # What writes is loaded while the store lists.
+    loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "include.plates.archiving"))
     async with _access(options) as access:
         with screen.bars() as report:
             for plate in _plates(options):
@@ -66,6 +70,7 @@ async def archive(options: Options) -> int:
                 except (WaybillError, OSError) as error:
                     status = max(status, 1 if isinstance(error, VerificationError | ConflictingRequest) else 4)
                     screen.say(f"{plate.plate_id_full}: {error}")
+    await loading
     _show_plans(options, refused)
     rows = [
         (
