@@ -37,6 +37,7 @@ class ByFile(LoadFileScheduling):
         return "airflow" if nodeid.startswith("tests/airflow/") else super()._split_scope(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
