@@ -3,8 +3,8 @@
     with Stack(Path(".waybill/rehearsal"), extra_env=connections) as stack:
         run = stack.api.trigger("plate_backup", {...})
 
-The one thing to know before changing it: `stop` finds processes by a mark in their environment, not by the handles
-kept here, so it also ends what a killed component left behind, and works from another shell (`python -m rehearsal stop`).
+Invariant: `stop` finds processes by a mark in their environment, not by the handles kept here, so it also ends what a
+killed component left behind, and works from another shell (`python -m rehearsal stop`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STANDALONE = "standalone"
 HEALTH_KEYS = {SCHEDULER: "scheduler", TRIGGERER: "triggerer", DAG_PROCESSOR: "dag_processor"}
 NOT_RUNNING = "not running"
 TAIL_LINES = 25
-# Airflow's settings of its own connections are made by the caller from the addresses of the simulators.
+# Connections are made by the caller, from the addresses of the simulators by name.
 ExtraEnv = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
@@ -186,7 +186,7 @@ class Stack:
     def kill(self, name: str, sig: signal.Signals = signal.SIGKILL, *, tree: bool = False) -> list[int]:
         """Send `sig` to a component's first process; with `tree` also to all its descendants. Returns the ids hit.
 
-        SIGSTOP and SIGCONT freeze and thaw it. After SIGKILL or SIGTERM the process is waited for.
+        SIGSTOP and SIGCONT suspend and resume it. After SIGKILL or SIGTERM the process is waited for.
         """
         process = self._process(name)
         targets = [process, *(processes.descendants(process) if tree else [])]
