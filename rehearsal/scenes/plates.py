@@ -186,12 +186,11 @@ class PlatesScene:
             f"{key} has other bytes" for key in sorted(there & kept.keys()) if self._get(LIVE, key) != kept[key]
         ]
         try:
-            in_tarballs = archived(self.client, COLD, plate_id)
+            if archived(self.client, COLD, plate_id) != files:
+                problems.append(f"the tarballs of {plate_id} do not hold what the plate held")
         except StackError as error:
-            return [*problems, str(error)]
-        return (
-            problems if in_tarballs == files else [*problems, f"the tarballs of {plate_id} are not what the plate held"]
-        )
+            problems.append(str(error))
+        return problems
 
     def _get(self, bucket: str, key: str) -> bytes:
         return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
