@@ -42,14 +42,14 @@ def run(quick: bool = False) -> list[dict[str, Any]]:
     count, rounds = (5, 1) if quick else (50, 3)
     print(f"real_airflow: {rounds} runs of {count} destinations, time budget {90 + rounds * 150} s", flush=True)
     home = Path(tempfile.mkdtemp(prefix="waybill-bench-"))
-    connections = own_connections(home / "world")
+    connections = own_connections(home / "environment")
     init(ledger_url(connections["AIRFLOW_CONN_WAYBILL_LEDGER"]))
     rows = []
     try:
         with Stack(
             home,
             simulators=("--seed", str(SEED), "--scenario", "sop"),
-            extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses["icav2"])},
+            extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses)},
         ) as stack:
             stack.api.unpause(DAG_ID)
             ratios, walls, ideals = [], [], []

@@ -1,4 +1,4 @@
-"""The workshop: the virtual environment, a local Airflow with simulated remotes, and the means to stop both.
+"""The local stack: the virtual environment, a local Airflow with simulated remotes, the demo, and the means to stop them.
 
-Airflow itself imports this package (`rehearsal.sqlite`, named in the stack's settings), so it must stay empty.
+Invariant: this file imports nothing, since Airflow imports the package too (`rehearsal.sqlite`, named in the stack's settings).
 """

@@ -1,34 +1,36 @@
 """A small client of Airflow's REST API for the demo, the tests and the benchmarks.
 
-The one thing to know before changing it: on SQLite Airflow answers 500 "Database error" now and then, when two requests
-write at once (rehearsal/sqlite.py). So ours are sent one after the other. A refused one had no effect and is sent again; a
-run is therefore always triggered under an id chosen here, so that a repeat is recognised (409) instead of doubled.
+On SQLite Airflow answers 500 "Database error" now and then, when two requests write at once (rehearsal/sqlite.py). So our
+writes are sent one after the other; a refused one had no effect and is sent again.
+
+Invariant: a run is always triggered under an id chosen here, so that a repeat is recognised (409) instead of doubled.
 """
 
 from __future__ import annotations
 
+import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
-import tenacity
 
 from rehearsal.errors import StackError
 
 ENDED = frozenset({"success", "failed"})
 TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 UNMAPPED = -1
-PAUSE = tenacity.wait_exponential_jitter(initial=0.5, max=5)
-ATTEMPTS = tenacity.stop_after_attempt(8)
+APPROVAL_PAUSE_SECONDS = 3.5  # Airflow can fail a task that is woken sooner after it began to wait for an answer
+ATTEMPTS = 8
+UNREACHABLE_SECONDS = 30  # a restarted server is back by then
 _one_writer = threading.Lock()
+T = TypeVar("T")
 
 
 class ApiError(StackError):
@@ -84,19 +86,15 @@ def new_run_id(prefix: str = "rehearsal") -> str:
 class Api:
     """Airflow's API as one user. Every method raises ApiError where Airflow refuses, StackError at a timeout."""
 
-    def __init__(self, address: str, user: str, password: str, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, address: str, user: str, password: str, *, transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self.address, self.user, self._password = address, user, password
         self._token: str | None = None
+        self._sleep, self._clock = sleep, clock
         # Proxy settings of the caller must not apply: the address is on loopback.
         self._client = httpx.Client(base_url=address, timeout=60, trust_env=False, transport=transport)
-
-    def __enter__(self) -> Api:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._client.close()
@@ -128,30 +126,35 @@ class Api:
     def _authorized(self, method: str, path: str, **options: Any) -> httpx.Response:
         return self._client.request(method, path, headers={"Authorization": f"Bearer {self.token()}"}, **options)
 
-    @tenacity.retry(retry=tenacity.retry_if_exception_type(DatabaseBusyError), wait=PAUSE, stop=ATTEMPTS, reraise=True)
+    def _repeated(
+        self, send: Callable[[], T], errors: type[StackError] | tuple[type[StackError], ...], pauses: Iterator[float]
+    ) -> T:
+        """The answer of `send`, repeated after each of `errors` as long as there are `pauses`; then that error is raised."""
+        while True:
+            try:
+                return send()
+            except errors:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                self._sleep(pause)
+
+    def _each_second_until(self, deadline: float) -> Iterator[float]:
+        while self._clock() < deadline:
+            yield 1.0
+
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Send `method` to `path` (below the address; `options` as in httpx) and return the decoded JSON, if any."""
-        return _decoded(self._send(method, path, **options))
+        return self._repeated(
+            lambda: _decoded(self._send(method, path, **options)), DatabaseBusyError, _growing_pauses()
+        )
 
-    @tenacity.retry(
-        retry=tenacity.retry_if_exception_type(UnreachableError),
-        wait=tenacity.wait_fixed(1),
-        stop=tenacity.stop_after_delay(30),
-        reraise=True,
-    )
     def get(self, path: str, **params: Any) -> Any:
         """GET below /api/v2; repeated for 30 s when the connection fails, as it does while a server restarts."""
-        return self.request("GET", f"/api/v2{path}", params=params)
+        pauses = self._each_second_until(self._clock() + UNREACHABLE_SECONDS)
+        return self._repeated(lambda: self.request("GET", f"/api/v2{path}", params=params), UnreachableError, pauses)
 
     # -- DAGs
-
-    def health(self) -> dict[str, dict[str, str | None]]:
-        """/monitor/health, without a token: it answers before anybody can log in."""
-        health: dict[str, dict[str, str | None]] = _decoded(self._client.get("/api/v2/monitor/health", timeout=10))
-        return health
-
-    def dag_ids(self) -> list[str]:
-        return sorted(dag["dag_id"] for dag in self.get("/dags", limit=200, exclude_stale=True)["dags"])
 
     def import_errors(self) -> dict[str, str]:
         """Stack trace by file of each DAG file that does not load."""
@@ -180,30 +183,32 @@ class Api:
         self.wait_dag(dag_id, timeout_seconds)
         self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
 
-    def pause(self, dag_id: str) -> None:
-        self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
+    def ensure_pool(self, name: str, slots: int, description: str) -> None:
+        """The pool of that name, made unless it is there; a task whose pool is missing never starts."""
+        pool = {"name": name, "slots": slots, "description": description, "include_deferred": False}
+        try:
+            self.request("POST", "/api/v2/pools", json=pool)
+        except ApiError as error:
+            if error.status != 409:
+                raise
 
     # -- runs
 
-    def trigger(
-        self, dag_id: str, conf: dict[str, Any] | None = None, run_id: str | None = None, note: str | None = None
-    ) -> Run:
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, run_id: str | None = None) -> Run:
         """Start a run. A repeat of our own lost or refused request finds the first; a foreign run of that id is ApiError 409."""
         run_id = run_id or new_run_id()
-        body = {"logical_date": None, "conf": conf or {}, "dag_run_id": run_id, "note": note}
-        for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((DatabaseBusyError, UnreachableError)),
-            wait=PAUSE, stop=ATTEMPTS, reraise=True,
-        ):  # fmt: skip
-            with attempt:
-                response = self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", json=body)
-                repeated = attempt.retry_state.attempt_number > 1
-                return (
-                    self.run(dag_id, run_id)
-                    if repeated and response.status_code == 409
-                    else Run.parse(_decoded(response))
-                )
-        raise StackError("unreachable: the last attempt returns or raises")
+        body = {"logical_date": None, "conf": conf or {}, "dag_run_id": run_id}
+        sent = 0
+
+        def send() -> Run:
+            nonlocal sent
+            sent += 1
+            response = self._send("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", json=body)
+            if response.status_code == 409 and sent > 1:
+                return self.run(dag_id, run_id)
+            return Run.parse(_decoded(response))
+
+        return self._repeated(send, (DatabaseBusyError, UnreachableError), _growing_pauses())
 
     def run(self, dag_id: str, run_id: str) -> Run:
         return Run.parse(self.get(_run(dag_id, run_id)))
@@ -214,26 +219,33 @@ class Api:
             Run.parse(raw) for raw in self.get(f"/dags/{dag_id}/dagRuns", limit=100, order_by="-run_after")["dag_runs"]
         ]
 
-    def wait(
-        self, dag_id: str, run_id: str, timeout_seconds: float = 300, *,
-        states: Collection[str] = ENDED, tick: Callable[[Run], None] | None = None,
-    ) -> Run:  # fmt: skip
-        """Wait until the run is in one of `states`. `tick` is called with every observation."""
+    def wait(self, dag_id: str, run_id: str, timeout_seconds: float = 300) -> Run:
+        """Wait until the run has ended, as a success or not. Raises StackError, with its tasks' states, when time is up."""
         seen = self.run(dag_id, run_id)
 
-        def reached() -> bool:
+        def ended() -> bool:
             nonlocal seen
             seen = self.run(dag_id, run_id)
-            if tick:
-                tick(seen)
-            return seen.state in states
+            return seen.state in ENDED
 
         def where() -> str:
             tasks = ", ".join(f"{_name(task)} {task.state}" for task in self.task_instances(dag_id, run_id))
-            return f"{dag_id} {run_id} is {seen.state}, not {' or '.join(sorted(states))}: {tasks}"
+            return f"{dag_id} {run_id} is {seen.state}, not {' or '.join(sorted(ENDED))}: {tasks}"
 
-        self._until(reached, timeout_seconds, where)
+        self._until(ended, timeout_seconds, where)
         return seen
+
+    def wait_all(
+        self, runs: Sequence[Run], timeout_seconds: float, on_poll: Callable[[Sequence[Run]], object] = lambda _: None
+    ) -> list[Run]:
+        """The runs as they are once all have ended, or time is up. `on_poll` is called with them about once a second."""
+        deadline = self._clock() + timeout_seconds
+        while True:
+            seen = [self.run(run.dag_id, run.run_id) for run in runs]
+            on_poll(seen)
+            if all(run.state in ENDED for run in seen) or self._clock() >= deadline:
+                return seen
+            self._sleep(1)
 
     def set_run_state(self, dag_id: str, run_id: str, state: str) -> Run:
         """What "Mark run as …" does in the UI: success, failed or queued."""
@@ -284,13 +296,12 @@ class Api:
         self.request("PATCH", f"/api/v2{_task(dag_id, run_id, task_id, map_index)}", json={"new_state": state})
 
     def clear(
-        self, dag_id: str, run_id: str, task_ids: Sequence[str | tuple[str, int]] | None = None, *,
-        downstream: bool = False, only_failed: bool = False,
-    ) -> list[TaskInstance]:  # fmt: skip
+        self, dag_id: str, run_id: str, task_ids: Sequence[str | tuple[str, int]] | None = None
+    ) -> list[TaskInstance]:
         """Clear tasks (names, or name and map index; None: all) of a run, so that they run again; returns them."""
         body: dict[str, Any] = {
-            "dry_run": False, "dag_run_id": run_id, "only_failed": only_failed,
-            "include_downstream": downstream, "reset_dag_runs": True,
+            "dry_run": False, "dag_run_id": run_id, "only_failed": False,
+            "include_downstream": False, "reset_dag_runs": True,
         }  # fmt: skip
         if task_ids is not None:
             body["task_ids"] = [task if isinstance(task, str) else list(task) for task in task_ids]
@@ -307,12 +318,6 @@ class Api:
                 raise
             return None
 
-    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = UNMAPPED) -> str:
-        """The log of one try, a line per message, as the UI shows it."""
-        path = f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/logs/{try_number}"
-        content = self.get(path, map_index=map_index, full_content=True)["content"]
-        return "\n".join(line if isinstance(line, str) else str(line.get("event", "")) for line in content)
-
     # -- questions to people
 
     def question(self, dag_id: str, run_id: str, task_id: str, map_index: int = UNMAPPED) -> dict[str, Any]:
@@ -320,25 +325,27 @@ class Api:
         asked: dict[str, Any] = self.get(f"{_task(dag_id, run_id, task_id, map_index)}/hitlDetails")
         return asked
 
-    def answer(
-        self, dag_id: str, run_id: str, task_id: str, option: str, *,
-        inputs: dict[str, Any] | None = None, map_index: int = UNMAPPED,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Answer an approval task as this user. Wait 3 s after `awaiting_input` first: Airflow fails a task woken sooner."""
-        body = {"chosen_options": [option], "params_input": inputs or {}}
+    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, map_index: int = UNMAPPED) -> dict[str, Any]:
+        """Answer an approval task as this user, APPROVAL_PAUSE_SECONDS after it is `awaiting_input` and not sooner."""
         path = f"/api/v2{_task(dag_id, run_id, task_id, map_index)}/hitlDetails"
+        body = {"chosen_options": [option], "params_input": {}}
         answered: dict[str, Any] = self.request("PATCH", path, json=body)
         return answered
 
-    @staticmethod
     def _until(
-        reached: Callable[[], bool], timeout_seconds: float, failure: Callable[[], str], every: float = 0.5
+        self, reached: Callable[[], bool], timeout_seconds: float, failure: Callable[[], str], every: float = 0.5
     ) -> None:
-        deadline = time.monotonic() + timeout_seconds
+        deadline = self._clock() + timeout_seconds
         while not reached():
-            if time.monotonic() > deadline:
+            if self._clock() >= deadline:
                 raise StackError(f"after {timeout_seconds:.0f} s: {failure()}")
-            time.sleep(every)
+            self._sleep(every)
+
+
+def _growing_pauses() -> Iterator[float]:
+    """Pauses between ATTEMPTS, doubled each time up to 5 s, with a random part so that two callers do not keep step."""
+    for number in range(ATTEMPTS - 1):
+        yield min(0.5 * 2**number + random.random(), 5.0)
 
 
 def _decoded(response: httpx.Response) -> Any:

@@ -1,8 +1,9 @@
 """`make demo`: the whole of Waybill on this machine. Simulators, Airflow, real-shaped runs over REST, receipts, and a verdict.
 
 Exit status 0 only if every run succeeded, every file is where it should be, and the simulators' journals agree with the
-ledger. The one thing to know before changing it: each demo starts with a new simulated world, so it starts with a new
-ledger too; passwords and keys are kept.
+ledger. What is run is the list `rehearsal.scenes.SCENES`; no system is named here.
+
+Invariant: each demo starts with new simulators, so it starts with a new ledger too; only passwords and keys are kept.
 """
 
 from __future__ import annotations
@@ -11,158 +12,202 @@ import asyncio
 import os
 import shutil
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.spinner import Spinner
 from rich.table import Table
 
 from include.core.ledger import Ledger, init, ledger_url
+from include.core.ledger.audit import verify
 from include.core.receipts import ReceiptStore, size
 from rehearsal.__main__ import DEFAULT_HOME
-from rehearsal.api import Run, new_run_id
+from rehearsal.api import Run
 from rehearsal.errors import StackError
-from rehearsal.scenes import plates
-from rehearsal.scenes.icav2 import ICAv2Scene, Progress
+from rehearsal.scenes import SCENES
+from rehearsal.scenes.scene import Progress, Receipt, Scene
 from rehearsal.stack import Stack
 
 # Which jobs fail is drawn from the seed: with this one, some of the few jobs of the published inputs do.
 SIMULATORS = ("--seed", "5", "--scenario", "sop")
-TIMEOUT_SECONDS = 900
 console = Console()
 
 
-def own_connections(world: Path) -> dict[str, str]:
+def own_connections(environment: Path) -> dict[str, str]:
     """Waybill's own connections: ledger, receipts, inputs."""
-    (world / "inputs").mkdir(parents=True, exist_ok=True)
+    (environment / "inputs").mkdir(parents=True, exist_ok=True)
+
+    def folder(name: str) -> str:
+        return f'{{"conn_type": "generic", "extra": {{"prefix": "{(environment / name).as_uri()}"}}}}'
+
     return {
-        "AIRFLOW_CONN_WAYBILL_LEDGER": f"sqlite:///{world / 'ledger.db'}",
-        "AIRFLOW_CONN_WAYBILL_RECEIPTS": f'{{"conn_type": "generic", "extra": {{"prefix": "{(world / "receipts").as_uri()}"}}}}',
-        "AIRFLOW_CONN_WAYBILL_INPUTS": f'{{"conn_type": "generic", "extra": {{"prefix": "{(world / "inputs").as_uri()}"}}}}',
+        "AIRFLOW_CONN_WAYBILL_LEDGER": f"sqlite:///{environment / 'ledger.db'}",
+        "AIRFLOW_CONN_WAYBILL_RECEIPTS": folder("receipts"),
+        "AIRFLOW_CONN_WAYBILL_INPUTS": folder("inputs"),
     }
 
 
-def new_world(home: Path) -> Path:
-    """An empty folder for this demo's ledger and receipts; Airflow's history goes with the world it speaks of."""
-    world = home / "world"
-    shutil.rmtree(world, ignore_errors=True)
+def new_environment(home: Path) -> Path:
+    """An empty folder for this demo's ledger and receipts; Airflow's history of the one before goes with it."""
+    environment = home / "environment"
+    shutil.rmtree(environment, ignore_errors=True)
     shutil.rmtree(home / "airflow", ignore_errors=True)
-    world.mkdir(parents=True)
-    return world
+    environment.mkdir(parents=True)
+    return environment
 
 
-def play(stack: Stack, scene: ICAv2Scene) -> list[Run]:
-    """Triggers every conf of a scene and shows how far they are until all have ended."""
-    api = stack.api
-    api.unpause(scene.dag_id)
-    run_ids = {name: new_run_id(name) for name in scene.confs()}
-    for name, conf in scene.confs().items():
-        api.trigger(scene.dag_id, conf, run_ids[name])
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
-        while True:
-            runs = [api.run(scene.dag_id, run_id) for run_id in run_ids.values()]
-            live.update(progress_table(scene.progress(), runs))
-            if all(run.state in ("success", "failed") for run in runs) or time.monotonic() > deadline:
-                return runs
-            time.sleep(1)
+def scene_connections(scenes: Iterable[type[Scene]], addresses: Mapping[str, str]) -> dict[str, str]:
+    """The connections of all scenarios. Raises StackError where two give one connection different values."""
+    merged: dict[str, str] = {}
+    for scene in scenes:
+        for name, value in scene.connections(addresses).items():
+            if merged.setdefault(name, value) != value:
+                raise StackError(f"two scenarios want different values of {name}; the second is {scene.__name__}")
+    return merged
 
 
-def progress_table(progress: Progress, runs: list[Run]) -> Table:
-    table = Table(title="icav2_copy_batch", title_justify="left")
-    for column in ("runs", "files", "bytes", "jobs passed", "running", "failed", "attempts"):
-        table.add_column(column)
-    states = ", ".join(run.state for run in runs)
-    table.add_row(
-        states,
-        f"{progress.files_done} of {progress.files}",
-        f"{size(progress.bytes_done)} of {size(progress.bytes)}",
-        *map(str, (progress.passed, progress.running, progress.failed, progress.attempts)),
-    )
+def start_scenes(scenes: Iterable[Scene], unpause: Callable[[str], None]) -> None:
+    """Prepare and trigger everything, so that all runs go on side by side."""
+    for scene in scenes:
+        scene.prepare()
+        for dag_id in scene.dag_ids:
+            unpause(dag_id)
+        scene.start()
+
+
+def run_scene(scene: Scene) -> list[Run]:
+    """Show how far a scenario is until its runs have ended; its last progress table stays."""
+    waiting = Spinner("dots", scene.activity)
+    with Live(waiting, console=console, refresh_per_second=4, transient=True) as live:
+
+        def show(runs: Sequence[Run]) -> None:
+            progress = scene.progress(runs)
+            live.update(progress_table(progress) if progress else waiting)
+
+        runs = scene.finish(lambda line: console.print(line, highlight=False, markup=False), show)
+    progress = scene.progress(runs)
+    if progress:
+        console.print(progress_table(progress))
+    return runs
+
+
+def progress_table(progress: Progress) -> Table:
+    table = Table(*progress.columns, title=progress.title, title_justify="left")
+    for row in progress.rows:
+        table.add_row(*row)
     return table
 
 
-def receipts_table(receipts: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Receipts", title_justify="left")
-    for column in ("run", "outcome", "files proved", "bytes", "failed jobs", "ledger event"):
-        table.add_column(column)
-    for receipt in receipts:
-        totals = receipt["totals"]
-        table.add_row(
-            receipt["run_id"].split("__")[0],
-            receipt["outcome"],
-            f"{totals.get('files proved', 0)} of {totals.get('files', 0)}",
-            size(totals.get("proved bytes", 0)),
-            str(totals.get("failed jobs sent again or given up", 0)),
-            str((receipt.get("ledger") or {}).get("number", "-")),
-        )
+def receipts_of(scene: Scene, receipts: Iterable[Receipt]) -> list[Receipt]:
+    return [receipt for receipt in receipts if receipt["dag_id"] in scene.dag_ids]
+
+
+def receipts_table(scenes: Iterable[Scene], receipts: Sequence[Receipt]) -> Table:
+    """What each run's receipt says, in columns that all systems share."""
+    columns = ("run", "outcome", "files proved", "bytes", "failed jobs", "ledger event")
+    table = Table(*columns, title="Receipts", title_justify="left")
+    for scene in scenes:
+        for receipt in receipts_of(scene, receipts):
+            counts = scene.count(receipt)
+            table.add_row(
+                receipt["run_id"].split("__")[0],
+                receipt["outcome"],
+                f"{counts.files_proved} of {counts.files}",
+                size(counts.size_bytes),
+                str(counts.failed_jobs),
+                str((receipt.get("ledger") or {}).get("number", "-")),
+            )
     return table
 
 
-def verdict(runs: list[Run], scene: ICAv2Scene, receipts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Everything that is wrong."""
+def verdict(scene: Scene, runs: Sequence[Run], receipts: Sequence[Receipt]) -> list[str]:
+    """Everything that is wrong with a scenario: a run that failed, one without its receipt, and what its check finds."""
     problems = [f"run {run.run_id} is {run.state}" for run in runs if run.state != "success"]
-    if len(receipts) != len(runs):
-        problems.append(f"{len(receipts)} receipts for {len(runs)} runs")
+    expected = Counter((run.dag_id, run.run_id) for run in runs)
+    found = Counter((receipt["dag_id"], receipt["run_id"]) for receipt in receipts)
+    problems += [f"no receipt of {run_id}" for _, run_id in expected - found]
+    problems += [
+        f"a receipt of {run_id}, a run of {dag_id} that was not expected" for dag_id, run_id in found - expected
+    ]
     return problems + scene.check(receipts)
 
 
-def wished(name: str) -> bool:
-    """Whether an environment variable asks for something, as `KEEP=1`."""
-    return os.environ.get(name) not in (None, "", "0")
+def run_scenes(
+    scenes: Sequence[Scene], unpause: Callable[[str], None], ledger: Ledger, store: ReceiptStore
+) -> list[str]:
+    """Run every scenario and show what came of it. Returns everything that is wrong."""
+    start_scenes(scenes, unpause)
+    runs = [run_scene(scene) for scene in scenes]
+    receipts = asyncio.run(store.all())
+    console.print(receipts_table(scenes, receipts))
+    problems: list[str] = []
+    for scene, ended in zip(scenes, runs, strict=True):
+        problems += verdict(scene, ended, receipts_of(scene, receipts))
+    return problems + verify(ledger, receipts).problems
 
 
-def main() -> int:
-    keep = wished("KEEP")
-    world = new_world(DEFAULT_HOME)
-    connections = own_connections(world)
-    url = ledger_url(connections["AIRFLOW_CONN_WAYBILL_LEDGER"])
-    init(url)
-    stack = Stack(
-        DEFAULT_HOME,
-        simulators=SIMULATORS,
-        extra_env=lambda addresses: {
-            **connections,
-            **ICAv2Scene.connections(addresses["icav2"]),
-            **plates.connections(addresses["s3"]),
-        },
-    )
-    try:
-        with console.status("starting the simulators and Airflow (about a minute)"):
-            stack.start_all()
-        backups = plates.PlatesScene(stack.addresses["s3"])
-        backups.start(stack)
-        scene = ICAv2Scene(stack.addresses["icav2"], Ledger(url))
-        runs = play(stack, scene)
-        console.print(progress_table(scene.progress(), runs))
-        with console.status("archiving and verifying plates, then deleting what is approved (about a minute)"):
-            plate_runs = backups.finish(stack, lambda line: console.print(line, highlight=False, markup=False))
-        receipts = asyncio.run(ReceiptStore.at((world / "receipts").as_uri()).all())
-        console.print(receipts_table(receipts))
-        problems = verdict(runs, scene, [r for r in receipts if r["dag_id"] == scene.dag_id])
-        problems += backups.check(plate_runs, receipts)
-    except StackError as error:
-        problems = [str(error)]
-    except BaseException:
-        stack.stop()
-        raise
+def conclude(problems: Sequence[str]) -> int:
+    """Say what is wrong, or that nothing is. Returns the exit status."""
     for problem in problems:
         console.print(f"[red]wrong:[/red] {problem}", highlight=False)
     if not problems:
         console.print(
             "[green]All runs succeeded, every file is right, and the simulators' journals agree with the ledger.[/green]"
         )
+    return 1 if problems else 0
+
+
+def print_access(stack: Stack, receipts: str) -> None:
+    """Say how to use what is left running."""
+    console.print(f"Airflow: {stack.address}", soft_wrap=True)
+    for user, password in stack.passwords.items():
+        console.print(f"  login {user} / {password}", soft_wrap=True, highlight=False)
+    console.print(f"Receipts: {receipts}   `make stop` ends all of it.")
+
+
+def is_wanted(name: str) -> bool:
+    """Whether an environment variable asks for something, as `KEEP=1`."""
+    return os.environ.get(name) not in (None, "", "0")
+
+
+def demo(
+    home: Path, scenes: Sequence[type[Scene]] = SCENES, *, keep: bool = False, make_stack: Callable[..., Stack] = Stack
+) -> int:
+    """Everything below `home`, which is emptied first. Returns the exit status."""
+    environment = new_environment(home)
+    connections = own_connections(environment)
+    receipts = (environment / "receipts").as_uri()
+    url = ledger_url(connections["AIRFLOW_CONN_WAYBILL_LEDGER"])
+    init(url)
+
+    def extra_env(addresses: Mapping[str, str]) -> dict[str, str]:
+        return {**connections, **scene_connections(scenes, addresses)}
+
+    stack = make_stack(home, simulators=SIMULATORS, extra_env=extra_env)
+    try:
+        with console.status("starting the simulators and Airflow (about a minute)"):
+            stack.start_all()
+        ledger = Ledger(url)
+        running = [scene(stack, ledger) for scene in scenes]
+        problems = run_scenes(running, stack.api.unpause, ledger, ReceiptStore.at(receipts))
+    except StackError as error:
+        problems = [str(error)]
+    except BaseException:
+        stack.stop()
+        raise
+    status = conclude(problems)
     if keep and stack.passwords:
-        console.print(f"Airflow: {stack.address}", soft_wrap=True)
-        for user, password in stack.passwords.items():
-            console.print(f"  login {user} / {password}", soft_wrap=True, highlight=False)
-        console.print(f"Receipts: {(world / 'receipts').as_uri()}   `make stop` ends all of it.")
+        print_access(stack, receipts)
     else:
         stack.stop()
-    return 1 if problems else 0
+    return status
+
+
+def main() -> int:
+    return demo(DEFAULT_HOME, keep=is_wanted("KEEP"))
 
 
 if __name__ == "__main__":

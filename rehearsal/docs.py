@@ -5,8 +5,9 @@
     <!-- conf of include.icav2.models:CopyRequest -->
     <!-- end of conf -->
 
-The one thing to know before changing it: nothing here may depend on the machine or the time, or `--check` would call a
-fresh page stale. `docs/figures.md` is written by the benchmarks, from measurements, and is none of these pages.
+`docs/figures.md` is written by the benchmarks, from measurements, and is none of these pages.
+
+Invariant: nothing here depends on the machine or the time, or `--check` would call a fresh page stale.
 """
 
 from __future__ import annotations

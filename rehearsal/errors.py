@@ -1,4 +1,4 @@
-"""The one error of the workshop; its message says what happened and what to do, and is shown without a traceback."""
+"""The one error of the local stack; its message says what happened and what to do, and is shown without a traceback."""
 
 
 class StackError(RuntimeError):

@@ -1,8 +1,8 @@
 """Find and end the processes of one stack, and no others.
 
-The one thing to know before changing it: a process belongs to a stack only if its environment carries the stack's
-mark (WAYBILL_STACK=<id>), or if it descends from one that does. Process ids and groups are no proof: ids are reused,
-and Airflow's task processes leave their group and outlive their parents.
+Invariant: a process belongs to a stack only if its environment carries the stack's mark (WAYBILL_STACK=<id>), or if it
+descends from one that does. Process ids and groups are no proof: ids are reused, and Airflow's task processes leave their
+group and outlive their parents.
 """
 
 from __future__ import annotations

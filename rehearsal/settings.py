@@ -1,8 +1,9 @@
 """What every process of a local stack finds in its environment.
 
-The one thing to know before changing it: the environment is built up from nothing. A rehearsal must never meet a real
-account, so the caller's AWS_*, AIRFLOW_*, proxy and home-directory settings do not get in; what a stack needs is
-named here or passed as `extra_env`.
+The environment is built up from nothing: what a stack needs is named here or passed as `extra_env`.
+
+Invariant: a local stack never meets a real account, so the caller's AWS_*, AIRFLOW_*, proxy and home-directory settings do
+not get in.
 """
 
 from __future__ import annotations

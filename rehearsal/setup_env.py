@@ -1,8 +1,9 @@
 """Build `.venv` from the pinned requirements: `python3 rehearsal/setup_env.py`, which is what `make setup` runs.
 
-The one thing to know before changing it: it runs before anything is installed, so it uses the standard library alone,
-and on a bare Debian there is neither pip nor ensurepip: then it fetches uv, one static binary, from the package index
-and checks it against the sha256 that the index gives. A second run reads a stamp and touches no network.
+On a bare Debian there is neither pip nor ensurepip: then it fetches uv, one static binary, from the package index and
+checks it against the sha256 that the index gives. A second run reads a stamp and touches no network.
+
+Invariant: it uses the standard library alone, since it runs before anything is installed.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     with Stack(Path(".waybill/rehearsal"), extra_env=connections) as stack:
         run = stack.api.trigger("plate_backup", {...})
 
-The one thing to know before changing it: `stop` finds processes by a mark in their environment, not by the handles
-kept here, so it also ends what a killed component left behind, and works from another shell (`python -m rehearsal stop`).
+Invariant: `stop` finds processes by a mark in their environment, not by the handles kept here, so it also ends what a
+killed component left behind, and works from another shell (`python -m rehearsal stop`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STANDALONE = "standalone"
 HEALTH_KEYS = {SCHEDULER: "scheduler", TRIGGERER: "triggerer", DAG_PROCESSOR: "dag_processor"}
 NOT_RUNNING = "not running"
 TAIL_LINES = 25
-# Airflow's settings of its own connections are made by the caller from the addresses of the simulators.
+# Connections are made by the caller, from the addresses of the simulators by name.
 ExtraEnv = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
@@ -85,20 +85,17 @@ class Stack:
     extra_env: added to the environment of every Airflow process, as AIRFLOW_CONN_...; or a function that makes it
         from the simulators' addresses by name.
     simulators: arguments of `python -m simulators` (besides --state-file); None starts none.
-    dags, plugins: other folders than the repository's.
     """
 
     def __init__(
         self, home: Path, *, short_timings: bool = False, components: Literal["standalone", "separate"] = "standalone",
         triggerers: int = 1, extra_env: ExtraEnv | None = None, simulators: Sequence[str] | None = (),
-        dags: Path | None = None, plugins: Path | None = None,
     ) -> None:  # fmt: skip
         self.home = home.resolve()
         self.stack_id = secrets.token_hex(8)
         self.addresses: dict[str, str] = {}
         self._simulators = simulators
         self._extra_env = extra_env
-        self._folders = {"DAGS": dags, "PLUGINS": plugins}
         self._short_timings = short_timings
         if components == "standalone":
             if triggerers != 1:
@@ -189,7 +186,7 @@ class Stack:
     def kill(self, name: str, sig: signal.Signals = signal.SIGKILL, *, tree: bool = False) -> list[int]:
         """Send `sig` to a component's first process; with `tree` also to all its descendants. Returns the ids hit.
 
-        SIGSTOP and SIGCONT freeze and thaw it. After SIGKILL or SIGTERM the process is waited for.
+        SIGSTOP and SIGCONT suspend and resume it. After SIGKILL or SIGTERM the process is waited for.
         """
         process = self._process(name)
         targets = [process, *(processes.descendants(process) if tree else [])]
@@ -239,11 +236,6 @@ class Stack:
         found = [(process, processes.task_instance_of(process)) for process in self.members()]
         return [process for process, running in found if running and wanted in {None, running}]
 
-    def task_supervisor(self, process: psutil.Process) -> psutil.Process | None:
-        """The LocalExecutor's worker that watches over one of `task_processes`; None if that process is an orphan."""
-        parent = process.parent()
-        return parent if parent and parent in self.members() else None
-
     # -- the API
 
     @property
@@ -268,9 +260,6 @@ class Stack:
             **settings.port_environment(self.ports),
             processes.MARK: self.stack_id,
         }
-        for kind, folder_path in self._folders.items():
-            if folder_path is not None:
-                self.environment[f"AIRFLOW__CORE__{kind}_FOLDER"] = str(folder_path.resolve())
         # Written before the first process exists, so that `stop` from another shell never misses one.
         Record(self.stack_id, str(self.home), self.address, self.components, time.time()).write()
         database.prepare(self.home / "airflow", self.environment)

@@ -1,8 +1,7 @@
-"""The plates scene: plates of the published BBBC022 list, archived and proved; those of one run are approved and deleted,
-those of the other rejected and kept; and one deleted file is given back.
+"""The plates' demo scenario: plates of the published BBBC022 list, archived and proved; those of one run are approved and
+deleted, those of the other rejected and kept; and one deleted file is given back.
 
-The one thing to know before changing it: `check` looks at the buckets themselves, and reads tarballs with Python's own
-tarfile.
+Invariant: `check` looks at the buckets and the store's journal, and reads tarballs with Python's own tarfile.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ import io
 import json
 import random
 import tarfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from rehearsal.api import Api, ApiError, Run, new_run_id
+from include.core.ledger import Ledger
+from rehearsal.api import Api, Run, new_run_id
 from rehearsal.errors import StackError
+from rehearsal.scenes.scene import OnPoll, Progress, Receipt, ReceiptCounts, answer_question, journal_requests
 from rehearsal.stack import Stack
 
 DATA = Path(__file__).resolve().parents[2] / "simulators" / "data" / "plates" / "bbbc022_plates.csv"
@@ -29,6 +27,7 @@ LIVE, COLD = "imaging-platform", "imaging-platform-cold"
 PARTS = ("images", "illum", "analysis", "backend")
 BACKUP, RESTORE, POOL = "plate_backup", "plate_restore", "waybill_plates"
 APPROVER = "amy"
+TIMEOUT_SECONDS = 600
 KEYS = {"aws_access_key_id": "rehearsal", "aws_secret_access_key": "rehearsal-secret"}  # of the simulator; open nothing
 CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
 
@@ -68,12 +67,7 @@ def connections(address: str) -> dict[str, str]:
 
 def make_pool(api: Api, slots: int = 4) -> None:
     """The pool that says how many plates are worked on at once; without it no task of a plate would ever start."""
-    pool = {"name": POOL, "slots": slots, "description": "plates worked on at once", "include_deferred": False}
-    try:
-        api.request("POST", "/api/v2/pools", json=pool)
-    except ApiError as error:
-        if error.status != 409:  # it is there already
-            raise
+    api.ensure_pool(POOL, slots, "plates worked on at once")
 
 
 def s3_client(address: str) -> Any:
@@ -92,80 +86,95 @@ def s3_client(address: str) -> Any:
 
 def approve(stack: Stack, run_id: str, option: str = "Approve") -> str:
     """Answers the run's question as the second user, not sooner than 3 s after it was put. Returns what was asked."""
-    stack.api.wait_task(BACKUP, run_id, "approval", 300, states={"awaiting_input"})
-    time.sleep(3.5)  # Airflow can fail a task that is woken sooner
-    asked = stack.api.question(BACKUP, run_id, "approval")
-    stack.api_as(APPROVER).answer(BACKUP, run_id, "approval", option)
-    return str(asked["subject"])
+    return answer_question(stack, BACKUP, run_id, option, user=APPROVER)
 
 
 class PlatesScene:
-    """`address` is the S3 simulator's. `start` triggers both backups; `finish` answers their questions and restores a file;
-    `check` tells everything that is wrong."""
+    """Two backups at once, one for each answer that will be given; then a file of a deleted plate is restored."""
 
-    def __init__(self, address: str, *, approved: int = 4, rejected: int = 2):
-        self.address, self.client = address, s3_client(address)
+    dag_ids = (BACKUP, RESTORE)
+    activity = "archiving and verifying plates, then deleting what is approved (about a minute)"
+
+    def __init__(self, stack: Stack, ledger: Ledger, *, approved: int = 4, rejected: int = 2):
+        self._stack = stack
+        self.address = stack.addresses["s3"]
+        self.client = s3_client(self.address)
         plates = plate_ids(approved + rejected)
         self.plates = {"Approve": plates[:approved], "Reject": plates[approved:]}
         self.files = {plate_id: plate_files(plate_id) for plate_id in plates}
         self.wanted = next(key for key in self.files[plates[0]] if key.endswith(".sqlite"))
         self._backups: dict[str, Run] = {}
 
-    def start(self, stack: Stack) -> None:
-        """Buckets, plates in the live one, the pool, and a backup for each answer that will be given."""
+    @staticmethod
+    def connections(addresses: Mapping[str, str]) -> dict[str, str]:
+        return connections(addresses["s3"])
+
+    def prepare(self) -> None:
+        """Buckets, plates in the live one, and the pool."""
         for bucket in (LIVE, COLD):
             self.client.create_bucket(Bucket=bucket)
         for files in self.files.values():
             for key, data in files.items():
                 self.client.put_object(Bucket=LIVE, Key=key, Body=data)
-        make_pool(stack.api)
-        for dag_id in (BACKUP, RESTORE):
-            stack.api.unpause(dag_id)
+        make_pool(self._stack.api)
+
+    def start(self) -> None:
         for answer, plates in self.plates.items():
             conf = {**self.conf(plates), "delete_parts": list(PARTS), "retention": "none"}
-            self._backups[answer] = stack.api.trigger(BACKUP, conf, new_run_id(f"plates-{answer.lower()}"))
+            self._backups[answer] = self._stack.api.trigger(BACKUP, conf, new_run_id(f"plates-{answer.lower()}"))
 
     def conf(self, plates: Sequence[str]) -> dict[str, Any]:
         rows = [{"plate_id": one, "plate_id_full": one} for one in plates]
         return {"project": PROJECT, "batch": BATCH, "plates": rows}
 
-    def finish(self, stack: Stack, say: Callable[[str], None] = print, timeout_seconds: float = 600) -> list[Run]:
-        """Answers both questions as the second user, then restores one file of a deleted plate. Returns all runs."""
+    def finish(self, say: Callable[[str], None], on_poll: OnPoll) -> list[Run]:
+        """Answers both questions as the second user, then restores one file of a deleted plate."""
+        api = self._stack.api
         for answer, run in self._backups.items():
-            say(f"{APPROVER} says {answer} to: {approve(stack, run.run_id, answer)}")
-        runs = [stack.api.wait(BACKUP, run.run_id, timeout_seconds) for run in self._backups.values()]
+            say(f"{APPROVER} says {answer} to: {approve(self._stack, run.run_id, answer)}")
+        backups = api.wait_all(list(self._backups.values()), TIMEOUT_SECONDS, on_poll)
         conf = {**self.conf(self.plates["Approve"][:1]), "files": [self.wanted]}
-        restore = stack.api.trigger(RESTORE, conf, new_run_id("one-file"))
-        return [*runs, stack.api.wait(RESTORE, restore.run_id, timeout_seconds)]
+        restore = api.trigger(RESTORE, conf, new_run_id("one-file"))
+        return backups + api.wait_all([restore], TIMEOUT_SECONDS, on_poll)
 
-    def check(self, runs: Sequence[Run], receipts: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Everything that is wrong with the runs, their receipts and the buckets' real content."""
-        problems = [f"run {run.run_id} is {run.state}" for run in runs if run.state != "success"]
-        told = {receipt["run_id"]: receipt for receipt in receipts}
-        problems += [f"no receipt of {run.run_id}" for run in runs if run.run_id not in told]
-        if problems:
-            return problems
+    def progress(self, runs: Sequence[Run]) -> Progress | None:
+        return None
+
+    def count(self, receipt: Receipt) -> ReceiptCounts:
+        totals = receipt["totals"]
+        return ReceiptCounts(totals.get("files proved", 0), totals.get("files", 0), totals.get("proved bytes", 0))
+
+    def check(self, receipts: Sequence[Receipt]) -> list[str]:
+        """What is wrong with the receipts, the buckets' real content, and what the store was asked to delete."""
+        by_run = {receipt["run_id"]: receipt for receipt in receipts}
+        problems: list[str] = []
         for answer, state in (("Approve", "deleted"), ("Reject", "rejected")):
-            receipt = told[self._backups[answer].run_id]
-            for item in receipt["items"]:
-                if item["state"] != state:
-                    problems.append(f"plate {item['plate']} is {item['state']} ({item['why']})")
-            if [one["by"] for one in receipt["approvals"]] != [APPROVER]:
-                problems.append(f"the receipt of {receipt['run_id']} does not say who answered")
+            if self._backups[answer].run_id in by_run:
+                problems += self._wrong_in_receipt(by_run[self._backups[answer].run_id], state)
         for plate_id in self.files:
             problems += self._wrong_in_buckets(plate_id)
-        asked = self._deletions()
+        deleted = self._deletions()
         approved = sorted(key for plate_id in self.plates["Approve"] for key in self.files[plate_id])
-        if asked != approved:
-            problems.append(f"{len(asked)} objects were deleted by the store's journal, {len(approved)} were approved")
+        if deleted != approved:
+            problems.append(
+                f"{len(deleted)} objects were deleted by the store's journal, {len(approved)} were approved"
+            )
         return problems
+
+    @staticmethod
+    def _wrong_in_receipt(receipt: Receipt, state: str) -> Iterator[str]:
+        for item in receipt["items"]:
+            if item["state"] != state:
+                yield f"plate {item['plate']} is {item['state']} ({item['why']})"
+        if [one["by"] for one in receipt["approvals"]] != [APPROVER]:
+            yield f"the receipt of {receipt['run_id']} does not say who answered"
 
     def _deletions(self) -> list[str]:
         """Every object of the plates whose deletion the store carried out, by its own journal."""
-        journal = httpx.get(f"{self.address}/_sim/journal", trust_env=False).raise_for_status().json()
-        done = [row["path"] for row in journal if row["method"] == "DELETE" and row["status"] < 300]
-        plates = sorted(path.removeprefix(f"/{LIVE}/") for path in done if path.startswith(f"/{LIVE}/"))
-        return [key for key in plates if not key.endswith("_condition_probe")]
+        requests = journal_requests(self.address)
+        paths = [row["path"] for row in requests if row["method"] == "DELETE" and row["status"] < 300]
+        keys = sorted(path.removeprefix(f"/{LIVE}/") for path in paths if path.startswith(f"/{LIVE}/"))
+        return [key for key in keys if not key.endswith("_condition_probe")]
 
     def _wrong_in_buckets(self, plate_id: str) -> list[str]:
         files = self.files[plate_id]
@@ -176,8 +185,11 @@ class PlatesScene:
         problems += [
             f"{key} has other bytes" for key in sorted(there & kept.keys()) if self._get(LIVE, key) != kept[key]
         ]
-        if archived(self.client, COLD, plate_id) != files:
-            problems.append(f"the tarballs of {plate_id} do not hold what the plate held")
+        try:
+            if archived(self.client, COLD, plate_id) != files:
+                problems.append(f"the tarballs of {plate_id} do not hold what the plate held")
+        except StackError as error:
+            problems.append(str(error))
         return problems
 
     def _get(self, bucket: str, key: str) -> bytes:

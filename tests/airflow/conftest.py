@@ -71,7 +71,7 @@ class Rehearsal:
 
     def document(self, run_id: str, name: str = "receipt.json") -> Any:
         """A document that a run left under the receipts prefix."""
-        return json.loads((self.stack.home / "world" / "receipts" / DAG_ID / run_id / name).read_text())
+        return json.loads((self.stack.home / "environment" / "receipts" / DAG_ID / run_id / name).read_text())
 
     def start(self, conf: dict[str, Any]) -> str:
         return self.api.trigger(DAG_ID, conf).run_id
@@ -114,7 +114,7 @@ class Rehearsal:
 @pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack")
-    connections = own_connections(home / "world")
+    connections = own_connections(home / "environment")
     init(ledger_url(connections["AIRFLOW_CONN_WAYBILL_LEDGER"]))
     stack = Stack(
         home,
@@ -122,7 +122,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         short_timings=True,
         triggerers=2,
         simulators=("--seed", "5", "--scenario", "sop"),
-        extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses["icav2"])},
+        extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses)},
     )
     with stack:
         project = {"id": TARGET, "name": "targets of tests"}

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from include.core.ledger import State
+from include.core.ledger.audit import verify
 from rehearsal.api import ApiError
 from rehearsal.scenes.icav2 import ICAv2Scene
 from rehearsal.stack import Stack
@@ -45,7 +46,7 @@ def a_triggerer_that_stalls_for_a_minute_and_comes_back_cancels_nothing(rehearsa
 
 
 def both_inputs_of_the_procedure_give_its_output_and_every_file(rehearsal: Rehearsal):
-    scene = ICAv2Scene(rehearsal.stack.addresses["icav2"], rehearsal.ledger)
+    scene = ICAv2Scene(rehearsal.stack, rehearsal.ledger)
     runs = {name: rehearsal.start(conf) for name, conf in scene.confs().items()}
     for name, run_id in runs.items():
         assert rehearsal.api.wait(DAG_ID, run_id, 240).state == "success", name
@@ -57,6 +58,7 @@ def both_inputs_of_the_procedure_give_its_output_and_every_file(rehearsal: Rehea
         assert rehearsal.document(run_id)["state"] == "complete"
     receipts = [rehearsal.document(run_id) for run_id in runs.values()]
     assert scene.check(receipts) == []
+    assert verify(rehearsal.ledger, receipts).problems == []
 
 
 def a_wrong_type_is_refused_by_airflow_at_once(rehearsal: Rehearsal):

@@ -102,7 +102,9 @@ def test_twenty_plates_go_from_listing_to_receipt_and_only_proved_ones_are_delet
         process.kill()
     assert api.wait(plates.BACKUP, run_id, 900).state == "failed", "two plates are kept, and the run says so"
 
-    receipt = json.loads((stack.home / "world" / "receipts" / plates.BACKUP / run_id / "receipt.json").read_text())
+    receipt = json.loads(
+        (stack.home / "environment" / "receipts" / plates.BACKUP / run_id / "receipt.json").read_text()
+    )
     items = {item["plate"]: item for item in receipt["items"]}
     assert items[DAMAGED]["state"] == "mismatch", items[DAMAGED]["why"]
     assert items[GREW]["state"] == "approval void"
