@@ -1,7 +1,7 @@
 """The things ICA keeps: users, projects, data, jobs, batches.
 
-The one thing to know: a `Node` keeps its history, because a listing may lag behind (`listing_lag_seconds`) while a look-up by id
-does not.
+Invariant: a `Node` keeps its history, because a listing may lag behind (`listing_lag_seconds`) while a look-up by id does
+not.
 """
 
 from __future__ import annotations

@@ -128,10 +128,10 @@ class Rehearsal:
         return [item["data"] for item in self.get(f"/api/projects/{project}/data", **params)["items"]]
 
     def advance(self, seconds: float) -> None:
-        self.server.call(lambda: (self.sim.clock.advance(seconds), self.sim.settle()))
+        self.server.call(lambda: (self.sim.clock.advance(seconds), self.sim.run_due()))
 
-    def quiesce(self) -> None:
-        self.server.call(self.sim.quiesce)
+    def run_until_idle(self) -> None:
+        self.server.call(self.sim.run_until_idle)
 
     def seed(self, path: str, size_bytes: int = 1000, project: str = SOURCE, **more: Any) -> str:
         return self.server.call(lambda: self.sim.seed_file(project, path, size_bytes, **more)).id
@@ -157,7 +157,7 @@ class Rehearsal:
         """Submit a batch and let its job end; returns the batch as it is then."""
         response = self.submit(data_ids, folder_id, action)
         assert response.status_code == 201, response.text
-        self.quiesce()
+        self.run_until_idle()
         return self.get(f"/api/projects/{TARGET}/dataCopyBatch/{response.json()['id']}")
 
     def items(self, batch: dict[str, Any], **params: Any) -> list[dict[str, Any]]:

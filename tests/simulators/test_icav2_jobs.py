@@ -116,7 +116,7 @@ def test_a_stuck_job_stays_for_that_long_and_then_ends_as_told(rehearse, where):
     batch = ica.submit([ica.seed("/r/a.txt")], ica.folder("/in/")).json()
     ica.advance(4900)
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == where
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == "FAILED"
 
 
@@ -156,7 +156,7 @@ def test_a_status_outside_the_enum_is_shown_as_told(rehearse):
     job = ica.submit([ica.seed("/r/a.txt")], ica.folder("/in/")).json()["job"]["id"]
     ica.advance(4)
     assert ica.http.get(f"/api/jobs/{job}").json()["status"] == "PAUSED"
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.http.get(f"/api/jobs/{job}").json()["status"] == "REVIEWED"
 
 
@@ -212,7 +212,7 @@ def test_a_file_deleted_while_it_is_written_fails_its_item(rehearse):
     batch = ica.submit([ica.seed("/r/a.txt")], ica.folder("/in/")).json()
     ica.advance(50)
     ica.call("POST", f"/api/projects/{TARGET}/data/{ica.files()['/in/a.txt']['id']}:delete")
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == "FAILED"
     assert ica.files() == {}
 
@@ -222,7 +222,7 @@ def test_a_destination_folder_deleted_after_acceptance_fails_the_job_and_is_not_
     folder = ica.folder("/in/")
     batch = ica.submit([ica.seed("/r/a.txt")], folder).json()
     ica.call("POST", f"/api/projects/{TARGET}/data/{folder}:delete")
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == "FAILED"
     assert ica.listing() == []
 
@@ -232,7 +232,7 @@ def test_a_copy_carries_tags_only_when_asked(rehearse):
     data = ica.seed("/r/a.txt", user_tags=["mine"], technical_tags=["run=1"])
     ica.submit([data], ica.folder("/with/"))
     ica.submit([data], ica.folder("/without/"), copyUserTags=False, copyTechnicalTags=False)
-    ica.quiesce()
+    ica.run_until_idle()
     files = ica.files()
     assert (files["/with/a.txt"]["user_tags"], files["/with/a.txt"]["technical_tags"]) == (["mine"], ["run=1"])
     assert (files["/without/a.txt"]["user_tags"], files["/without/a.txt"]["technical_tags"]) == ([], [])
@@ -266,7 +266,7 @@ def test_archived_and_vanished_sources_fail_their_item_only(rehearse):
     good, archived, gone = ica.seed("/a"), ica.seed("/b", status="ARCHIVED"), ica.seed("/c")
     batch = ica.submit([good, archived, gone], ica.folder("/in/")).json()
     ica.call("POST", f"/api/projects/{SOURCE}/data/{gone}:delete")
-    ica.quiesce()
+    ica.run_until_idle()
     assert statuses(ica, batch) == ["COPIED", "FAILED", "FAILED"]
 
 
@@ -290,7 +290,7 @@ def test_a_copy_within_one_project_meets_the_knob(rehearse, knob, code, status):
     ica = rehearse(same_project=knob)
     answer = ica.submit([ica.seed("/a.txt", project=TARGET)], ica.folder("/in/"))
     assert answer.status_code == code
-    ica.quiesce()
+    ica.run_until_idle()
     assert [entry["status"] for entry in ica.journal("job_finished")] == ([status] if status else [])
 
 
@@ -329,7 +329,7 @@ def test_two_open_jobs_for_the_same_items_and_folder_are_counted_as_duplicates(r
     counters = ica.control.get("/counters").json()
     assert counters["duplicate_jobs"][0]["jobs"] == [first, second]
     assert (counters["peak_jobs_in_flight"], counters["submissions"]) == (3, {IN: 3})
-    ica.quiesce()
+    ica.run_until_idle()
     ica.submit(data, folder)
     counters = ica.control.get("/counters").json()
     assert (len(counters["duplicate_jobs"]), counters["jobs_in_flight"]) == (2, 1)

@@ -111,7 +111,7 @@ def test_a_letter_tells_the_job_as_it_was_when_it_changed(rehearse, receiver):
     ica = rehearse(overrides=HUNDRED, notification_delay_seconds=500)
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     first, second, _ = receiver.wait_for(3)
     assert (first["payload"]["status"], first["payload"]["timeStarted"]) == ("WAITING_FOR_RESOURCES", None)
     assert (second["payload"]["status"], second["payload"]["timeStarted"]) == ("RUNNING", second["timestamp"])
@@ -122,7 +122,7 @@ def test_a_failed_job_says_why_in_its_last_letter(rehearse, receiver):
     ica = rehearse(overrides=[Override(destination=".", outcome="failed_clean", duration_seconds=10)])
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     last = receiver.wait_for(3)[-1]["payload"]
     assert (last["status"], last["additionalStatusInformation"]) == ("FAILED", "The job did not complete.")
     assert last["timeFinished"] is not None
@@ -137,7 +137,7 @@ def test_only_enabled_subscriptions_of_the_jobs_project_are_served(rehearse, rec
     body = {"eventCode": "ICA_JOB_001", "enabled": True, "notificationChannelId": made}
     assert ica.http.post(elsewhere, json=body).status_code == 201
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     assert flush(ica) == 0
     assert receiver.letters == []
 
@@ -187,7 +187,7 @@ def lost_of_twenty(rehearse, receiver, names: list[str], **knobs) -> set[tuple[s
     ica = rehearse(overrides=HUNDRED, notification_loss_rate=0.3, **knobs)
     subscribe(ica, receiver)
     jobs = {start_job(ica, name): name for name in names}
-    ica.quiesce()
+    ica.run_until_idle()
     flush(ica)
     lost = [entry for entry in ica.journal("notification") if entry["fate"] == "lost"]
     return {(jobs[entry["job_id"]], entry["job_status"]) for entry in lost}
@@ -205,7 +205,7 @@ def test_a_duplicate_is_the_same_envelope_once_more_and_later(rehearse, receiver
     ica = rehearse(overrides=HUNDRED, notification_duplicate_rate=1.0, notification_straggle_seconds=200)
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     letters = receiver.wait_for(6)
     assert receiver.statuses() == LIFE * 2
     assert letters[:3] == letters[3:]
@@ -217,7 +217,7 @@ def test_a_letter_that_is_held_back_is_overtaken(rehearse, receiver):
     start_job(ica)
     ica.advance(6)
     ica.control.patch("/settings", json={"notification_reorder_rate": 0.0})
-    ica.quiesce()
+    ica.run_until_idle()
     receiver.wait_for(3)
     assert receiver.statuses() == ["RUNNING", "SUCCEEDED", "WAITING_FOR_RESOURCES"]
 
@@ -228,7 +228,7 @@ def test_a_receiver_that_does_not_take_it_is_not_asked_again(rehearse, status):
     with PushReceiver(status) as unwilling:
         subscribe(ica, unwilling)
         start_job(ica)
-        ica.quiesce()
+        ica.run_until_idle()
         unwilling.wait_for(3)
         flush(ica)
         assert unwilling.statuses() == LIFE
@@ -241,7 +241,7 @@ def test_a_receiver_that_is_gone_loses_its_letters_and_stops_nothing(rehearse, r
         subscribe(ica, gone)
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     receiver.wait_for(3)
     flush(ica)
     assert receiver.statuses() == LIFE
@@ -328,7 +328,7 @@ def test_a_deleted_channel_takes_its_subscriptions_and_the_letters_on_their_way_
     ica.advance(6)
     assert ica.http.delete(f"{CHANNELS}/{made}").status_code == 204
     assert ica.http.get(SUBSCRIPTIONS).json() == {"items": []}
-    ica.quiesce()
+    ica.run_until_idle()
     flush(ica)
     assert (receiver.letters, fates(ica)) == ([], ["dropped"])
 
