@@ -43,6 +43,7 @@ from simulators.common.wire import (
     trickle,
 )
 
+Fields = dict[str, Any]
 _NOT_COMMITTED = frozenset({"status", "drop_before_commit", "non_json", "outage"})
 
 
@@ -97,9 +98,9 @@ class Simulator:
     def guard(self, call: Call) -> None:
         """Checks before every operation (rate limit, credentials). Raises `ProblemError` to refuse."""
 
-    def problem(self, status: int, title: str, detail: str, **fields: Any) -> Answer:
+    def problem(self, status: int, title: str, detail: str, fields: Fields | None = None) -> Answer:
         """An error answer in the manner of the simulated system; `fields` are a rule's changes to it."""
-        return Answer(status, {"status": status, "title": title, "detail": detail} | fields)
+        return Answer(status, {"status": status, "title": title, "detail": detail} | (fields or {}))
 
     def perform(self, operation: Operation, call: Call, special: list[Rule]) -> Answer:
         """Carry out an operation with those of the system's own faults that are due; by default they act after it."""
@@ -242,7 +243,7 @@ class Simulator:
             return Answer(rule.code or 200, page.encode(), "text/html; charset=utf-8")
         code = rule.code or (503 if rule.fault == "outage" else 500)
         title = "Service unavailable" if code == 503 else "Error"
-        answer = self.problem(code, title, "A fault of the script.", **rule.problem or {})
+        answer = self.problem(code, title, "A fault of the script.", rule.problem)
         if rule.body is not None:
             answer.body, answer.media_type = rule.body.encode(), "text/plain; charset=utf-8"
         if rule.retry_after is not None:

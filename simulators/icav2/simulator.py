@@ -74,9 +74,9 @@ class IcaWorld(Simulator):
         ):
             raise ProblemError(415, "Unsupported media type", f"Cannot read a body of type {content_type!r}.")
 
-    def problem(self, status: int, title: str, detail: str, **fields: Any) -> Answer:
+    def problem(self, status: int, title: str, detail: str, fields: dict[str, Any] | None = None) -> Answer:
         body = problem_json(status, title, detail, self.ids.uuid(), self.agenda.time)
-        return Answer(status, body | fields, PROBLEM_TYPE)
+        return Answer(status, body | (fields or {}), PROBLEM_TYPE)
 
     def apply_special_fault(self, rule: Rule, call: Call, answer: Answer) -> None:
         job = self.engine.jobs.get(answer.ref or "")
