@@ -57,6 +57,7 @@ GENERIC = frozenset(
         "outage",
     }
 )
+NOT_COMMITTED = frozenset({"status", "drop_before_commit", "non_json", "outage"})
 
 
 class Rule(BaseModel):
@@ -112,11 +113,19 @@ class _Tally:
     matched: int = 0
     fired: int = 0
 
+    def takes(self, method: str, path: str, query: str, body: bytes) -> bool:
+        """Counts the request if it matches; whether it would suffer this rule, were there no other."""
+        if not self.rule.matches(method, path, query, body):
+            return False
+        self.matched += 1
+        spent = self.rule.times is not None and self.fired >= self.rule.times
+        return self.matched > self.rule.after and not spent
+
 
 class FaultScript:
     """The rules in force. Every matching rule counts a request; a request suffers all rules that are due.
 
-    Of the transport faults only the first due one acts, so that a script reads from top to bottom.
+    Of the faults that all simulators know only the first due one acts, so that a script reads from top to bottom.
     """
 
     def __init__(self, special: frozenset[str] = frozenset()) -> None:
@@ -144,22 +153,16 @@ class FaultScript:
         """Count this request and return the rules it suffers; a running outage hides it from all others."""
         if self._outage and now < self._outage[0]:
             return [self._outage[1]]
-        due: list[Rule] = []
-        for tally in self._tallies:
-            rule = tally.rule
-            if not rule.matches(method, path, query, body):
-                continue
-            tally.matched += 1
-            spent = rule.times is not None and tally.fired >= rule.times
-            second_transport = rule.fault in GENERIC and any(other.fault in GENERIC for other in due)
-            if tally.matched > rule.after and not spent and not second_transport:
-                tally.fired += 1
-                due.append(rule)
-        for rule in due:
-            if rule.fault == "outage":
-                self._outage = (now + rule.seconds, rule)
-                return [rule]
-        return due
+        ready = [tally for tally in self._tallies if tally.takes(method, path, query, body)]
+        generic = next((tally for tally in ready if tally.rule.fault in GENERIC), None)
+        if generic is not None and generic.rule.fault in NOT_COMMITTED:
+            ready = [generic]  # a fault that acts where the simulator commits is kept for a request that it commits
+        due = [tally for tally in ready if tally is generic or tally.rule.fault not in GENERIC]
+        for tally in due:
+            tally.fired += 1
+        if generic is not None and generic.rule.fault == "outage":
+            self._outage = (now + generic.rule.seconds, generic.rule)
+        return [tally.rule for tally in due]
 
     def describe(self) -> list[dict[str, Any]]:
         """The rules with how often each matched and fired."""

@@ -30,7 +30,7 @@ from simulators.common.controls import (
     settings_controls,
     state_controls,
 )
-from simulators.common.faults import GENERIC, FaultScript, Rule
+from simulators.common.faults import GENERIC, NOT_COMMITTED, FaultScript, Rule
 from simulators.common.journal import Journal
 from simulators.common.wire import (
     Answer,
@@ -44,7 +44,6 @@ from simulators.common.wire import (
 )
 
 Fields = dict[str, Any]
-_NOT_COMMITTED = frozenset({"status", "drop_before_commit", "non_json", "outage"})
 
 
 class SimulatorSettings(BaseModel):
@@ -183,7 +182,7 @@ class Simulator:
         finally:
             self.run_due()
             duration = round(self.clock.now() - started, 6)
-            details = {"method": call.method, "template": template, "path": call.path, "query": str(call.query)}
+            details = {"method": call.method, "template": template, "path": call.path, "query": call.raw_query}
             details |= self.describe(call)
             self.journal.record("request", **details, status=status, seconds=duration, faults=names)
         return to_response(answer, {"Date": http_date(self.clock.now())}) if answer else DropResponse()
@@ -194,7 +193,7 @@ class Simulator:
         if latency:
             await self.clock.sleep(latency)
         now = self.run_due()
-        rules = self.faults.due(call.method, call.path, call.target.partition("?")[2], call.body, now)
+        rules = self.faults.due(call.method, call.path, call.raw_query, call.body, now)
         names.extend(rule.fault for rule in rules)
         special = [rule for rule in rules if rule.fault not in GENERIC]
         transport = next((rule for rule in rules if rule.fault in GENERIC), None)
@@ -210,7 +209,7 @@ class Simulator:
     ) -> Answer | None:
         if rule is None:
             return await self._commit(call, operation, special)
-        if rule.fault in _NOT_COMMITTED:
+        if rule.fault in NOT_COMMITTED:
             return self._refusal(rule)
         if rule.fault == "commit_delayed":
             self._commit_later(rule.seconds, call, operation, special)

@@ -38,6 +38,11 @@ class Call:
     base_url: str
     target: str = ""
 
+    @property
+    def raw_query(self) -> str:
+        """The query string as it was sent."""
+        return self.target.partition("?")[2]
+
     def json(self) -> Any:
         """The body as JSON. Raises `ProblemError` 400 when it is none."""
         try:
