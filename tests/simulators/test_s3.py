@@ -28,7 +28,10 @@ class Store:
     def __init__(self, seed: int = 1) -> None:
         self.sim = S3Simulator(Clock(epoch=START, speed=0), SimulatorSettings(seed=seed))
         self.server = serve(self.sim.app)
-        config = Config(s3={"addressing_style": "path"}, proxies={}, retries={"total_max_attempts": 1})
+        config = Config(
+            s3={"addressing_style": "path"}, proxies={}, retries={"total_max_attempts": 1},
+            request_checksum_calculation="when_required", response_checksum_validation="when_required",
+        )  # fmt: skip
         self.client: Any = _session.client("s3", endpoint_url=self.server.url, config=config)
         self.client.create_bucket(Bucket="one")
         self.client.put_bucket_versioning(Bucket="one", VersioningConfiguration={"Status": "Enabled"})
