@@ -1,4 +1,4 @@
-# Waybill's workshop. `make` alone lists the targets. The virtual environment is built on first use.
+# `make` alone lists the targets. The virtual environment is built on first use.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c

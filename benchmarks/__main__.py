@@ -25,20 +25,20 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "figures.md"
 # Module → what it measures, in the order of the page.
 MODULES = {
-    "icav2": "ICAv2 copies: the engine on a virtual clock",
-    "real_airflow": "ICAv2 copies: a real Airflow at full size",
-    "kills": "Workers killed while they submit",
-    "plates_faults": "Plates: what is lost when things go wrong",
-    "plates_kills": "Plates: workers killed at random instants",
-    "ledger": "The ledger",
-    "plates_speed": "Plates: time and cost of an archive",
-    "plates_radosgw": "Plates: time and cost of an archive on radosgw",
-    "plates_size": "Plates: size, growth and reading back",
-    "dag_import": "DAG import",
+    "icav2.engine": "ICAv2 copies: the engine on a virtual clock",
+    "icav2.real_airflow": "ICAv2 copies: a real Airflow at full size",
+    "core.kills": "Workers killed while they submit",
+    "plates.faults": "Plates: what is lost when things go wrong",
+    "plates.kills": "Plates: workers killed at random instants",
+    "core.ledger": "The ledger",
+    "plates.speed": "Plates: time and cost of an archive",
+    "plates.radosgw": "Plates: time and cost of an archive on radosgw",
+    "plates.size": "Plates: size, growth and reading back",
+    "core.dag_import": "DAG import",
 }
 # What a reader of the rows has to know.
 NOTES = {
-    "plates_speed": "Why some aims are missed: server and client share the two cores, and rclone's server reads an object "
+    "plates.speed": "Why some aims are missed: server and client share the two cores, and rclone's server reads an object "
     "for its ETag at every listing and HEAD. So s5cmd with tar, which checks nothing, is itself no more than 5.6 to 6.6 "
     "times as fast as the SOP's chain with gzip, and 1.8 to 2.7 times as fast as it without. Of our time 0.4 s are "
     "Python's and boto3's start, which a real plate, a hundred times the mix, does not notice. "

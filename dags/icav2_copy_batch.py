@@ -25,13 +25,13 @@ gives no new attempts. Nothing can be cancelled at ICA: a job of a run that you 
 from __future__ import annotations
 
 from airflow.sdk import Param, dag
-from operators.base import DEFAULT_ARGS
-from operators.icav2_copy_batch import ICAv2CopyBatchOperator
-from operators.icav2_plan import ICAv2PlanOperator, read_and_flip
-from operators.icav2_receipt import ICAv2ReceiptOperator
-from operators.load_request import LoadRequestOperator
+from operators.common.base import DEFAULT_ARGS
+from operators.common.load_request import LoadRequestOperator
+from operators.icav2.copy_batch import ICAv2CopyBatchOperator
+from operators.icav2.plan import ICAv2PlanOperator, read_and_flip
+from operators.icav2.receipt import ICAv2ReceiptOperator
 
-from include.core.requests import param_schemas
+from include.core.request import param_schemas
 from include.icav2.models import CopyRequest
 
 PARAMS = {name: Param(**schema) for name, schema in param_schemas(CopyRequest).items()}

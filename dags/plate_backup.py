@@ -33,17 +33,17 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, task_group
-from operators.base import DEFAULT_ARGS
-from operators.load_request import LoadRequestOperator
-from operators.plate_approval import PlateApprovalOperator, PlateGateOperator
-from operators.plate_base import POOL
-from operators.plate_delete import PlateDeleteOperator, PlatePurgeOperator
-from operators.plate_plan import PlatePlanOperator, check_backup
-from operators.plate_receipt import PlateReceiptOperator
-from operators.plate_verify import PlateVerifyOperator
-from operators.tar_backup import TarBackupOperator
+from operators.common.base import DEFAULT_ARGS
+from operators.common.load_request import LoadRequestOperator
+from operators.plates.approval import PlateApprovalOperator, PlateGateOperator
+from operators.plates.base import POOL
+from operators.plates.delete import PlateDeleteOperator, PlatePurgeOperator
+from operators.plates.plan import PlatePlanOperator, check_backup
+from operators.plates.receipt import PlateReceiptOperator
+from operators.plates.tar_backup import TarBackupOperator
+from operators.plates.verify import PlateVerifyOperator
 
-from include.core.requests import param_schemas
+from include.core.request import param_schemas
 from include.plates.request import BackupRequest
 
 PARAMS = {name: Param(**schema) for name, schema in param_schemas(BackupRequest).items()}

@@ -28,17 +28,17 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Param, dag, task_group
-from operators.base import DEFAULT_ARGS
-from operators.load_request import LoadRequestOperator
-from operators.plate_base import POOL, read_plates
-from operators.plate_restore import (
+from operators.common.base import DEFAULT_ARGS
+from operators.common.load_request import LoadRequestOperator
+from operators.plates.base import POOL, read_plates
+from operators.plates.restore import (
     PlateRestoreOperator,
     PlateRestorePlanOperator,
     PlateRestoreReceiptOperator,
     PlateWarmOperator,
 )
 
-from include.core.requests import param_schemas
+from include.core.request import param_schemas
 from include.plates.request import RestoreRequest
 
 PARAMS = {name: Param(**schema) for name, schema in param_schemas(RestoreRequest).items()}

@@ -26,8 +26,8 @@ wrong place. Start no other run before that is explained: `python -m include.cor
 from __future__ import annotations
 
 from airflow.sdk import dag
-from operators.base import DEFAULT_ARGS
-from operators.maintenance import CancellationsOperator, CheckLedgerOperator, ListDoubtsOperator
+from operators.common.base import DEFAULT_ARGS
+from operators.common.maintenance import CancellationsOperator, CheckLedgerOperator, ListDoubtsOperator
 
 
 @dag(

@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
-from operators.receipt import ReceiptLink
+from operators.common.receipt import ReceiptLink
 
 
 def _apps() -> list[dict[str, Any]]:

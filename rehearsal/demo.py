@@ -23,7 +23,8 @@ from rich.table import Table
 
 from include.core.ledger import Ledger, init, ledger_url
 from include.core.ledger.audit import verify
-from include.core.receipts import ReceiptStore, size
+from include.core.receipt import ReceiptStore
+from include.core.text import format_bytes
 from rehearsal.__main__ import DEFAULT_HOME
 from rehearsal.api import Run
 from rehearsal.errors import StackError
@@ -116,7 +117,7 @@ def receipts_table(scenes: Iterable[Scene], receipts: Sequence[Receipt]) -> Tabl
                 receipt["run_id"].split("__")[0],
                 receipt["outcome"],
                 f"{counts.files_proved} of {counts.files}",
-                size(counts.size_bytes),
+                format_bytes(counts.size_bytes),
                 str(counts.failed_jobs),
                 str((receipt.get("ledger") or {}).get("number", "-")),
             )

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from include.core.requests import described
+from include.core.request import described
 from rehearsal.settings import ROOT
 
 DOCS = ROOT / "docs"

@@ -71,7 +71,7 @@ def _client(url: str) -> Any:
     import boto3
     from botocore.config import Config
 
-    from tests.plates import servers
+    from harness.plates import servers
 
     config = Config(read_timeout=60, s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     return boto3.client("s3", endpoint_url=url, region_name="us-east-1", config=config, **servers.KEYS)
@@ -86,7 +86,7 @@ def memory_folder() -> Path:
 
 @contextlib.contextmanager
 def rclone(plates: Sequence[Workload]) -> Iterator[Store]:
-    from tests.plates import servers
+    from harness.plates import servers
 
     served = memory_folder()
     try:
@@ -144,7 +144,7 @@ def _kill(running: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _start_cluster(folder: Path, running: list[subprocess.Popen[bytes]]) -> str:
-    from tests.plates import servers
+    from harness.plates import servers
 
     mon, gate, fsid, osd = servers.free_port(), servers.free_port(), str(uuid.uuid4()), str(uuid.uuid4())
     conf = folder / "ceph.conf"

@@ -9,19 +9,17 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import httpx
 
+from include.core.concurrency import AT_ONCE
 from include.core.errors import RemoteError, TransientError, error_for_status
 
 DETAIL_LIMIT = 300  # characters of a remote's own words in one of our messages
-AT_ONCE = 50  # calls to one remote in flight
-K = TypeVar("K")
-V = TypeVar("V")
 
 
 class Conflict(RemoteError):
@@ -214,26 +212,6 @@ class Pace:
         if left_at > self._slowed_at:  # what left before the last change says nothing about the new pace
             self._interval = min(max(self._interval * 1.5, 0.02), 2.0)
             self._slowed_at = now
-
-
-async def gather_by(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once: int = AT_ONCE) -> dict[K, V]:
-    """Asks for every key, a bounded number at once, and waits for all of them also when one fails."""
-    limit = asyncio.Semaphore(at_once)
-    answers: dict[K, V] = {}
-    errors: list[Exception] = []
-
-    async def bounded(key: K) -> None:
-        async with limit:
-            try:
-                answers[key] = await ask(key)
-            except Exception as error:
-                errors.append(error)
-
-    unique = list(dict.fromkeys(keys))
-    await asyncio.gather(*(bounded(key) for key in unique))
-    if errors:
-        raise errors[0]
-    return {key: answers[key] for key in unique}
 
 
 def _body(response: httpx.Response, what: str, *, secret: str) -> Any:

@@ -18,7 +18,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
 from include.core.errors import NotFound, RequestError, TransientError
-from include.core.requests import bare_uri, plain
+from include.core.text import bare_uri, is_bare_uri
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Objects:
     """
 
     def __init__(self, prefix: str, options: Mapping[str, Any] | None = None):
-        if not plain(prefix) or (parts := urlsplit(prefix)).scheme not in ("file", "s3", "gs", "az"):
+        if not is_bare_uri(prefix) or (parts := urlsplit(prefix)).scheme not in ("file", "s3", "gs", "az"):
             raise RequestError(
                 f"the prefix {bare_uri(prefix)} is not understood: give file:///path or s3://bucket/prefix"
             )
@@ -100,7 +100,7 @@ async def read_input(uri: str, places: Sequence[Objects], *, limit_bytes: int) -
 
     Raises RequestError where it does not, or is too large; NotFound, TransientError. No message quotes its content.
     """
-    if not plain(uri):
+    if not is_bare_uri(uri):
         raise RequestError(
             f"{bare_uri(uri)}: a URI with a query, a fragment or user information is refused; give the plain one"
         )

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from include.core.errors import RequestError
-from include.core.requests import load
-from include.icav2.flip import SCHEME, flipped, parse_json
+from include.core.request import load
+from include.icav2.manifest import SCHEME, flipped, parse_json
 from include.icav2.models import CopyRequest
 
 

@@ -15,8 +15,9 @@ from urllib.parse import quote
 
 import httpx
 
+from include.core.concurrency import map_by_key
 from include.core.errors import NotFound, RemoteError, TransientError
-from include.core.http import Conflict, Credentials, HttpClient, HttpPolicy, gather_by
+from include.core.http import Conflict, Credentials, HttpClient, HttpPolicy
 from include.icav2.credentials import MEDIA_TYPE
 from include.icav2.models import Data, Frozen, Job
 
@@ -87,7 +88,7 @@ class ICAv2Client:
     async def find_folders(self, project_id: str, paths: Sequence[str]) -> dict[str, str]:
         """The ids of those of these folders that exist, by path. One that is being deleted is as good as gone."""
         mode = {"filePathMatchMode": "FULL_CASE_INSENSITIVE", "type": "FOLDER"}
-        pages = await gather_by(
+        pages = await map_by_key(
             _chunks(paths),
             lambda chunk: self._data(project_id, {"filePath": list(chunk), **mode}, "looking for folders"),
         )
@@ -220,7 +221,7 @@ class ICAv2Client:
             except NotFound:
                 return None
 
-        asked = await gather_by([job_id for job_id in wanted if job_id not in found], ask, SINGLE_LOOKUPS)
+        asked = await map_by_key([job_id for job_id in wanted if job_id not in found], ask, SINGLE_LOOKUPS)
         return found | {job_id: job for job_id, job in asked.items() if job is not None}
 
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from include.core.concurrency import map_by_key
 from include.core.errors import (
     AuthError,
     ConflictingRequest,
@@ -24,17 +25,16 @@ from include.core.errors import (
     TransientError,
     WaybillError,
 )
-from include.core.http import gather_by
 from include.core.ledger import Ledger, Owner, State, Submission
-from include.core.watching import WatchPolicy, watch
+from include.core.watch import WatchPolicy, watch
 from include.icav2 import rules
 from include.icav2.client import ICAv2Client
-from include.icav2.desk import Desk
+from include.icav2.context import Desk
 from include.icav2.folders import ensure_folders, missing_folders
 from include.icav2.models import CopyPlan, Destination, Proof
 from include.icav2.rules import FINAL, KIND, SYSTEM, CopySettings, Phase, Standing
-from include.icav2.sending import Sender, Work
-from include.icav2.settling import Settler
+from include.icav2.settle import Settler
+from include.icav2.submit import Sender, Work
 from include.icav2.verify import prove
 from include.icav2.watch import JobWatch, created_at, watched_jobs
 
@@ -105,7 +105,7 @@ class CopyEngine:
             waits = [self._waits(d, error, OUT_OF_REACH_SECONDS) for d in self.plan.destinations]
             return Progress(waits, self.ledger.now())
         by_key, settler = {d.key: d for d in self.plan.destinations}, Settler(self._desk, self.ledger.now())
-        settled = await gather_by(
+        settled = await map_by_key(
             by_key, lambda key: self._guarded(by_key[key], settler.settle(by_key[key], rows[key], jobs))
         )
         standings = {key: standing for key, standing in settled.items() if standing is not None}
@@ -150,14 +150,14 @@ class CopyEngine:
             bare = (destination.project_id, destination.path) in absent
             return self._guarded(destination, sender.missing(destination, rows[key], bare=bare))
 
-        return await gather_by(by_key, look)
+        return await map_by_key(by_key, look)
 
     async def _launch_all(self, wanted: Sequence[Work], rows: Mapping[str, list[Submission]]) -> dict[str, Standing]:
         places = [(w.destination.project_id, w.destination.path) for w in wanted]
         folders = await ensure_folders(self.client, places)
         sender = Sender(self._desk, self.ledger.now())
         work = {w.destination.key: w for w in wanted}
-        return await gather_by(
+        return await map_by_key(
             work,
             lambda key: self._guarded(work[key].destination, sender.launch(work[key], rows[key], folders)),
         )
@@ -236,7 +236,7 @@ class CopyEngine:
 
         desk, rows = self._desk, self.rows()
         by_key = {d.key: d for d in self.plan.destinations}
-        proofs = await gather_by(by_key, lambda key: look(by_key[key]))
+        proofs = await map_by_key(by_key, lambda key: look(by_key[key]))
         for destination in self.plan.destinations:
             try:  # superseded jobs that were never found may have become visible: for the record only
                 await desk.search.find(destination, rows[destination.key])

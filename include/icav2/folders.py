@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
+from include.core.concurrency import map_by_key
 from include.core.errors import WaybillError
-from include.core.http import gather_by
 from include.icav2.client import ICAv2Client
 
 Place = tuple[str, str]  # project id, folder path
@@ -63,5 +63,5 @@ async def _ensure_all(client: ICAv2Client, project_id: str, paths: set[str]) -> 
 
     missing = paths - found.keys()
     for depth in sorted({path.count("/") for path in missing}):
-        found |= await gather_by(sorted(path for path in missing if path.count("/") == depth), make)
+        found |= await map_by_key(sorted(path for path in missing if path.count("/") == depth), make)
     return found

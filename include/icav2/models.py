@@ -12,7 +12,8 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from include.core.requests import Request, bare_uri, plain
+from include.core.request import Request
+from include.core.text import bare_uri, is_bare_uri
 
 Manifest = dict[str, list[str]]
 INPUTS = ("manifest", "manifest_b64gz", "manifest_uri")
@@ -58,7 +59,7 @@ class CopyRequest(Request):
     )
 
     @classmethod
-    def faults_of_the_whole(cls, conf: Mapping[str, Any]) -> list[str]:
+    def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
         given = [name for name in INPUTS if conf.get(name) is not None]
         if len(given) == 1:
             return []
@@ -68,7 +69,7 @@ class CopyRequest(Request):
     @pydantic.field_validator("manifest_uri")
     @classmethod
     def _plain_uri(cls, value: str | None) -> str | None:
-        if value is not None and not plain(value):
+        if value is not None and not is_bare_uri(value):
             raise ValueError(f"{bare_uri(value)} is refused: give a plain URI without a query or user information")
         return value
 

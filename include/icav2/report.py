@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from include.core.ledger import Submission
-from include.core.requests import shown
+from include.core.text import printable
 from include.icav2 import rules
 from include.icav2.models import Proof, Verdict
 from include.icav2.rules import Phase, Standing
@@ -86,7 +86,7 @@ def not_copied(standings: Sequence[Standing], proofs: Sequence[Proof]) -> list[s
     """One sentence for each file that is not where it should be: what, where, and why."""
     why = {s.destination.dest_uri: s.why for s in proved(standings, proofs)}
     return [
-        f"{shown(proof.source_uri)} → {shown(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"
+        f"{printable(proof.source_uri)} → {printable(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"
         + (f" ({why[proof.dest_uri]})" if why.get(proof.dest_uri) else "")
         for proof in proofs
         if proof.verdict != Verdict.OK

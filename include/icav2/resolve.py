@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 
+from include.core.concurrency import map_by_key
 from include.core.errors import Forbidden, NotFound, RequestError
-from include.core.http import gather_by
-from include.core.requests import shown
+from include.core.text import printable
 from include.icav2.client import ICAv2Client
-from include.icav2.flip import Uri, parse_uri
+from include.icav2.manifest import Uri, parse_uri
 from include.icav2.models import Content, CopyPlan, Data, Destination, Flipped, Item, Verdict
 from include.icav2.verify import prove
 
@@ -22,16 +22,16 @@ async def resolve(client: ICAv2Client, entries: list[Flipped]) -> CopyPlan:
     """The plan for a flipped manifest. Raises RequestError naming every source that cannot be copied as it is."""
     sources = {text: parse_uri(text) for entry in entries for text in entry.source_uris}
     parents = [Uri(u.project_id, u.parent) for u in sources.values()]
-    listings = await gather_by(parents, lambda u: _by_path(client.list_folder(u.project_id, u.path)))
+    listings = await map_by_key(parents, lambda u: _by_path(client.list_folder(u.project_id, u.path)))
     folders = [u for u in sources.values() if u.is_folder]
-    trees = await gather_by(folders, lambda u: _by_path(client.list_tree(u.project_id, u.path)))
+    trees = await map_by_key(folders, lambda u: _by_path(client.list_tree(u.project_id, u.path)))
     items: dict[str, Item] = {}
     problems: list[str] = []
     for text, uri in sources.items():
         try:
             items[text] = _item(text, uri, listings[Uri(uri.project_id, uri.parent)], trees.get(uri, {}))
         except ValueError as problem:
-            problems.append(f"{shown(text)}: {problem}")
+            problems.append(f"{printable(text)}: {problem}")
     if problems:
         raise RequestError(problems)
     plan = CopyPlan(destinations=[_destination(entry, items) for entry in entries])
@@ -61,8 +61,8 @@ def _collisions(plan: CopyPlan) -> list[str]:
                 first = lands.setdefault((destination.project_id, destination.path + file.path), item.source_uri)
                 if first != item.source_uri:
                     problems[first, item.source_uri] = (
-                        f"{shown(first)} and {shown(item.source_uri)} would both be copied to "
-                        f"{shown(f'icav2://{destination.project_id}{destination.path}{file.path}')}: use another folder for one"
+                        f"{printable(first)} and {printable(item.source_uri)} would both be copied to "
+                        f"{printable(f'icav2://{destination.project_id}{destination.path}{file.path}')}: use another folder for one"
                     )
     return list(problems.values())
 
@@ -79,7 +79,7 @@ def _item(text: str, uri: Uri, listing: Mapping[str, Data] | None, tree: Mapping
     if unready:
         more = f" (and {len(unready) - 1} more)" if len(unready) > 1 else ""
         raise ValueError(
-            f"{shown(unready[0].path)}{more} is {unready[0].status}, not AVAILABLE: restore or re-upload it first"
+            f"{printable(unready[0].path)}{more} is {unready[0].status}, not AVAILABLE: restore or re-upload it first"
         )
     files = [Content(path=part.path[len(uri.parent) :], size_bytes=part.size_bytes, etag=part.etag) for part in parts]
     return Item(source_uri=text, data_id=data.id, name=data.name, is_folder=uri.is_folder, files=files)
@@ -122,12 +122,12 @@ async def occupied(
         except Forbidden:
             return None
 
-    listings = await gather_by(range(len(plan.destinations)), look)
+    listings = await map_by_key(range(len(plan.destinations)), look)
     problems = []
     for index, destination in enumerate(plan.destinations):
         there = listings[index]
         if there is None:
-            problems.append(f"{shown(destination.dest_uri)}: {FORBIDDEN}")
+            problems.append(f"{printable(destination.dest_uri)}: {FORBIDDEN}")
         else:
             mine = placed.get(destination.key, set())
             problems += _occupants(destination, there, mine, refuse_strangers=refuse_strangers, use_etag=use_etag)
@@ -141,13 +141,13 @@ def _occupants(
     direct = [d for d in there.values() if d.path.rstrip("/") == destination.path + d.name and d.status != "DELETING"]
     strangers = sorted(d.name for d in direct if d.name not in mine and (not d.is_folder or d.name in folders))
     if refuse_strangers and strangers:
-        names = ", ".join(shown(name) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
+        names = ", ".join(printable(name) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
         return [
-            f"{shown(destination.dest_uri)} is not empty: it holds {len(strangers)} that Waybill did not place there "
+            f"{printable(destination.dest_uri)} is not empty: it holds {len(strangers)} that Waybill did not place there "
             f"({names}): choose a new folder, or set require_empty_destination to false"
         ]
     return [
-        f"{shown(destination.dest_uri)} holds another {shown(proof.path)} already "
+        f"{printable(destination.dest_uri)} holds another {printable(proof.path)} already "
         f"({str(proof.verdict).replace('_', ' ')}), which a copy would keep: move it away, or choose a new folder"
         for proof in prove(destination, there, use_etag=use_etag)
         if proof.verdict not in (Verdict.OK, Verdict.MISSING) and proof.path.split("/")[0] not in mine

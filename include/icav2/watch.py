@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from include.core.ledger import Ledger, State
-from include.core.watching import Observation
+from include.core.watch import Observation
 from include.icav2.client import ICAv2Client
 from include.icav2.models import Job, JobStatus
 from include.icav2.rules import KIND, SYSTEM

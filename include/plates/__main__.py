@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
-from include.plates.errors import ArchiveExists, ColdObject, RetentionRefused
+from include.plates.errors import RetentionRefused
+from include.s3.errors import ArchiveExists, ColdObject
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,8 +78,8 @@ def _delete(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    from include.plates.commands import COMMANDS
-    from include.plates.screen import say
+    from include.core.terminal import say
+    from include.plates.cli import COMMANDS
 
     try:
         return asyncio.run(COMMANDS[options.command](options))

@@ -19,7 +19,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from include.core.errors import RequestError
-from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, SourceObject, Tarball
+from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, Tarball
+from include.s3.bucket import SourceObject
 
 BROAD2018 = Layout(
     name="broad2018",
@@ -134,12 +135,12 @@ def plates_from_csv(text: str, *, project: str, batch: str, source: str = "") ->
                 f"plates.csv line {reader.line_num}: two columns are expected; quote a name with a comma"
             )
         rows.append((row["plate_id"], row["plate_id_full"]))
-    return tell_apart(
+    return disambiguate(
         Plate(project=project, source=source, batch=batch, plate_id=short, plate_id_full=full) for short, full in rows
     )
 
 
-def tell_apart(plates: Iterable[Plate]) -> list[Plate]:
+def disambiguate(plates: Iterable[Plate]) -> list[Plate]:
     """Refuses bad and repeated plates; marks those that share a plate_id, so that they get outputs of their own."""
     listed = list(plates)
     problems = [problem for plate in listed for problem in problems_of(plate)]

@@ -6,12 +6,13 @@ archives written years ago are checked against; add fields with defaults, never 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from include.s3.bucket import SourceObject
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -78,24 +79,6 @@ class ArchiveSettings(Frozen):
         if self.volume_bytes > 9_900 * self.part_bytes:
             raise ValueError("a volume of more than 9,900 parts does not fit an upload: enlarge part_bytes")
         return self
-
-
-@dataclass(frozen=True, slots=True)
-class SourceObject:
-    """One key as the listing showed it. `etag` without quotes, `modified` in epoch seconds (UTC)."""
-
-    key: str
-    size: int
-    etag: str
-    modified: int
-    part: str
-    version_id: str | None = None
-    storage_class: str | None = None
-    checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
-
-    @property
-    def is_marker(self) -> bool:
-        return self.key.endswith("/")
 
 
 class PartSummary(Frozen):
@@ -293,20 +276,20 @@ class Verdict(Frozen):
         return tuple(f"{c.name}: {c.detail}" for c in self.checks if c.outcome is not Outcome.VERIFIED)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a step is. Totals are known from the plan; `note` names what is being done right now."""
-
-    stage: str
-    done_bytes: int
-    total_bytes: int
-    done_items: int = 0
-    total_items: int = 0
-    note: str = ""
+Phase = Literal["delete", "marker", "purge"]
 
 
-OnProgress = Callable[[Progress], None]
+@dataclass(frozen=True)
+class DeleteOrder:
+    """What a person approved: which manifests (their digest), which parts, which phase.
 
+    `phase`: "delete" ends the objects (by version id on a versioned bucket); "marker" and, after `undo_days`, "purge" are
+    the two steps of a deletion that can be undone, on versioned buckets only.
+    """
 
-def silent(_: Progress) -> None:
-    """The progress callback of a caller who does not care."""
+    approved_sha256: str
+    parts: tuple[str, ...]
+    phase: Phase = "delete"
+    retention: Retention = "versioned"
+    undo_days: float = 0.0
+    batch_size: int = 1000

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import pydantic
 
 from include.core.errors import RequestError
-from include.core.requests import Request, shown
-from include.plates.deleting import DeleteOrder
-from include.plates.layout import BROAD2018, PRESETS, own_layout, plates_from_csv, tell_apart
-from include.plates.models import GIB, MIB, ArchiveSettings, Layout, Plate, Retention
+from include.core.request import Request
+from include.core.text import printable
+from include.plates.layout import BROAD2018, PRESETS, disambiguate, own_layout, plates_from_csv
+from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention
 
 CSV_LIMIT_BYTES = 1024 * 1024
 MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
@@ -59,7 +59,7 @@ class PlatesRequest(Request):
     tag: str = pydantic.Field(BROAD2018.tag, description="Layout own: template of the archive's name.")
 
     @classmethod
-    def faults_of_the_whole(cls, conf: Mapping[str, Any]) -> list[str]:
+    def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
         faults = []
         given = [name for name in ("plates", "plates_uri") if conf.get(name)]
         if len(given) != 1:
@@ -90,13 +90,13 @@ class PlatesRequest(Request):
             )
         except pydantic.ValidationError as error:
             faults = error.errors(include_url=False, include_context=False)
-            raise RequestError([f"part_prefixes: {shown(e.get('input'))}: {e['msg']}" for e in faults]) from None
+            raise RequestError([f"part_prefixes: {printable(e.get('input'))}: {e['msg']}" for e in faults]) from None
 
     def plates_used(self, document: bytes | None) -> list[Plate]:
         """The plates, told apart; `document` is what plates_uri holds. Raises RequestError with every fault."""
         ids = {"project": self.project, "batch": self.batch, "source": self.source}
         if document is None:
-            plates = tell_apart(Plate.model_validate({**ids, **row.model_dump()}) for row in self.plates or [])
+            plates = disambiguate(Plate.model_validate({**ids, **row.model_dump()}) for row in self.plates or [])
         else:
             try:
                 plates = plates_from_csv(document.decode("utf-8"), **ids)
@@ -134,8 +134,8 @@ class BackupRequest(PlatesRequest):
     dry_run: bool = pydantic.Field(False, description="Stop after the plan: list and check, write nothing.")
 
     @classmethod
-    def faults_of_the_whole(cls, conf: Mapping[str, Any]) -> list[str]:
-        faults = super().faults_of_the_whole(conf)
+    def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
+        faults = super().cross_field_errors(conf)
         asked = conf.get("compression", "default")
         plain = asked == "none" or (asked == "default" and conf.get("layout") in ("cpg", "own"))
         if conf.get("copy_from_mib") and not plain:
@@ -206,8 +206,8 @@ class RestoreRequest(PlatesRequest):
     dry_run: bool = pydantic.Field(False, description="Stop after the plan: say what would be restored.")
 
     @classmethod
-    def faults_of_the_whole(cls, conf: Mapping[str, Any]) -> list[str]:
-        faults = super().faults_of_the_whole(conf)
+    def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
+        faults = super().cross_field_errors(conf)
         prefix = conf.get("to_prefix")
         if isinstance(prefix, str) and prefix and not (prefix.endswith("/") and not prefix.startswith("/")):
             faults.append("to_prefix: it ends with a slash and does not begin with one")

@@ -7,7 +7,9 @@ Sync functions are for tasks, the `a…` ones for triggers.
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 from airflow.sdk import BaseHook, Connection
@@ -15,10 +17,12 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from include.core.errors import LedgerError, RequestError
+from include.core.journal import FileJournal, JournalFor, ObjectJournal
 from include.core.ledger import Ledger
 from include.core.ledger.schema import url_from_fields
 from include.core.objects import Objects
-from include.core.receipts import ReceiptStore
+from include.core.receipt import ReceiptStore
+from include.core.text import file_name
 
 log = logging.getLogger(__name__)
 
@@ -97,3 +101,15 @@ def write_note(dag_id: str, run_id: str, note: str) -> None:
         return
     except Exception as error:  # a note is never worth a task, whatever the connection or the answer looks like
         log.warning("the run's note could not be written (%s); the outcome is in the receipt", type(error).__name__)
+
+
+def journals(*steps: str, conn_id: str = RECEIPTS) -> JournalFor:
+    """Journals by name in the folder `plates/journals/<steps>` under the receipts prefix."""
+    connection = BaseHook.get_connection(conn_id)
+    place = prefixes_of(connection)[0].prefix + "/".join(["plates", "journals", *map(file_name, steps)]) + "/"
+    parts = urlsplit(place)
+    if parts.scheme == "file":  # all workers see this folder, or they would not share receipts either
+        folder = Path(unquote(parts.path))
+        return lambda name: FileJournal(folder / f"{file_name(name)}.jsonl")
+    options = connection.extra_dejson.get("options")
+    return lambda name: ObjectJournal(Objects(f"{place}{file_name(name)}", options))

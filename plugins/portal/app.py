@@ -15,7 +15,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import HTMLResponse, JSONResponse
 
 if TYPE_CHECKING:
-    from include.core.receipts import Receipt
+    from include.core.receipt import Receipt
 
 app = FastAPI(title="Waybill", docs_url=None, redoc_url=None, openapi_url=None)
 may_read_run = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
@@ -24,7 +24,7 @@ may_read_run = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
 @app.get("/receipts/{dag_id}/{run_id}", dependencies=may_read_run, response_class=HTMLResponse)
 async def receipt_page(dag_id: str, run_id: str) -> HTMLResponse:
     """The receipt of a run as a page; while the run goes on, with the ledger's rows as they are now."""
-    from include.core.receipts import page
+    from include.core.receipt import page
 
     return HTMLResponse(page(await _receipt(dag_id, run_id)), headers={"Cache-Control": "no-store"})
 
@@ -39,7 +39,7 @@ async def _receipt(dag_id: str, run_id: str) -> Receipt:
     from hooks.waybill import ledger, receipts
 
     from include.core.errors import WaybillError
-    from include.core.receipts import Receipt
+    from include.core.receipt import Receipt
 
     nobody = HTTPException(404, f"Waybill knows no run {run_id} of {dag_id}.")
     if {dag_id, run_id} & {".", ".."}:  # would lead to another folder

@@ -8,12 +8,12 @@ from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context
 from hooks.icav2 import ICAv2Hook
+from hooks.task import owner_of, run_async, run_folder
 from hooks.waybill import receipts
-from operators.base import owner_of, run_async, run_folder
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
 from include.core.errors import NotFound, RemoteError
-from include.core.watching import WatchPolicy, watch
+from include.core.watch import WatchPolicy, watch
 from include.icav2.models import JobStatus
 from include.icav2.report import dumps
 from include.icav2.watch import JobWatch

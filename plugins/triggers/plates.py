@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from hooks.plates import PlatesHook
+from hooks.aws import PlatesHook
 from triggers.watch import Observe, WatchTrigger
 
 from include.core.ledger import Ledger
-from include.core.watching import Observation
+from include.core.watch import Observation
 
 SYSTEM = "plates"
 

@@ -16,7 +16,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from hooks.waybill import LEDGER, aledger
 
 from include.core.ledger import Ledger, State
-from include.core.watching import Observation, WatchPolicy, watch
+from include.core.watch import Observation, WatchPolicy, watch
 
 Observe = Callable[[], Awaitable[Observation]]
 

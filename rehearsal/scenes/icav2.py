@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from include.core.ledger import Ledger, State
-from include.core.receipts import size
+from include.core.text import format_bytes
 from rehearsal.api import Run, new_run_id
 from rehearsal.scenes.scene import OnPoll, Progress, Receipt, ReceiptCounts
 from rehearsal.stack import Stack
@@ -69,7 +69,7 @@ class ICAv2Scene:
         cells = {
             "runs": ", ".join(run.state for run in runs),
             "files": f"{len(done)} of {len(wanted)}",
-            "bytes": f"{size(sum(done))} of {size(sum(wanted.values()))}",
+            "bytes": f"{format_bytes(sum(done))} of {format_bytes(sum(wanted.values()))}",
             "jobs passed": str(count[State.DONE]),
             "running": str(count[State.SENT]),
             "failed": str(count[State.FAILED] + count[State.SUPERSEDED]),

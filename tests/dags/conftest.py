@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
-from include.core.watching import WatchPolicy
+from include.core.watch import WatchPolicy
 from simulators.common import Clock, serve
 from simulators.common.server import RunningServer
 from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Settings, files_by_path

@@ -15,11 +15,11 @@ import pydantic
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.serialization.serialized_objects import DagSerialization, LazyDeserializedDAG
-from operators.base import DEFAULT_ARGS, WaybillRetry
-from operators.load_request import LoadRequestOperator
-from operators.receipt import ReceiptOperator
+from operators.common.base import DEFAULT_ARGS, WaybillRetry
+from operators.common.load_request import LoadRequestOperator
+from operators.common.receipt import ReceiptOperator
 
-from include.core.requests import Request
+from include.core.request import Request
 
 ROOT = Path(__file__).parents[2]
 EDGES = {

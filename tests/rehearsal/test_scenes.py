@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from include.core.ledger import Ledger
-from include.core.receipts import Receipt, ReceiptStore
+from include.core.receipt import Receipt, ReceiptStore
 from rehearsal import demo
 from rehearsal.api import Run
 from rehearsal.errors import StackError

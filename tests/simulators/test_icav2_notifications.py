@@ -13,9 +13,9 @@ from ica_rehearsal import CONFORMANCE, MEDIA_TYPE, SOURCE, START, TARGET, Rehear
 from jsonschema import Draft202012Validator
 from push_receiver import PushReceiver
 
+from harness.virtual_time import run_virtual
 from simulators.common import Clock, InProcessTransport
 from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Override, Settings
-from tests.support.virtual_time import run_virtual
 
 CHANNELS = "/api/notificationChannels"
 SUBSCRIPTIONS = f"/api/projects/{TARGET}/notificationSubscriptions"

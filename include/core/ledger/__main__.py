@@ -91,7 +91,7 @@ def _cancel(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     receipts = []
     if args.receipts:
-        from include.core.receipts import ReceiptStore
+        from include.core.receipt import ReceiptStore
 
         receipts = asyncio.run(ReceiptStore.at(args.receipts).all())
     audit = verify(Ledger(url_from_environment()), receipts)

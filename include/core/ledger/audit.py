@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from include.core.ledger.schema import events, submissions
 from include.core.ledger.states import MOVES
 from include.core.ledger.store import Ledger
-from include.core.ledger.writing import GENESIS, chain_sha256
+from include.core.ledger.transaction import GENESIS, chain_sha256
 
 PROBLEM_LIMIT = 100  # a ledger that is broken everywhere needs no longer list
 

@@ -22,7 +22,7 @@ from include.core.ledger import schema
 from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, submission
 from include.core.ledger.schema import events, submissions
 from include.core.ledger.states import OPEN, UNCERTAIN, State
-from include.core.ledger.writing import Write, head
+from include.core.ledger.transaction import Write, head
 
 T = TypeVar("T")
 KEY_LIMIT = 2000  # bytes; PostgreSQL indexes at most 2704. Longer keys are given as a digest.

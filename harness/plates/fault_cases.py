@@ -1,0 +1,171 @@
+"""The table of faults: F16 to F25, F34 to F36, and the cases that plates have met or may meet.
+
+Played once each by the tests and with many seeds by the benchmark. The thing to know before changing it: `ends` says how
+the engine must end, so a case that is refused for another reason than its fault fails.
+"""
+
+from __future__ import annotations
+
+from harness.plates import proxy, sop_policy
+from harness.plates.fault_shapes import (
+    add,
+    at,
+    contents_swapped,
+    cut_upload,
+    empty,
+    even,
+    flipped,
+    forgotten_part,
+    full_disk,
+    large,
+    long_names,
+    member_dropped,
+    missing,
+    new_lines,
+    odd_names,
+    only_sibling,
+    overwrite,
+    overwrite_last,
+    part_lost,
+    parts_swapped,
+    refusing,
+    short,
+    some_fail,
+    vanish,
+    with_markers,
+    with_sibling,
+    without_backend,
+    zeros,
+)
+from harness.plates.fault_stories import (
+    ENDS,
+    brought_back,
+    brought_back_late,
+    cold_source,
+    existing_archive,
+    marker_lost,
+    no_answer,
+    one_of_a_batch,
+    other_manifest,
+    race,
+    stale_answer,
+    two_measurements,
+    wrong_person,
+)
+from harness.plates.fault_table import DELETED, LEFT, MISMATCH, REFUSED, UNVERIFIABLE, VOID, Case
+
+
+def story(name: str, play: object, *, versioned: bool = False) -> Case:
+    return Case(name, ends=ENDS[play], story=play, versioned=versioned)  # type: ignore[index, arg-type]
+
+
+def unlisted(_: sop_policy.SopRun) -> sop_policy.SopRun:
+    """Both HEADs of its check are refused, so both ETags are empty, and equal."""
+    return sop_policy.SopRun(None, None)
+
+
+DENIED = {"status": 403, "code": "AccessDenied"}
+ARCHIVE_TWICE = refusing("archive", "PUT", "analysis.manifest", **DENIED, once=True)
+
+CASES = (
+    Case("no fault", (DELETED,)),
+    Case("no fault, on versioned buckets", (DELETED,), versioned=True),
+    # What lies there is not what was sent
+    Case("F16 the stored tarball is short", (MISMATCH,), at_rest=short),
+    Case("F16 the stored tarball is missing", (MISMATCH,), at_rest=missing),
+    Case("F17 one flipped bit at rest", (MISMATCH,), at_rest=flipped),
+    Case("F17 one flipped bit at rest, after the approval", (VOID,), after_approval=flipped),
+    Case("F18 zeros after byte N", (MISMATCH,), at_rest=zeros),
+    Case("F19 the store keeps half of an upload", (REFUSED,), rules=at("archive", cut_upload), sop_stops=True),
+    Case("F19 the store forgets a part", (REFUSED,), files=large, rules=at("archive", forgotten_part), sop_stops=True),
+    Case("F19 a part is lost at rest", (MISMATCH,), at_rest=part_lost),
+    Case("F19 parts are out of order", (MISMATCH,), at_rest=parts_swapped),
+    Case("one image is not in the tarball", (MISMATCH,), at_rest=member_dropped),
+    # The live bucket changes
+    Case("F20 an object overwritten after the proof", (VOID,), after_proof=overwrite),
+    Case("F20 an object overwritten while the deletion runs", (DELETED, LEFT), between_batches=overwrite),
+    Case("F20 past every look, on versioned buckets", (DELETED,), at_first_delete=overwrite_last, versioned=True),
+    Case("F20 past every look, If-Match honoured", (LEFT,), at_first_delete=overwrite_last),
+    Case(
+        "F20 past every look, ETags in batches honoured",
+        (LEFT,),
+        at_first_delete=overwrite_last,
+        rules=at("delete", proxy.honour_batch_etags),
+    ),
+    Case(
+        "F20 past every look, conditions ignored",
+        (LEFT,),
+        at_first_delete=overwrite_last,
+        rules=at("delete", proxy.ignore_headers("if-match")),
+    ),
+    Case("F21 a new object between listing and reading", (MISMATCH,), after_listing=add),
+    Case("F21 a new object after the reading", (MISMATCH,), after_reading=add),
+    Case("F21 a new object after the proof", (VOID,), after_proof=add),
+    Case("F21 a new object while the deletion runs", (DELETED,), between_batches=add),
+    Case("F22 the first listing lags behind", (MISMATCH,), hidden="plan"),
+    Case("F22 the listing of the proof lags behind", (UNVERIFIABLE,), hidden="verify"),
+    Case("F22 the listing before the deletion lags behind", (DELETED,), hidden="delete"),
+    Case("F23 an object changed between listing and reading", (REFUSED,), after_listing=overwrite),
+    Case("F23 an object changed while others were read", (REFUSED, MISMATCH), while_reading=overwrite),
+    Case("F23 an object changed after it was read", (MISMATCH,), after_reading=overwrite),
+    Case("an object vanishes between listing and reading", (REFUSED,), after_listing=vanish),
+    Case("an object vanishes after it was read", (MISMATCH,), after_reading=vanish),
+    # Disks and stores that fail
+    Case("F24 the journal's disk fails", (DELETED,), journal=full_disk, sop_stops=True),
+    Case(
+        "F24 the store fails while an image is read",
+        (REFUSED,),
+        rules=refusing("archive", "GET", ".tiff", 500, "InternalError"),
+        sop_stops=True,
+    ),
+    Case(
+        "F24 the tarball may not be read",
+        (UNVERIFIABLE,),
+        rules=refusing("verify", "GET", "analysis.tar", **DENIED),
+    ),
+    Case("some keys may not be deleted", (LEFT,), rules=refusing("delete", "DELETE", "Images/r01", **DENIED)),
+    Case("errors inside a 200 of DeleteObjects", (LEFT,), rules=at("delete", some_fail), versioned=True),
+    Case(
+        "HEAD is answered 403, and one image is not in the tarball",
+        (UNVERIFIABLE,),
+        at_rest=member_dropped,
+        rules=refusing("verify", "HEAD", "imaging_analysis", **DENIED),
+        sop_check=unlisted,
+    ),
+    Case("a crash between tarball and manifest", (REFUSED,), rules=ARCHIVE_TWICE, sop_stops=True),
+    # Names and shapes
+    Case("F25 spaces, quotes, case, composed and decomposed letters", (DELETED,), files=odd_names),
+    Case("F25 names over 100 and over 255 bytes", (DELETED,), files=long_names),
+    Case("F25 line breaks, tabs, backslashes", (DELETED,), files=new_lines, real=True),
+    Case(
+        "a space in the full name, two images swapped",
+        (MISMATCH,),
+        files=even,
+        full="20586__x-Measurement 1",
+        at_rest=contents_swapped,
+    ),
+    Case("a plate id that begins another's", (DELETED,), files=with_sibling),
+    Case("the plate is empty, another's id begins with its id", (REFUSED,), files=only_sibling),
+    Case("the plate is empty", (REFUSED,), files=empty),
+    Case("unequal ids", (DELETED,), full="20586__2016-04-21T03_34_00-Measurement1"),
+    Case("an empty backend", (DELETED,), files=without_backend),
+    Case("folder markers", (DELETED,), files=with_markers),
+    story("two measurements of one plate id", two_measurements),
+    story("one damaged plate of a batch", one_of_a_batch),
+    story("an archive of that name exists", existing_archive),
+    story("an archived-class source", cold_source),
+    # Approvals
+    Case("F34 the tarball is replaced after the approval", (VOID,), files=even, after_approval=contents_swapped),
+    story("F34 a manifest is replaced after the approval", other_manifest),
+    story("F34 archived anew after the approval", stale_answer),
+    story("F35 approved by somebody who may not", wrong_person),
+    story("F35 two approvers race", race),
+    story("F35 no answer, or none of the two", no_answer),
+    # Crashes of the deletion
+    Case("F36 a crash in the middle of a deletion", (DELETED,), crash=True),
+    Case("F36 the same, on versioned buckets", (DELETED,), crash=True, versioned=True),
+    Case("F36 a crash, and a new object before the next try", (DELETED,), crash=True, between_batches=add),
+    story("F36 a crash between markers and their ids", marker_lost, versioned=True),
+    story("a marked object is brought back before the purge", brought_back, versioned=True),
+    story("a marked object is brought back while the purge runs", brought_back_late, versioned=True),
+)

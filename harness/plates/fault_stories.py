@@ -1,0 +1,327 @@
+"""Faults that need more than one plate, more than one phase, or a person: each plays itself to the engine and to the SOP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harness.plates import sop_policy
+from harness.plates.bench import Bench, run
+from harness.plates.fault_judge import Files, lost, pack, still_there, stored, unlined
+from harness.plates.fault_shapes import flipped
+from harness.plates.fault_table import (
+    ALL,
+    BATCH,
+    DELETED,
+    LEFT,
+    REFUSED,
+    UNAPPROVED,
+    VOID,
+    Crash,
+    Draw,
+    Live,
+    Played,
+    few_files,
+    harm,
+    how_it_ended,
+    tarball_of,
+)
+from harness.plates.servers import PROJECT, noise, plate, plate_files
+from include.core.errors import WaybillError
+from include.core.journal import FileJournal
+from include.plates.delete import DeleteReport, delete_plate
+from include.plates.layout import BROAD2018, disambiguate, tag_of
+from include.plates.models import DeleteOrder, Outcome, Plate, Verdict
+from include.s3.guarded_delete import DeleteBatch, Outcomes, SendBatch
+
+
+def proved(bench: Bench, one: Plate, files: Mapping[str, bytes]) -> Verdict:
+    bench.put(files)
+    run(bench.archive_it(run(bench.plan(one))))
+    return run(bench.verify(one))
+
+
+def deletion(bench: Bench, verdict: Verdict, *, around: Any = None, **changes: Any) -> DeleteReport:
+    values: dict[str, Any] = {"parts": ALL, "retention": "none", "batch_size": BATCH} | changes
+    order = DeleteOrder(verdict.manifests_sha256, **values)
+    journal = FileJournal(bench.journals / verdict.plate.plate_id_full)
+    more = {"around_batch": around} if around else {}
+    return run(delete_plate(verdict, order, source=bench.source, archive=bench.archive, journal=journal, **more))
+
+
+def ended(report: DeleteReport) -> str:
+    return DELETED if report.complete else LEFT
+
+
+# More than one archive
+
+
+def two_measurements(bench: Bench, draw: Draw) -> Played:
+    """Two measurements of one plate id, one after the other: the SOP gives both archives one name."""
+    names = [f"20586__m-Measurement{n}" for n in (1, 2)]
+    plates = disambiguate(plate(full=name) for name in names)
+    images: list[Files] = [
+        {
+            f"projects/{PROJECT}/BBBC022/images/{name}/Images/r{n}.tiff": noise((name, n, draw.random()), 400)
+            for n in range(3)
+        }
+        for name in names
+    ]
+    truth = images[0] | images[1]
+    bench.put(truth)
+    reports = [deletion(bench, proved(bench, one, {}), parts=("images",)) for one in plates]
+    tarballs = stored(bench)
+    ours = sum(lost(files, still_there(bench, files), tarballs, one) for files, one in zip(images, plates, strict=True))
+    # Under Python 3 its guard never sees the first archive, and the second overwrites it.
+    theirs = lost(truth, set(), [pack(images[1], tag_of(BROAD2018, plate()))], plate())
+    whole = all(report.complete and report.deleted == 3 for report in reports)
+    return Played(ours, theirs, DELETED if whole else LEFT)
+
+
+def existing_archive(bench: Bench, draw: Draw) -> Played:
+    """An archive of that name lies there already, of images whose sources are gone."""
+    one = plate()
+    old = {f"projects/{PROJECT}/BBBC022/images/20586/Images/old{n}.tiff": noise(draw.random(), 400) for n in range(3)}
+    tag = tag_of(BROAD2018, one)
+    bench.client.put_object(Bucket=bench.cold, Key=tarball_of(one), Body=pack(old, tag))
+    files = few_files(one)
+    played = Played(0, lost(files | old, set(), [pack(files, tag)], one), DELETED)
+    try:
+        deletion(bench, proved(bench, one, files))
+    except WaybillError as error:
+        played.said, played.ended = str(error), REFUSED
+    played.ours = lost(files | old, still_there(bench, files), stored(bench), one)
+    return played
+
+
+def cold_source(bench: Bench, draw: Draw) -> Played:
+    """One image lies in an archived storage class: `aws s3 sync` skips it with a warning."""
+    one = plate()
+    files = few_files(one)
+    bench.put(files)
+    frozen = Live(files).image(draw)
+    bench.client.put_object(Bucket=bench.live, Key=frozen, Body=files[frozen], StorageClass="DEEP_ARCHIVE")
+    tag = tag_of(BROAD2018, one)
+    copied = {key: data for key, data in files.items() if key != frozen}
+    passes = sop_policy.check_plate(sop_policy.backup(one, files, copied, tag))
+    played = Played(0, lost(files, set(), [pack(copied, tag)], one) if passes else 0, DELETED)
+    try:
+        deletion(bench, proved(bench, one, {}))
+    except WaybillError as error:
+        played.said, played.ended = str(error), REFUSED
+    played.ours = lost(files, still_there(bench, files), stored(bench), one)
+    return played
+
+
+def one_of_a_batch(bench: Bench, draw: Draw) -> Played:
+    """Five plates, the tarball of one is damaged: it is kept, and stops none of the others."""
+    ids = [f"2058{n}" for n in range(5)]
+    bad = draw.choice(ids)
+    played = Played(0, 0, DELETED)
+    for name in ids:
+        one = plate(name)
+        files = {key: data for key, data in plate_files(one, sites=1).items() if "/workspace/" not in key}
+        verdict = proved(bench, one, files)
+        if name == bad:
+            harm(bench, one, flipped, draw)
+            verdict = run(bench.verify(one))
+            theirs = flipped(pack(files, tag_of(BROAD2018, one)), draw)
+            played.theirs += lost(files, set(), [theirs], one)  # both listings were made before the upload: they agree
+        try:
+            complete = deletion(bench, verdict).complete and name != bad
+        except WaybillError:
+            complete = name == bad and verdict.outcome is Outcome.MISMATCH
+        played.ended = played.ended if complete else LEFT
+        played.ours += lost(files, still_there(bench, files), stored(bench), one)
+    return played
+
+
+# Persons
+
+
+def answered(bench: Bench, draw: Draw, person: object, triggered_by: str | None, options: list[str]) -> Played:
+    """A proved plate, and an answer to the question whether it may be deleted. The SOP asks nobody."""
+    from include.core.approval import Approvers, decision
+
+    one = plate()
+    files = few_files(one)
+    verdict = proved(bench, one, files)
+    who = None if person is None else {"id": person, "name": person}
+    answer = {"chosen_options": options, "responded_at": "now", "responded_by_user": who}
+    record = {"sha256": verdict.manifests_sha256, "answer": answer if options else None}
+    valid = options == ["Approve"] and person in ("amy", "vic") and triggered_by not in (None, person)
+    played = Played(0, 0 if valid else len(files), UNAPPROVED)
+    try:
+        if decision(record, verdict.manifests_sha256, Approvers(("amy", "vic")), triggered_by).approved:
+            played.ended = ended(deletion(bench, verdict))
+    except WaybillError as error:
+        played.said = str(error)
+    kept = set() if valid else files.keys()
+    played.ours = lost(files, still_there(bench, files), stored(bench), one, kept=kept)
+    return played
+
+
+def wrong_person(bench: Bench, draw: Draw) -> Played:
+    """Who started the run, who is no approver, nobody, or somebody who may have started it."""
+    person, triggered_by = draw.choice(
+        [("uli", "amy"), ("amy", "amy"), ("", "uli"), (None, "uli"), ("amy", None), ("uli", "uli")]
+    )
+    return answered(bench, draw, person, triggered_by, ["Approve"])
+
+
+def no_answer(bench: Bench, draw: Draw) -> Played:
+    """The question was marked success, so there is no answer; or it ended in none of the options."""
+    return answered(bench, draw, "amy", "uli", draw.choice([[], ["approve"], ["Approve", "Approve"], ["Yes"]]))
+
+
+def race(bench: Bench, draw: Draw) -> Played:
+    """Two approvers answer at once, one of them no: whatever is recorded, only a single Approve counts."""
+    options = draw.choice([["Approve", "Reject"], ["Reject", "Approve"], ["Reject"]])
+    return answered(bench, draw, draw.choice(["amy", "vic"]), "uli", options)
+
+
+def stale_answer(bench: Bench, draw: Draw) -> Played:
+    """Approved, and then archived anew with one more image: the answer is not about what is proved now."""
+    from include.core.approval import Approvers, decision
+
+    one = plate()
+    files = few_files(one)
+    first = proved(bench, one, files)
+    for key in bench.keys(bench.cold):
+        bench.client.delete_object(Bucket=bench.cold, Key=key)
+    late = f"projects/{PROJECT}/BBBC022/images/20586/Images/late{draw.randrange(99)}.tiff"
+    files[late] = noise(draw.random(), 500)
+    bench.journals /= "again"
+    second = proved(bench, one, files)
+    answer = {"chosen_options": ["Approve"], "responded_at": "now", "responded_by_user": {"id": "amy", "name": "amy"}}
+    record = {"sha256": first.manifests_sha256, "answer": answer}
+    played = Played(0, 0, UNAPPROVED)
+    try:
+        decision(record, second.manifests_sha256, Approvers(("amy",)), "uli")
+        played.ended = ended(deletion(bench, second))
+    except WaybillError as error:
+        played.said = str(error)
+    try:  # and the deletion itself: an order of the first approval, with the proof of now
+        order = DeleteOrder(first.manifests_sha256, ALL, retention="none")
+        journal = FileJournal(bench.journals / "d")
+        run(delete_plate(second, order, source=bench.source, archive=bench.archive, journal=journal))
+        played.ended = DELETED
+    except WaybillError as error:
+        played.said += f"; {error}"
+    played.ours = lost(files, still_there(bench, files), stored(bench), one, kept=files.keys())
+    return played
+
+
+def other_manifest(bench: Bench, draw: Draw) -> Played:
+    """After the approval somebody puts another manifest beside the tarball."""
+    one = plate()
+    files = few_files(one)
+    verdict = proved(bench, one, files)
+    key = draw.choice(verdict.volumes).manifest_key
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=flipped(bench.get(key), draw))
+    played = Played(0, 0, "")
+    try:
+        played.ended = ended(deletion(bench, verdict))
+    except WaybillError as error:
+        played.said, played.ended = str(error), how_it_ended(error, verdict)
+    played.ours = lost(files, still_there(bench, files), stored(bench), one, kept=files.keys())
+    return played
+
+
+# Two phases: markers, and the purge. The SOP deletes once; on a versioned bucket its deletion is a marker for ever.
+
+
+def undo(bench: Bench, key: str) -> None:
+    markers = bench.client.list_object_versions(Bucket=bench.live, Prefix=key)["DeleteMarkers"]
+    bench.client.delete_object(Bucket=bench.live, Key=key, VersionId=markers[0]["VersionId"])
+
+
+def brought_back(bench: Bench, draw: Draw) -> Played:
+    """One marker is removed before the purge: nothing of the plate is purged."""
+    one = plate()
+    files = few_files(one)
+    verdict = proved(bench, one, files)
+    deletion(bench, verdict, phase="marker")
+    back = Live(files).image(draw)
+    undo(bench, back)
+    played = Played(0, 0, "")
+    try:
+        played.ended = ended(deletion(bench, verdict, phase="purge"))
+    except WaybillError as error:
+        played.said, played.ended = str(error), how_it_ended(error, verdict)
+    played.ours = lost(files, still_there(bench, files), stored(bench), one, kept={back})
+    return played
+
+
+def brought_back_late(bench: Bench, draw: Draw) -> Played:
+    """A marker is removed while the purge runs: that object stays."""
+    one = plate()
+    files = few_files(one)
+    verdict = proved(bench, one, files)
+    deletion(bench, verdict, phase="marker")
+    back = draw.choice(sorted(files)[BATCH:])
+    crash = draw.random() < 0.5
+
+    async def around(batch: DeleteBatch, send: SendBatch) -> Outcomes:
+        outcomes = await send()
+        if batch.number == 1 and not batch.resumed:
+            undo(bench, back)
+            if crash:
+                raise Crash
+        return outcomes
+
+    try:
+        report = deletion(bench, verdict, phase="purge", around=around)
+    except Crash:
+        report = deletion(bench, verdict, phase="purge")
+    ours = lost(files, still_there(bench, files), stored(bench), one, kept={back})
+    return Played(ours, 0, ended(report), unlined=unlined(bench, files.keys() - {back}, report), report=report)
+
+
+def marker_lost(bench: Bench, draw: Draw) -> Played:
+    """The worker dies after it has set markers and before it has written their ids down."""
+    one = plate()
+    files = few_files(one)
+    verdict = proved(bench, one, files)
+    last = draw.randrange(1, 3)
+
+    async def around(batch: DeleteBatch, send: SendBatch) -> Outcomes:
+        outcomes = await send()
+        if batch.number == last:
+            raise Crash
+        return outcomes
+
+    try:
+        deletion(bench, verdict, phase="marker", around=around)
+    except Crash:
+        pass
+    marked = deletion(bench, verdict, phase="marker")
+    unknown = [key for key in files if key not in _lines(bench, marked)]
+    report = deletion(bench, verdict, phase="purge")
+    left = {row["Key"] for kind in ("Versions", "DeleteMarkers") for row in _versions(bench).get(kind, [])}
+    whole = report.complete and not left & files.keys() and not unknown
+    return Played(lost(files, left, stored(bench), one), 0, DELETED if whole else LEFT, report=report)
+
+
+def _lines(bench: Bench, report: DeleteReport) -> str:
+    return bench.get(report.outcomes_key).decode()
+
+
+def _versions(bench: Bench) -> dict[str, Any]:
+    return dict(bench.client.list_object_versions(Bucket=bench.live))
+
+
+ENDS = {
+    two_measurements: (DELETED,),
+    existing_archive: (REFUSED,),
+    cold_source: (REFUSED,),
+    one_of_a_batch: (DELETED,),
+    wrong_person: (UNAPPROVED,),
+    no_answer: (UNAPPROVED,),
+    race: (UNAPPROVED,),
+    stale_answer: (UNAPPROVED,),
+    other_manifest: (VOID,),
+    brought_back: (VOID,),
+    brought_back_late: (LEFT,),
+    marker_lost: (DELETED,),
+}

@@ -1,0 +1,233 @@
+"""The engine's commands in processes of their own, killed with SIGKILL; for tests, and for the figures with many kills.
+
+Most kills come at a random request, just before or just after the store has carried it out; the others at a random moment
+of the command, since not every step is a request. The thing to know before changing it: what is right is read from the
+buckets, what was sent from the proxy's log, and a kill counts only if it came before the command had ended by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from harness.plates import fault_judge, servers
+from harness.plates.bench import Bench, run
+from harness.plates.fault_table import ALL
+from harness.plates.proxy import DROP, Forward, Proxy, Request, proxied
+from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
+from include.plates.models import MIB
+
+ROOT = Path(__file__).parent.parent.parent
+IMAGES = f"projects/{PROJECT}/{BATCH}/images/20586/Images/"
+WAYS = ("plain", "versioned", "markers")
+
+
+@dataclass
+class Round:
+    """What a round of kills came to.
+
+    `different`: archives and deletions that did not end as an undisturbed one. `unproved`: objects that were gone, at any
+    time, although no stored tarball held them. `resent`: parts sent although the journal called them finished. `lines`:
+    deletions without a line of their own.
+    """
+
+    kills: int = 0
+    different: int = 0
+    unproved: int = 0
+    resent: int = 0
+    lines: int = 0
+
+    def __add__(self, other: Round) -> Round:
+        return Round(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(Round)))
+
+
+def command(bench: Bench, name: str, *more: str) -> list[str]:
+    ids = ["--project", PROJECT, "--batch", BATCH, "--plate-id", "20586", "--bucket", bench.live]
+    place = ["--cold-bucket", bench.cold, "--endpoint-url", bench.url]
+    return [sys.executable, "-m", "include.plates", name, *ids, *place, *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+
+
+@dataclass
+class Target:
+    """A command behind a proxy, to be killed. `normal` and `requests`: what it takes undisturbed."""
+
+    bench: Bench
+    front: Proxy
+    rng: random.Random
+    normal: float = 3.0
+    requests: int = 60
+
+    def finish(self, *arguments: str) -> bool:
+        """Lets it end; whether with status 0. Raises AssertionError where it broke."""
+        began, before = time.monotonic(), len(self.front.log)
+        done = subprocess.run(
+            command(self.bench, *arguments), env=environment(), cwd=ROOT, capture_output=True, check=False
+        )
+        if done.returncode not in (0, 1, 3):
+            raise AssertionError(done.stderr.decode()[-2000:])
+        self.normal, self.requests = time.monotonic() - began, len(self.front.log) - before
+        return done.returncode == 0
+
+    def kill(self, *arguments: str) -> bool:
+        """Starts it and kills it at a random instant; whether it was killed before it had ended."""
+        at, carried_out = self.rng.randint(1, max(2, self.requests)), self.rng.random() < 0.5
+        by_time = self.rng.random() < 0.3
+        process = subprocess.Popen(command(self.bench, *arguments), env=environment(), cwd=ROOT, stdout=-3, stderr=-3)
+        seen: list[str] = []
+
+        def rule(request: Request, forward: Forward) -> Any:
+            seen.append(request.method)
+            if len(seen) != at:
+                return None
+            if carried_out:
+                forward(request)
+            process.kill()
+            return DROP
+
+        if not by_time:
+            self.front.rules.append(rule)
+        try:
+            process.wait(self.normal * self.rng.uniform(0.3, 1.0) if by_time else 120)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        finally:
+            self.front.rules.clear()
+        return process.wait() == -9
+
+
+@contextmanager
+def target(bench: Bench, rng: random.Random) -> Iterator[Target]:
+    with proxied(bench.url) as front:
+        yield Target(replace(bench, url=front.url), front, rng)
+
+
+def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
+    """An archive that is killed again and again, and then let through; on the same buckets as an undisturbed one before."""
+    told, rng = Round(), random.Random(seed)
+    bench.put(plate_files(plate()) | {f"{IMAGES}f{n}": servers.noise((seed, n), 3 * MIB) for n in range(9)})
+    options = ("--compression", "none", "--part-mib", "5", "--volume-gib", "1", "--journal")
+    with target(bench, rng) as one:
+        told.different += not one.finish("archive", *options, str(folder / "undisturbed"))
+        run(bench.verify(plate()))  # writes the .md5, which a resumed archive cannot know
+        expected = contents(bench)
+        for key in expected:
+            bench.client.delete_object(Bucket=bench.cold, Key=key)
+        killed = ("archive", *options, str(folder / "killed"))
+        for _ in range(kills):
+            told.resent += resent(one.front, folder / "killed", lambda: told_kill(told, one, *killed))
+        told.resent += resent(one.front, folder / "killed", lambda: told_end(told, one, *killed))
+    told.different += run(bench.verify(plate())).outcome.value != "verified"
+    told.different += contents(bench) != expected
+    told.unproved += len(bench.files.keys() - bench.keys(bench.live))
+    return told
+
+
+def told_kill(told: Round, one: Target, *arguments: str) -> None:
+    told.kills += one.kill(*arguments)
+
+
+def told_end(told: Round, one: Target, *arguments: str) -> None:
+    told.different += not one.finish(*arguments)
+
+
+def contents(bench: Bench) -> dict[str, bytes]:
+    return {key: bench.get(key) for key in bench.keys(bench.cold)}
+
+
+def resent(front: Proxy, journals: Path, act: Callable[[], None]) -> int:
+    """Parts that are sent during `act` although the journals called them finished before."""
+    finished, before = finished_parts(journals), len(front.log)
+    act()
+    sent = [
+        (request.key.rsplit("/", 1)[-1], int(request.query["partNumber"][0]))
+        for request in front.log[before:]
+        if request.method == "PUT" and "partNumber" in request.query
+    ]
+    return sum(part in finished for part in sent)
+
+
+def finished_parts(folder: Path) -> set[tuple[str, int]]:
+    """Volume and number of the parts that the journals call finished, of the upload that each speaks of last."""
+    found: set[tuple[str, int]] = set()
+    for path in folder.rglob("*.journal.jsonl"):
+        numbers: set[int] = set()
+        for line in path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                continue  # torn by the kill
+            row = json.loads(line)
+            numbers = set() if "upload" in row else numbers | ({row["part"]["number"]} if "part" in row else set())
+        found |= {(path.name.removesuffix(".journal.jsonl"), number) for number in numbers}
+    return found
+
+
+def kill_verifying(bench: Bench, _: Path, seed: int, kills: int) -> Round:
+    """A verification that is killed leaves everything as it was, and the next one says the same."""
+    told, rng = Round(), random.Random(seed)
+    bench.put(plate_files(plate(), sites=20))
+    run(bench.archive_it(run(bench.plan(plate()))))
+    before = contents(bench)
+    with target(bench, rng) as one:
+        told.different += not one.finish("verify")
+        for _ in range(kills):
+            told_kill(told, one, "verify")
+            told.unproved += unproved(bench)
+            told.different += not before.items() <= contents(bench).items()
+        told_end(told, one, "verify")
+    told.different += len(bench.files.keys() - bench.keys(bench.live))
+    return told
+
+
+def kill_deleting(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
+    """A deletion that is killed again and again, in one of three ways, and then let through."""
+    told, rng, way = Round(), random.Random(seed), WAYS[seed % len(WAYS)]
+    if way != "plain":
+        for name in (bench.live, bench.cold):
+            bench.client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    bench.put(plate_files(plate(), sites=20))
+    run(bench.archive_it(run(bench.plan(plate()))))
+    digest = run(bench.verify(plate(), write_documents=False)).manifests_sha256
+    parts = [word for part in ALL for word in ("--part", part)]
+    order = ("delete", "--approve", digest, "--retention", "none", "--journal", str(folder / "j"), *parts)
+    phases = ("marker", "purge") if way == "markers" else ("delete",)
+    with target(bench, rng) as one:
+        one.requests = 40 + len(bench.files)
+        for phase in phases:
+            for _ in range(-(-kills // len(phases))):
+                told_kill(told, one, *order, "--phase", phase)
+                told.unproved += unproved(bench)
+            told_end(told, one, *order, "--phase", phase)
+            told.unproved += unproved(bench)
+            told.lines += unlined(bench, phase)
+    told.different += bool(bench.files.keys() & all_keys(bench))
+    return told
+
+
+def all_keys(bench: Bench) -> set[str]:
+    """Keys of which anything is left: objects, versions, markers."""
+    answer = bench.client.list_object_versions(Bucket=bench.live)
+    return {row["Key"] for kind in ("Versions", "DeleteMarkers") for row in answer.get(kind, [])}
+
+
+def unlined(bench: Bench, phase: str) -> int:
+    name = {"delete": ".deleted.", "marker": ".marked.", "purge": ".purged."}[phase]
+    documents = [bench.get(key) for key in bench.keys(bench.cold) if name in key]
+    lines = [json.loads(line) for data in documents for line in data.splitlines()]
+    return len(bench.files.keys() - {line["key"] for line in lines if line["result"] == "deleted"})
+
+
+def unproved(bench: Bench) -> int:
+    """Objects that are gone although no stored tarball holds them."""
+    return fault_judge.lost(bench.files, bench.keys(bench.live), fault_judge.stored(bench), plate())

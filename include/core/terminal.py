@@ -1,0 +1,65 @@
+"""What the command line shows: complaints and bars on stderr, tables on stdout.
+
+Know before changing: rich is imported where it is used, since a command that runs by schedule, without a terminal, needs
+none of it and starts a tenth of a second sooner.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from include.core.progress import OnProgress, Progress, silent
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+
+def say(text: str, style: str = "red") -> None:
+    from rich.console import Console
+
+    Console(stderr=True).print(text, markup=False, style=style, soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Column, Table
+
+    shown = Table(*(Column(name, overflow="fold") for name in columns), show_lines=False)
+    for row in rows:
+        shown.add_row(*(escape(str(cell)) for cell in row))
+    Console(soft_wrap=True).print(shown)
+
+
+@contextmanager
+def bars() -> Iterator[OnProgress]:
+    """One bar per stage and volume, on a terminal; silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TransferSpeedColumn(),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=Console(stderr=True)) as shown:
+        tasks: dict[str, TaskID] = {}
+
+        def report(now: Progress) -> None:
+            name = f"{now.stage} {now.note.rsplit('/', 1)[-1]}" if now.stage != "restore" else "restore"
+            if name not in tasks:
+                tasks[name] = shown.add_task(name)
+            done, total = (
+                (now.done_bytes, now.total_bytes) if now.total_bytes > 0 else (now.done_items, now.total_items)
+            )
+            shown.update(tasks[name], completed=done, total=total)
+
+        yield report

@@ -1,0 +1,54 @@
+"""Text as people read it: values in messages, counts, sizes, URIs without secrets, file names."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+from urllib.parse import urlsplit
+
+
+def printable(value: Any, limit: int = 600, *, quotes: bool = True) -> str:
+    """A value as it may stand in a message or a log: cut in the middle, and nothing in it that moves the cursor."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if len(text) > limit:
+        text = f"{text[: limit * 2 // 3]}…{text[-limit // 3 :]}"
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return f"“{text}”" if quotes else text
+
+
+def bare_uri(uri: str) -> str:
+    """A URI without what may be secret in it: user information, query, fragment."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "this URI"
+    return printable(f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}", quotes=False)
+
+
+def is_bare_uri(uri: str) -> bool:
+    """Whether a URI has a scheme, and neither query nor fragment nor user information."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return False
+    return bool(parts.scheme and "://" in uri) and not (parts.query or parts.fragment or "@" in parts.netloc)
+
+
+def pluralize(count: int, noun: str) -> str:
+    """A count with its noun: `1 file`, `2 files`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def format_bytes(number: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if number < 1000 or unit == "TB":
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return ""
+
+
+def file_name(text: str) -> str:
+    """Text as one step of a path; what is odd becomes `_`."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", text).lstrip(".") or "_"

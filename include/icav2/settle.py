@@ -1,0 +1,130 @@
+"""What has happened at a destination since somebody last looked: jobs that ended, doubts, jobs that are stuck.
+
+The thing to know before changing it: a job's status says when to look, the destination says what is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from include.core.errors import Doubtful, NotFound
+from include.core.ledger import State, Submission, resolve
+from include.core.ledger.submit import held_message
+from include.icav2 import rules
+from include.icav2.context import Desk, ids_of
+from include.icav2.job_search import SKIP_DOES_NO_HARM
+from include.icav2.models import Destination, Job, JobStatus
+from include.icav2.rules import Phase, Standing
+from include.icav2.verify import incomplete
+
+
+@dataclass(frozen=True)
+class Settler:
+    """Closes what has ended, for one destination at a time. `now`: the ledger's time at the start of the pass."""
+
+    desk: Desk
+    now: float
+
+    async def settle(
+        self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]
+    ) -> Standing | None:
+        """Where a destination stands. None: nothing is open there, so see what is missing."""
+        await self._note_ends(destination, rows, jobs)
+        row = rows[-1] if rows else None
+        if row is not None and row.state in (State.SENDING, State.DOUBTFUL):
+            if self._being_sent(row):
+                why = f"run {row.owner.run_id} is sending to this folder"
+                return Standing(destination, Phase.WAITING, why, look_again_at=row.accepted_by)
+            row = await self._find_out(destination, row)
+            if row.state == State.SENT:  # just found: look at it with the next listing
+                return Standing(destination, Phase.RUNNING, "found again", row.external_id, self.now)
+        if row is not None and row.state == State.HELD:
+            raise Doubtful(held_message(row))
+        if row is None or row.state != State.SENT:
+            if rules.complete_before(rows, self.desk.owner.run_id, destination):
+                return Standing(destination, Phase.PASSED, job_id=rows[-1].external_id)
+            return None
+        if not row.belongs_to(self.desk.owner.dag_id, self.desk.owner.run_id):
+            row = self.desk.ledger.attach(row, self.desk.owner)
+        job = jobs.get(str(row.external_id))
+        if job is not None and job.ended:
+            return await self._conclude(destination, row, job)
+        stuck_at = self.desk.stuck_at(row)
+        if self.now < stuck_at:
+            return Standing(destination, Phase.RUNNING, job.status if job else "not listed", row.external_id, stuck_at)
+        return await self._stuck(destination, rows, row)
+
+    def _being_sent(self, row: Submission) -> bool:
+        """Another run's sender is left in peace for as long as it may live. Our own run's can only be one that died."""
+        young = row.accepted_by is not None and self.now < row.accepted_by
+        return row.state == State.SENDING and young and row.owner.run_id != self.desk.owner.run_id
+
+    async def _find_out(self, destination: Destination, row: Submission) -> Submission:
+        if row.state == State.SENDING:
+            row = self.desk.ledger.move(row, State.DOUBTFUL, why="found sending, without its sender")
+        return (
+            await resolve(self.desk.ledger, row, self.desk.probe(destination)) if row.state == State.DOUBTFUL else row
+        )
+
+    async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:
+        """A superseded job that has ended writes no more: from now on what it left may be cleared away."""
+        for row in rows:
+            job = jobs.get(row.external_id or "")
+            if rules.not_seen_to_end(row) and job is not None and job.ended:
+                facts = await self._facts(destination, row, job)
+                self.desk.ledger.annotate(row, facts, why=f"the superseded job has ended {job.status}")
+
+    async def _facts(self, destination: Destination, row: Submission, job: Job, *, ask: bool = True) -> dict[str, Any]:
+        """What is kept of a job that has ended. `ask`: also what its batch says (it may be hidden: then nothing)."""
+        batch_id = str(row.detail.get("batch_id") or job.subject_id)
+        try:
+            items = await self.desk.client.batch_items(destination.project_id, batch_id) if ask else []
+        except NotFound:
+            items = []
+        return {
+            "batch_id": batch_id,
+            "job_created": job.created,
+            "job_finished": job.finished or self.desk.client.http.remote_now or self.desk.ledger.now(),
+            "job_status": job.status,
+            "created_ids": sorted(item.created_id for item in items if item.created_id),
+            "item_messages": sorted({item.message for item in items if item.message})[:5],
+        }
+
+    async def _conclude(self, destination: Destination, row: Submission, job: Job) -> Standing | None:
+        """A job has ended: what it made is looked at, and only that decides.
+
+        Only of files that this plan does not hold (another run's, adopted) the job's own word is taken; that run looks
+        for itself.
+        """
+        proofs = await self.desk.proofs(destination, patient=job.status == JobStatus.SUCCEEDED)
+        missing = ids_of(incomplete(destination, proofs))
+        theirs = set(row.detail.get("data_ids", []))
+        foreign = theirs - ids_of(destination.items)
+        done = not theirs & missing and (not foreign or job.status == JobStatus.SUCCEEDED)
+        facts = await self._facts(destination, row, job, ask=not done)
+        if not missing:
+            facts["complete_for"] = rules.digest_of(destination)
+        why = f"job {job.status}, {'all' if done else 'not all'} of its files proved"
+        self.desk.ledger.move(row, State.DONE if done else State.FAILED, why=why, detail=facts)
+        return None if missing else Standing(destination, Phase.PASSED, job_id=row.external_id)
+
+    async def _stuck(self, destination: Destination, rows: list[Submission], row: Submission) -> Standing | None:
+        """A job runs too long and cannot be cancelled: prove what is there; if that is not all, one more generation."""
+        missing = ids_of(incomplete(destination, await self.desk.proofs(destination)))
+        proved = set(row.detail.get("data_ids", [])) <= ids_of(destination.items) - missing
+        if proved:
+            facts = {} if missing else {"complete_for": rules.digest_of(destination)}
+            self.desk.ledger.move(row, State.DONE, why="still listed as running, all its files proved", detail=facts)
+        if not missing:
+            return Standing(destination, Phase.PASSED, job_id=row.external_id)
+        if proved:
+            return None
+        minutes = self.desk.settings.job_timeout_seconds / 60
+        if rules.gave_up_waiting(rows, self.desk.owner.run_id):
+            why = f"job {row.external_id} too has not ended after {minutes:g} min; the next run adopts it"
+            return Standing(destination, Phase.FAILED, why, row.external_id)
+        why = f"stuck for {minutes:g} min; {SKIP_DOES_NO_HARM}"
+        self.desk.ledger.move(row, State.SUPERSEDED, why=why, detail={"stuck": True})
+        return None

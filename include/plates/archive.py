@@ -1,0 +1,295 @@
+"""Archives a plate: streams its objects into tarballs on the archive bucket, resumably, without any scratch disk.
+
+Know before changing: memory is bounded by the parts in flight (a pool of buffers), and whatever happens, running again
+with the same plan and journal ends in the same bytes. A tarball is never overwritten; see uploading.py for how.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+from include.core.concurrency import map_concurrently
+from include.core.errors import NotFound, RemoteError, RequestError, WaybillError
+from include.core.journal import JournalFor, PartJournal
+from include.core.progress import OnProgress, silent
+from include.plates import sop_files as listings
+from include.plates.layout import base_of, fill, manifest_key
+from include.plates.manifest import decode_manifest, encode_manifest
+from include.plates.memory import keep_memory_steady
+from include.plates.models import (
+    ArchiveResult,
+    Manifest,
+    ManifestHead,
+    ManifestMember,
+    PlatePlan,
+    VolumePlan,
+    VolumeResult,
+)
+from include.plates.plan import FULL_ID_METADATA, PLAN_METADATA, plan_digest_of
+from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
+from include.plates.volume_writer import InFlightLimits, VolumeWriter, Written
+from include.s3.bucket import Bucket, Head
+from include.s3.errors import ArchiveExists, Unsupported
+
+MANIFEST_METADATA = "waybill-manifest-sha256"
+
+
+async def archive_plate(
+    plan: PlatePlan,
+    *,
+    source: Bucket,
+    archive: Bucket,
+    journal_for: JournalFor,
+    parts_in_flight: int = 3,
+    write_listings: bool = True,
+    on_progress: OnProgress = silent,
+) -> ArchiveResult:
+    """Writes every volume of the plan with its sidecars. `journal_for(volume name)` gives the durable journal of each.
+
+    Run it again after a crash with the same plan and journals: finished parts are not sent again, a finished archive is
+    recognised. Raises RequestError for a plan with problems or of other buckets, SourceChanged where a source object is
+    not the one that was planned, ArchiveExists where a name is taken, and the core's errors.
+    """
+    if plan.problems:
+        raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
+    if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
+        raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
+    keep_memory_steady(compressing=plan.settings.compression != "none")
+    room = InFlightLimits(parts_in_flight)
+    failures: list[Exception] = []
+
+    async def one(volume: VolumePlan) -> VolumeResult | None:
+        if failures:
+            return None
+        try:
+            return await _VolumeJob(plan, volume, source, archive, room, on_progress).run(journal_for)
+        except Exception as error:
+            failures.append(error)  # a volume that has begun is finished all the same: its parts count for the next run
+            return None
+
+    results = await map_concurrently(plan.volumes, one, 2)
+    if failures:
+        raise failures[0]
+    names = await _write_listings(plan, source, archive) if write_listings else ()
+    return ArchiveResult(
+        plate=plan.plate,
+        tag=plan.tag,
+        plan_digest=plan.digest,
+        volumes=tuple(result for result in results if result is not None),
+        listings=names,
+    )
+
+
+def planned_members(plan: PlatePlan, volume: VolumePlan) -> list[PlannedMember]:
+    rows = member_rows(plan.layout, plan.tag, volume.folders, volume.objects)
+    return list(place(rows, folder_time(volume.objects)))
+
+
+class _VolumeJob:
+    """One volume from plan to stored tarball, manifest and sidecars."""
+
+    def __init__(
+        self,
+        plan: PlatePlan,
+        volume: VolumePlan,
+        source: Bucket,
+        archive: Bucket,
+        room: InFlightLimits,
+        on_progress: OnProgress,
+    ):
+        self.plan = plan
+        self.volume = volume
+        self.source = source
+        self.archive = archive
+        self.room = room
+        self.on_progress = on_progress
+        self.members = planned_members(plan, volume)
+
+    async def run(self, journal_for: JournalFor) -> VolumeResult:
+        journal = journal_for(self.volume.name)
+        there = await self.archive.head(self.volume.key)
+        if there is not None:
+            finished = await self._finished_before(there)
+            if finished is not None:
+                return finished
+            await self._refuse_foreign(there, journal)
+        writer = VolumeWriter(
+            self.volume,
+            self.members,
+            self.plan.settings,
+            self.source,
+            self.archive,
+            journal,
+            room=self.room,
+            on_progress=self.on_progress,
+        )
+        metadata = {PLAN_METADATA: self.volume.digest, FULL_ID_METADATA: _ascii(self.plan.plate.plate_id_full)}
+        written = await writer.write(metadata)
+        data = self._manifest(written)
+        digest = hashlib.sha256(data).hexdigest()
+        if written.single is not None:
+            there = await self._put_single(written.single, metadata | {MANIFEST_METADATA: digest})
+        else:
+            there = await writer.upload.complete()
+        await self.archive.put_new(manifest_key(self.volume.key), data)
+        notes = [] if written.single is not None else await self._tag(digest, there)
+        return await self._sidecars(there, written, digest, notes)
+
+    async def _refuse_foreign(self, there: Head, journal: PartJournal) -> None:
+        """Without a manifest beside it, a tarball under our name is ours by its metadata, or may be by our journal."""
+        digest = await plan_digest_of(self.archive, there)
+        rows = await asyncio.to_thread(journal.load)
+        if digest == self.volume.digest or (digest is None and rows):
+            return
+        raise ArchiveExists(
+            f"s3://{self.archive.name}/{self.volume.key} exists and is not of this plan. Nothing was overwritten; "
+            "move it away, or plan again if the plate changed."
+        )
+
+    async def _finished_before(self, there: Head) -> VolumeResult | None:
+        """An earlier run got as far as the manifest: everything is there, and the verifier will prove it."""
+        key = manifest_key(self.volume.key)
+        try:
+            data = await self.archive.read_all(key)
+        except NotFound:
+            return None
+        manifest = decode_manifest(data)
+        head = manifest.head
+        named = there.metadata.get(PLAN_METADATA, self.volume.digest)
+        if named != self.volume.digest or head.plan_digest != self.volume.digest or head.stored_bytes != there.size:
+            raise ArchiveExists(
+                f"s3://{self.archive.name}/{self.volume.key} and its manifest are another archive. Nothing was overwritten; "
+                "move both away, or plan again if the plate changed."
+            )
+        notes = await self._tag(manifest.sha256, there) if MANIFEST_METADATA not in there.metadata else []
+        done = Written(None, head.stored_bytes, head.stored_crc64nvme, (), {}, 0, head.upload_parts, None)
+        return await self._sidecars(there, done, manifest.sha256, [*notes, "found finished"])
+
+    async def _put_single(self, body: bytes, metadata: dict[str, str]) -> Head:
+        """A volume of one part needs no multipart upload, and can carry its manifest's digest from the start."""
+        extra = {"StorageClass": self.plan.settings.storage_class} if self.plan.settings.storage_class else {}
+        await self.archive.put_new(self.volume.key, body, metadata=metadata, **extra)
+        there = await self.archive.head(self.volume.key)
+        if there is None or there.size != len(body):
+            raise RemoteError(f"s3://{self.archive.name}/{self.volume.key} was written and is not there as written")
+        return there
+
+    def _manifest(self, written: Written) -> bytes:
+        plan, plate, settings = self.plan, self.plan.plate, self.plan.settings
+        head = ManifestHead(
+            tag=plan.tag,
+            project=plate.project,
+            source=plate.source,
+            batch=plate.batch,
+            plate_id=plate.plate_id,
+            plate_id_full=plate.plate_id_full,
+            bucket=plan.bucket,
+            archive_bucket=plan.archive_bucket,
+            key=self.volume.key,
+            tarball=self.volume.tarball,
+            number=self.volume.number,
+            of=self.volume.of,
+            compression=settings.compression,
+            level=settings.level,
+            part_bytes=settings.part_bytes,
+            group_bytes=settings.group_bytes,
+            plan_digest=self.volume.digest,
+            raw_bytes=self.volume.raw_bytes,
+            stored_bytes=written.stored_bytes,
+            stored_crc64nvme=written.crc64nvme,
+            members=len(self.members),
+            upload_parts=written.parts,
+        )
+        rows = [self._row(index, member, written) for index, member in enumerate(self.members)]
+        return encode_manifest(head, written.frames, rows)
+
+    def _row(self, index: int, member: PlannedMember, written: Written) -> ManifestMember:
+        read = written.read.get(index)
+        source = member.source
+        return ManifestMember(
+            name=member.name,
+            size=member.size,
+            header_offset=member.header_offset,
+            data_offset=member.data_offset,
+            modified=member.modified,
+            key=source.key if source else None,
+            part=source.part if source else None,
+            etag=source.etag if source else None,
+            version_id=source.version_id if source else None,
+            checksum=source.checksum if source else None,
+            sha256=read.sha256 if read else None,
+            crc64nvme=read.crc64nvme if read else None,
+            etag_is_md5=bool(read and read.etag_is_md5),
+            parts=written.parts_of(member),
+            frame=written.frame_of(member),
+        )
+
+    async def _tag(self, digest: str, there: Head) -> list[str]:
+        """A tarball's metadata is fixed before its content is known, so the manifest's digest becomes a tag.
+
+        A store that does not know `?tagging` may take the request for a plain PUT and replace the tarball by the tags
+        (rclone does). So the small manifest is asked for its tags first; only a store that answers that is trusted.
+        """
+        unmarked = "the manifest's digest is not on the tarball"
+        if PLAN_METADATA not in there.metadata:
+            return [f"{unmarked}: the store keeps neither metadata nor tags"]
+        where = {"Bucket": self.archive.name, "Key": self.volume.key}
+        if there.version_id and there.version_id != "null":
+            where["VersionId"] = there.version_id
+        probe = {"Bucket": self.archive.name, "Key": manifest_key(self.volume.key)}
+        try:
+            answer = await self.archive.access.call_without_retry(
+                "get_object_tagging", f"tags of {probe['Key']}", **probe
+            )
+            if answer.get("TagSet") != []:
+                raise Unsupported("the store does not answer for tags", no_effect=True)
+            tags = {"TagSet": [{"Key": MANIFEST_METADATA, "Value": digest}]}
+            await self.archive.access.call("put_object_tagging", f"tag of {self.volume.key}", Tagging=tags, **where)
+        except WaybillError as error:
+            return [f"{unmarked}, only its plan's: {error}"]
+        return []
+
+    async def _sidecars(self, there: Head, written: Written, digest: str, notes: Sequence[str]) -> VolumeResult:
+        base = base_of(self.volume.key)
+        await self.archive.put_new(base + ".etag", listings.etag_line(there.etag))
+        if written.md5 is not None:
+            await self.archive.put_new(base + ".md5", listings.md5_line(written.md5, self.volume.name))
+        return VolumeResult(
+            key=self.volume.key,
+            etag=there.etag,
+            version_id=there.version_id,
+            stored_bytes=there.size,
+            members=len(self.members),
+            manifest_key=manifest_key(self.volume.key),
+            manifest_sha256=digest,
+            sent_parts=written.sent,
+            resumed_parts=written.parts - written.sent,
+            overwrite_guard="If-None-Match sent, settled by HEAD",
+            md5=written.md5,
+            notes=tuple(notes),
+        )
+
+
+async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:
+    """The SOP's three listings: the untrimmed one beside the tarballs, the two that it compares on the live bucket."""
+    raw = listings.plan_listing(plan)
+    members = [(m.name, m.size) for volume in plan.volumes for m in planned_members(plan, volume)]
+    cold, live = fill(plan.layout.archive_prefix, plan.plate), fill(plan.layout.backup_prefix, plan.plate)
+    places = [
+        (archive, f"{cold}{plan.tag}_file_listing_untrimmed_s3.txt", raw),
+        (source, f"{live}{plan.tag}_file_listing_s3.txt", listings.trimmed_s3(raw)),
+        (source, f"{live}{plan.tag}_file_listing_tar.txt", listings.trimmed_tar(members, plan.tag)),
+    ]
+    for bucket, key, text in places:
+        await asyncio.shield(bucket.put(key, text.encode()))
+    return tuple(f"s3://{bucket.name}/{key}" for bucket, key, _ in places)
+
+
+def _ascii(text: str) -> str:
+    """S3 metadata is ASCII; names beyond it are kept as escapes, since they are only compared."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+__all__ = ["MANIFEST_METADATA", "Manifest", "archive_plate"]

@@ -1,0 +1,63 @@
+"""Writes and reads manifests: JSON Lines in zstd, the head, then the frames, then one line per member.
+
+Know before changing: the bytes are a pure function of the archive (no clock), because a crash between tarball and manifest
+is healed by writing the same manifest again. The verifier has a reader of its own and must not use this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import zstandard
+
+from include.core.errors import VerificationError
+from include.plates.layout import manifest_key
+from include.plates.models import Frame, Manifest, ManifestHead, ManifestMember
+from include.s3.bucket import Bucket
+
+
+def encode_manifest(head: ManifestHead, frames: Sequence[Frame], members: Iterable[ManifestMember]) -> bytes:
+    packer = zstandard.ZstdCompressor(level=9, write_content_size=False).compressobj()
+    out = [packer.compress(_line(head.model_dump(mode="json")))]
+    out += [packer.compress(_line({"frame": dataclasses.astuple(frame)})) for frame in frames]
+    out += [packer.compress(_line(_member_row(member))) for member in members]
+    out.append(packer.flush())
+    return b"".join(out)
+
+
+def _member_row(member: ManifestMember) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(member).items() if value is not None}
+
+
+def _line(row: Any) -> bytes:
+    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Raises VerificationError for anything that is not a whole manifest of this format."""
+    try:
+        lines = zstandard.ZstdDecompressor().stream_reader(data).read().splitlines()
+        rows = [json.loads(line) for line in lines]
+        head = ManifestHead.model_validate(rows[0])
+        frames = tuple(Frame(*row["frame"]) for row in rows[1:] if "name" not in row)
+        members = tuple(_member(row) for row in rows[1:] if "name" in row)
+    except (zstandard.ZstdError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise VerificationError(f"this is no whole manifest ({type(error).__name__})") from None
+    if len(members) != head.members:
+        raise VerificationError(f"the manifest promises {head.members} members and holds {len(members)}")
+    return Manifest(head=head, frames=frames, members=members, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _member(row: dict[str, Any]) -> ManifestMember:
+    frame = row.get("frame")
+    return ManifestMember(**row | {"parts": tuple(row["parts"]), "frame": tuple(frame) if frame else None})
+
+
+async def read_manifest(archive: Bucket, key: str) -> Manifest:
+    """The manifest of a tarball (or by its own key). Raises NotFound, VerificationError and the core's errors."""
+    own = key if key.endswith(".manifest.jsonl.zst") else manifest_key(key)
+    return decode_manifest(await archive.read_all(own))

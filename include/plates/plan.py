@@ -1,0 +1,326 @@
+"""Plans a plate: lists its parts, finds everything that would go wrong later, and fixes the bytes that will be stored.
+
+Know before changing: a plan holds *problems* rather than raising on the first, so that a person sees all of them at once;
+only what would make the listing itself wrong (an empty id is a prefix of the whole batch) is refused outright. The plan is
+a pure function of the listing: no clock, no randomness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from include.core.concurrency import map_concurrently
+from include.core.errors import AuthError, NotFound, RequestError, VerificationError
+from include.core.progress import OnProgress, Progress, silent
+from include.plates.layout import check_layout, fill, problems_of, tag_of, tarball_key, volume_digest
+from include.plates.manifest import read_manifest
+from include.plates.measurements import other_measurements
+from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, VolumePlan
+from include.plates.request import BackupRequest
+from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
+from include.s3.bucket import Bucket, Head, SourceObject
+from include.s3.errors import ColdObject, SourceChanged
+
+PLAN_METADATA = "waybill-plan-sha256"
+FULL_ID_METADATA = "waybill-plate-id-full"
+_SHOWN = 5
+_COLD_IN_LISTING = ("GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING")
+
+
+async def plan_plate(
+    plate: Plate,
+    layout: Layout,
+    settings: ArchiveSettings,
+    *,
+    source: Bucket,
+    archive: Bucket,
+    probe: bool = True,
+    concurrency: int = 32,
+    on_progress: OnProgress = silent,
+) -> PlatePlan:
+    """The plan of one plate; it changes nothing anywhere, so it is also the dry run.
+
+    `probe` reads one byte of every object, which is what finds keys that may be listed but not read. Raises RequestError
+    for empty or unfit ids; everything else is in the plan's `problems`.
+    """
+    check_layout(layout)
+    unfit = problems_of(plate, layout)
+    if unfit:
+        raise RequestError(unfit)
+    versions = bool(await source.versioning())
+    others = await other_measurements(plate, layout, source)
+    listed = await asyncio.gather(*(list_part(plate, part, source, versions=versions) for part in layout.parts))
+    problems = [problem for objects in listed for problem in key_problems(objects)]
+    if not any(listed):
+        problems.append(f"plate {plate.plate_id_full} has no object under any of its {len(listed)} prefixes")
+    if settings.copy_from_bytes and settings.compression != "none":
+        problems.append("copying inside the store (copy_from_bytes) needs compression none")
+    inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
+    objects = await inspector.run([one for part in listed for one in part])
+    problems += inspector.problems()
+    parts = [
+        _summary(plate, part, rows, shared=bool(others or plate.tag_by_full))
+        for part, rows in zip(layout.parts, listed, strict=True)
+    ]
+    volumes = plan_volumes(plate, layout, settings, objects)
+    existing, clashes = await _existing(plate, layout, volumes, archive)
+    return PlatePlan(
+        plate=plate,
+        layout=layout,
+        settings=settings,
+        tag=tag_of(layout, plate),
+        bucket=source.name,
+        archive_bucket=archive.name,
+        parts=tuple(parts),
+        volumes=tuple(volumes),
+        existing=existing,
+        other_measurements=others,
+        problems=tuple(problems + clashes),
+        warnings=_warnings(plate, parts, others),
+        digest=hashlib.sha256("\n".join(volume.digest for volume in volumes).encode()).hexdigest(),
+    )
+
+
+async def list_part(plate: Plate, part: Part, source: Bucket, *, versions: bool) -> list[SourceObject]:
+    """All current objects of one of a plate's folders, folder markers included, by UTF-8 key."""
+    prefix = fill(part.prefix, plate)
+    found = [row async for row in source.objects_under(prefix, part.name, versions=versions)]
+    return sorted(found, key=lambda row: row.key.encode())
+
+
+def key_problems(objects: Sequence[SourceObject]) -> list[str]:
+    """Keys that a tar cannot give back: empty or dot segments, folder markers with content, a file that is a folder too."""
+    odd = [o.key for o in objects if any(s in ("", ".", "..") for s in o.key.removesuffix("/").split("/"))]
+    full = [o.key for o in objects if o.is_marker and o.size]
+    folders = {folder for o in objects for folder in _parents(o.key, "")}
+    both = [o.key for o in objects if not o.is_marker and o.key + "/" in folders]
+    return [
+        *_some(odd, "hold empty or dot segments, which no tar can give back; rename them"),
+        *_some(full, "end in a slash and hold data, which no tar can give back; rename them"),
+        *_some(both, "are a file and a folder at once, which no file system can hold; rename one of the two"),
+    ]
+
+
+def plan_volumes(
+    plate: Plate, layout: Layout, settings: ArchiveSettings, objects: Sequence[SourceObject]
+) -> list[VolumePlan]:
+    """Every tarball of the plate, split into volumes on member boundaries. Pure."""
+    return [
+        volume
+        for tarball in layout.tarballs
+        for volume in _tarball(
+            plate, layout, settings, tarball.name, tarball.parts, [o for o in objects if o.part in tarball.parts]
+        )
+    ]
+
+
+def _tarball(
+    plate: Plate,
+    layout: Layout,
+    settings: ArchiveSettings,
+    name: str,
+    parts: Sequence[str],
+    objects: Sequence[SourceObject],
+) -> list[VolumePlan]:
+    tag = tag_of(layout, plate)
+    roots = [fill(part.prefix, plate) for part in layout.parts if part.name in parts]
+    folders = folders_of(roots, objects)
+    rows = member_rows(layout, tag, folders, objects)
+    by_member = dict(zip(_names(layout, tag, folders), folders, strict=True))
+    cuts = _split(rows, settings.volume_bytes)
+    plans = []
+    for number, chunk in enumerate(cuts, start=1):
+        key = tarball_key(layout, plate, name, number, len(cuts), settings.compression)
+        held = tuple(source for _, source in chunk if source is not None)
+        clock = folder_time(held)
+        plans.append(
+            VolumePlan(
+                tarball=name,
+                name=key.rsplit("/", 1)[-1],
+                key=key,
+                number=number,
+                of=len(cuts),
+                folders=tuple(by_member[member] for member, source in chunk if source is None),
+                objects=held,
+                digest=volume_digest(key, settings, chunk, clock),
+                raw_bytes=max((m.end for m in place(chunk, clock)), default=0) + len(END_MARKER),
+            )
+        )
+    return plans
+
+
+def _names(layout: Layout, tag: str, folders: Iterable[str]) -> list[str]:
+    return [f"{tag}/{folder.removeprefix(layout.strip)}" for folder in folders]
+
+
+def folders_of(roots: Sequence[str], objects: Sequence[SourceObject]) -> list[str]:
+    """Folders that need a tar member of their own: each part's root and all below it that no marker object stands for."""
+    markers = {o.key for o in objects if o.is_marker}
+    found = set(roots)
+    for source in objects:
+        root = next(root for root in roots if source.key.startswith(root))
+        found.update(_parents(source.key, root))
+    return sorted(found - markers)
+
+
+def _parents(key: str, root: str) -> Iterable[str]:
+    cut = key.rstrip("/").rfind("/")
+    while cut >= len(root):
+        yield key[: cut + 1]
+        cut = key.rfind("/", 0, cut)
+
+
+def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[list[tuple[str, SourceObject | None]]]:
+    volumes: list[list[tuple[str, SourceObject | None]]] = [[]]
+    used = len(END_MARKER)
+    for name, source in rows:
+        size = source.size if source else 0
+        # The folder's time is not known before the cut, but a header's length does not depend on it.
+        needed = len(header(name, size, source.modified if source else 0)) + size + padding(size)
+        if volumes[-1] and used + needed > limit:
+            volumes.append([])
+            used = len(END_MARKER)
+        volumes[-1].append((name, source))
+        used += needed
+    return volumes
+
+
+def _summary(plate: Plate, part: Part, rows: Sequence[SourceObject], *, shared: bool) -> PartSummary:
+    return PartSummary(
+        name=part.name,
+        prefix=fill(part.prefix, plate),
+        objects=len(rows),
+        size_bytes=sum(row.size for row in rows),
+        shared=shared and "{plate_id_full}" not in part.prefix,
+    )
+
+
+def _warnings(plate: Plate, parts: Sequence[PartSummary], others: Sequence[str]) -> tuple[str, ...]:
+    found = [f"part {part.name} is empty ({part.prefix})" for part in parts if not part.objects]
+    if others:
+        shared = ", ".join(part.name for part in parts if part.shared)
+        found.append(
+            f"plate {plate.plate_id} was measured more than once (also {', '.join(others)}): {shared} belong to all "
+            "measurements, are archived with each and deleted with none"
+        )
+    return tuple(found)
+
+
+async def _existing(
+    plate: Plate, layout: Layout, volumes: Sequence[VolumePlan], archive: Bucket
+) -> tuple[tuple[str, ...], list[str]]:
+    """Tarballs already under this plate's names, and why they stand in the way. Ours of the same plan do not."""
+    base = fill(layout.archive_prefix, plate) + tag_of(layout, plate)
+    kinds = "|".join(re.escape(tarball.name) for tarball in layout.tarballs)
+    pattern = re.compile(re.escape(base) + rf"_({kinds})(\.\d+-of-\d+)?\.tar(\.gz|\.zst)?")
+    found = [o.key async for o in archive.objects_under(base + "_", "", versions=False) if pattern.fullmatch(o.key)]
+    digests = {volume.key: volume.digest for volume in volumes}
+    clashes = []
+    for key in found:
+        head = await archive.head(key)
+        if head is None or await plan_digest_of(archive, head) == digests.get(key, ""):
+            continue
+        whose = head.metadata.get(FULL_ID_METADATA, plate.plate_id_full)
+        if whose != plate.plate_id_full:
+            clashes.append(
+                f"s3://{archive.name}/{key} holds another measurement, {whose}: name outputs by plate_id_full"
+            )
+        else:
+            clashes.append(f"s3://{archive.name}/{key} exists already and is not of this plan: move it away first")
+    return tuple(sorted(found)), clashes
+
+
+async def plan_digest_of(archive: Bucket, head: Head) -> str | None:
+    """Which plan made a stored tarball: its metadata says so, or on a store that drops metadata its manifest."""
+    named = head.metadata.get(PLAN_METADATA)
+    if named is not None or head.metadata:
+        return named
+    try:
+        manifest = await read_manifest(archive, head.key)
+    except (NotFound, VerificationError):
+        return None
+    return manifest.head.plan_digest if manifest.head.stored_bytes == head.size else None
+
+
+class _Inspector:
+    """Looks at each object once: can it be read, is it archived, which checksum does the store hold."""
+
+    def __init__(self, source: Bucket, *, probe: bool, concurrency: int, on_progress: OnProgress):
+        self._source = source
+        self._probe = probe
+        self._concurrency = concurrency
+        self._on_progress = on_progress
+        self._cold: list[str] = []
+        self._unreadable: list[str] = []
+        self._changed: list[str] = []
+
+    async def run(self, objects: Sequence[SourceObject]) -> list[SourceObject]:
+        def note(done: int) -> None:
+            self._on_progress(Progress("plan", 0, 0, done, len(objects), "looking at each object"))
+
+        return await map_concurrently(objects, self._look, self._concurrency, note)
+
+    async def _look(self, one: SourceObject) -> SourceObject:
+        try:
+            head = await self._head(one)
+            if head is not None and head.cold:
+                self._cold.append(one.key)
+            elif self._probe and one.size:
+                await self._source.read(one.key, 0, 1, etag=one.etag, size=one.size, version_id=one.version_id)
+            return dataclasses.replace(one, checksum=head.checksum if head else None)
+        except ColdObject:
+            self._cold.append(one.key)
+        except (SourceChanged, NotFound):
+            self._changed.append(one.key)
+        except AuthError:
+            self._unreadable.append(one.key)
+        return dataclasses.replace(one, checksum=None)
+
+    async def _head(self, one: SourceObject) -> Head | None:
+        """HEAD only where the listing gives a reason: an archived class, or a checksum that the store holds."""
+        if not one.checksum and one.storage_class not in _COLD_IN_LISTING:
+            return None
+        head = await self._source.head(one.key, one.version_id)
+        if head is None:
+            raise NotFound(one.key)
+        return head
+
+    def problems(self) -> list[str]:
+        return [
+            *_some(self._cold, "lie in an archived storage class; request their restoration first"),
+            *_some(self._unreadable, "may not be read with these credentials"),
+            *_some(self._changed, "changed while they were listed; plan again"),
+        ]
+
+
+def _some(keys: Sequence[str], what: str) -> list[str]:
+    if not keys:
+        return []
+    shown = ", ".join(repr(key) for key in sorted(keys)[:_SHOWN])
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return [f"{len(keys)} objects {what}: {shown}{more}"]
+
+
+async def _check_buckets(request: BackupRequest, source: Bucket, archive: Bucket) -> None:
+    """Refuses before hours of archiving what would be refused at the deletion after them."""
+    states, problems = {}, []
+    for field, bucket in (("bucket", source), ("archive_bucket", archive)):
+        try:
+            states[field] = await bucket.versioning()
+        except NotFound:
+            problems.append(f"{field}: {bucket.name} does not exist")
+    if problems:
+        raise RequestError(problems)
+    if request.delete_parts and request.retention != "none" and states["archive_bucket"] != "Enabled":
+        problems.append(
+            f"retention: {archive.name} is not versioned, so {request.retention} cannot hold; switch versioning on, or "
+            "set retention to none knowing that nothing then protects the only copy"
+        )
+    if request.undo_days and states["bucket"] != "Enabled":
+        problems.append(f"undo_days: {source.name} is not versioned, so a deletion cannot be undone; take it out")
+    if problems:
+        raise RequestError(problems)

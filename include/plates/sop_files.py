@@ -1,0 +1,97 @@
+"""The SOP's own documents, byte for byte, for tools and habits that still expect them (plates contract 1.4, 1.6).
+
+Know before changing: the formats' weaknesses (a name is cut at its first space) are part of the format; nothing in
+Waybill decides anything by these files. `sort` is that of the C locale, times are UTC.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+from collections.abc import Iterable
+
+from include.plates.models import PlatePlan
+from include.s3.bucket import SourceObject
+
+
+def untrimmed_s3(objects: Iterable[SourceObject]) -> str:
+    """What `aws s3 ls --recursive` prints."""
+    lines = []
+    for one in objects:
+        when = datetime.datetime.fromtimestamp(one.modified, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
+        lines.append(f"{when} {one.size:>10} {one.key}\n")
+    return "".join(lines)
+
+
+def trimmed_s3(untrimmed: str) -> str:
+    """The script's `_file_listing_s3.txt`: fields 4 and 3 of the squeezed lines, "projects/" removed everywhere."""
+    rows = []
+    for line in untrimmed.split("\n"):
+        if not line or line.rsplit("/", 1)[-1] == "":
+            continue
+        fields = [field for field in line.split(" ") if field]
+        size, name = [*fields, "", "", "", ""][2:4]
+        rows.append(f"{name}\t{size}".replace("projects/", ""))
+    return _sorted(rows)
+
+
+def trimmed_tar(members: Iterable[tuple[str, int]], tag: str) -> str:
+    """The script's `_file_listing_tar.txt` from (member name, size): as `tar -tv` prints names, cut, "TAG/" removed."""
+    rows = []
+    for name, size in members:
+        shown = _tar_quoted(name)
+        if not shown.endswith("/"):
+            rows.append(f"{shown.split(' ', 1)[0]}\t{size}".replace(f"{tag}/", ""))
+    return _sorted(rows)
+
+
+def _tar_quoted(name: str) -> str:
+    """GNU tar's default quoting ("escape") in a UTF-8 locale."""
+    named = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
+    return "".join(named.get(c, f"\\{ord(c):03o}" if ord(c) < 32 or ord(c) == 127 else c) for c in name)
+
+
+def _sorted(rows: list[str]) -> str:
+    return "".join(row + "\n" for row in sorted(rows, key=str.encode))
+
+
+def plan_listing(plan: PlatePlan) -> str:
+    """The untrimmed listing of a plan: its parts in the layout's order, each by key."""
+    order = {part.name: number for number, part in enumerate(plan.layout.parts)}
+    objects = [one for volume in plan.volumes for one in volume.objects]
+    return untrimmed_s3(sorted(objects, key=lambda o: (order[o.part], o.key.encode())))
+
+
+def md5_line(md5: str, name: str) -> bytes:
+    """md5sum's own format."""
+    return f"{md5}  {name}\n".encode()
+
+
+def etag_line(etag: str) -> bytes:
+    return f"{etag}\n".encode()
+
+
+WITHDRAWN = b"# Withdrawn: the archive of this plate is not verified. Delete nothing.\n"
+
+
+def delete_script(bucket: str, objects: Iterable[tuple[str, str | None, str]]) -> str:
+    """`_delete_s3.sh`, for reference: one guarded command per archived (key, version, ETag), never a prefix.
+
+    Waybill does not run it.
+    """
+    lines = [
+        "# Written from the verified manifest, for reference; deletion is done, with its proofs, by plate_backup.\n"
+    ]
+    for key, version_id, etag in objects:
+        command = f"aws s3api delete-object --bucket {shlex.quote(bucket)} --key {_quoted(key)}"
+        guard = f" --version-id {shlex.quote(version_id)}" if version_id else f" --if-match {shlex.quote(etag)}"
+        lines.append(command + guard + "\n")
+    return "".join(lines)
+
+
+def _quoted(key: str) -> str:
+    """One shell word on one line: `parallel -a` takes the script line by line."""
+    if not any(ord(c) < 32 or ord(c) == 127 for c in key):
+        return shlex.quote(key)
+    escaped = "".join(f"\\x{ord(c):02x}" if ord(c) < 32 or ord(c) == 127 or c in "\\'" else c for c in key)
+    return f"$'{escaped}'"

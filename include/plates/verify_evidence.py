@@ -1,0 +1,98 @@
+"""What the verifier knows of a tarball: its manifest's raw lines, read by code of its own, and what was found on the store.
+
+Know before changing: like tarcheck.py this may not import the archiver's writers and readers (manifests, tarformat,
+reading). The formats it reads are described where they are written.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import zstandard
+
+from include.core.errors import VerificationError
+from include.plates.layout import fill
+from include.plates.models import Layout, Plate
+from include.plates.verify_tar import Found
+from include.s3.bucket import Bucket, Head, SourceObject
+
+
+@dataclass
+class Evidence:
+    """One tarball while it is verified: its manifest's raw lines and what the store says of it."""
+
+    key: str
+    manifest_key: str
+    manifest_sha256: str
+    head: Mapping[str, Any]
+    frames: Sequence[Sequence[int]]
+    rows: Sequence[Mapping[str, Any]]
+    there: Head | None = None
+    md5: str = ""
+    crc: str = ""
+    found: list[Found] = field(default_factory=list)
+    seen_frames: Sequence[tuple[int, int, int, int]] = ()
+
+
+async def list_plate(plate: Plate, layout: Layout, source: Bucket) -> dict[str, SourceObject]:
+    """Every current object of the plate by key. Not the planner's code: the verifier looks for itself."""
+    versions = bool(await source.versioning())
+    found: dict[str, SourceObject] = {}
+    for part in layout.parts:
+        async for one in source.objects_under(fill(part.prefix, plate), part.name, versions=versions):
+            found[one.key] = one
+    return found
+
+
+def unchanged(listed: SourceObject, row: Mapping[str, Any]) -> bool:
+    """Whether a listed object is still the archived one: ETag, size, and the version where there are versions."""
+    same = (listed.etag, listed.size) == (row.get("etag"), row["size"])
+    return same and (listed.version_id is None or listed.version_id == row.get("version_id"))
+
+
+def parse_manifest(key: str, data: bytes) -> Evidence:
+    try:
+        text = zstandard.ZstdDecompressor().decompressobj().decompress(data).decode()
+        lines = [json.loads(line) for line in text.split("\n")[:-1]]
+        head = lines[0]
+        rows = [line for line in lines[1:] if "name" in line]
+        frames = [line["frame"] for line in lines[1:] if "name" not in line]
+        if head["waybill_manifest"] != 1 or head["members"] != len(rows):
+            raise VerificationError(f"{key} is not whole, or of a format that this version does not know")
+        return Evidence(head["key"], key, hashlib.sha256(data).hexdigest(), head, frames, rows)
+    except (zstandard.ZstdError, ValueError, KeyError, IndexError, TypeError):
+        raise VerificationError(f"{key} is no whole manifest") from None
+
+
+def plan_digest(volume: Evidence) -> str:
+    """The digest of the plan, from the manifest's rows (format: plates/layout.py, volume_digest)."""
+    head = volume.head
+    digest = hashlib.sha256()
+    first = [head[name] for name in ("key", "compression", "level", "part_bytes", "group_bytes")]
+    rows = [
+        [r["name"], r.get("key"), r["size"], r.get("etag"), r.get("version_id"), r["modified"]] for r in volume.rows
+    ]
+    for line in [first, *rows]:
+        digest.update((json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+    return digest.hexdigest()
+
+
+def checksum_agrees(row: Mapping[str, Any], found: Found) -> bool | None:
+    """Whether the source's own checksum is that of the archived bytes; None where it holds none that says it."""
+    algorithm, kind, value = (*str(row.get("checksum") or "").split(":"), "", "", "")[:3]
+    if kind != "FULL_OBJECT":
+        return None
+    if algorithm == "CRC64NVME":
+        return value == found.crc64nvme
+    if algorithm == "SHA256":
+        return value == base64_of(int(found.sha256, 16), 32)
+    return None
+
+
+def base64_of(number: int, length: int = 8) -> str:
+    return base64.b64encode(number.to_bytes(length, "big")).decode()

@@ -1,0 +1,319 @@
+"""One bucket: reading, listing, writing, deleting, each with the condition that makes it safe.
+
+Know before changing: a condition (If-Match, If-None-Match) is always sent *and* settled from the answer or by HEAD,
+because many stores ignore it without a word (plates contract 5.4). obstore reads; it cannot name keys with empty or dot
+segments, control characters or an outer slash, so those go through botocore.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import obstore
+from obstore.exceptions import BaseError
+
+from include.core.errors import NotFound, TransientError, VerificationError
+from include.s3.client import S3Access, obstore_error
+from include.s3.errors import ArchiveExists, PreconditionFailed, SourceChanged, Unsupported
+
+Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
+_ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
+_CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "CRC32", "SHA1")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What HEAD says of an object. `restore` is the raw x-amz-restore header, `archive` an Intelligent-Tiering tier."""
+
+    key: str
+    size: int
+    etag: str
+    version_id: str | None
+    modified: int
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    storage_class: str | None = None
+    checksum: str | None = None
+    restore: str | None = None
+    archive: str | None = None
+    encryption: str | None = None
+    retain_until: float | None = None
+    legal_hold: bool = False
+
+    @property
+    def cold(self) -> bool:
+        """Archived, and no restored copy is there to be read."""
+        archived = self.storage_class in ("GLACIER", "DEEP_ARCHIVE") or self.archive is not None
+        return archived and not (self.restore and 'ongoing-request="false"' in self.restore)
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """What lies under a key on a versioned bucket: the newest version, and the delete marker that hides it, if one does."""
+
+    newest: str | None
+    marker: str | None
+
+
+class Bucket:
+    """One bucket. Get it from S3Access.bucket."""
+
+    def __init__(self, name: str, access: S3Access, store: Any):
+        self.name = name
+        self.access = access
+        self._store = store
+        self._answers_206 = True
+
+    def what(self, verb: str, key: str) -> str:
+        return f"{verb} s3://{self.name}/{key}"
+
+    # Reading
+
+    async def read(
+        self, key: str, start: int, length: int, *, etag: str | None, size: int | None, version_id: str | None = None
+    ) -> Buffer:
+        """Exactly `length` bytes from `start` of the object with this ETag and total size.
+
+        Raises SourceChanged where it is another object by now, NotFound, ColdObject, AuthError, TransientError.
+        """
+        if length == 0:
+            return b""
+        try:
+            ranged = size != length or start != 0
+            if _ODD_KEY.search(key) or (ranged and not self._answers_206):
+                data, found, total = await self._read_botocore(key, start, length, etag, version_id)
+            else:
+                part = (start, start + length) if ranged else None
+                data, found, total = await self._read_obstore(key, part, etag, version_id)
+        except Unsupported:
+            # rclone answers a range with 200, which obstore refuses, rightly; botocore does not mind and we check.
+            self._answers_206 = False
+            return await self.read(key, start, length, etag=etag, size=size, version_id=version_id)
+        except PreconditionFailed:
+            raise SourceChanged(f"s3://{self.name}/{key} was changed: its ETag is no longer {etag}") from None
+        if (etag and found != etag) or (size is not None and total != size):
+            # The store ignored If-Match; the answer still says which object this is.
+            raise SourceChanged(
+                f"s3://{self.name}/{key} was changed: ETag {found}, {total} bytes; listed {etag}, {size}"
+            )
+        if len(data) != length:
+            raise TransientError(f"s3://{self.name}/{key}: {len(data)} bytes came instead of {length}")
+        return data
+
+    async def _read_obstore(
+        self, key: str, part: tuple[int, int] | None, etag: str | None, version_id: str | None
+    ) -> tuple[Buffer, str, int]:
+        options: dict[str, Any] = {"range": part} if part else {}
+        if etag:
+            options["if_match"] = f'"{etag}"'
+        if version_id:
+            options["version"] = version_id
+        try:
+            answer = await obstore.get_async(self._store, key, options=options)  # type: ignore[arg-type]
+            meta = answer.meta
+            data = await answer.bytes_async()
+        except (BaseError, FileNotFoundError) as error:
+            raise obstore_error(error, self.what("GET", key)) from None
+        return data, (meta["e_tag"] or "").strip('"'), int(meta["size"])
+
+    async def _read_botocore(
+        self, key: str, start: int, length: int, etag: str | None, version_id: str | None
+    ) -> tuple[bytes, str, int]:
+        parameters = self._versioned(key, version_id) | {"Range": f"bytes={start}-{start + length - 1}"}
+        if etag:
+            parameters["IfMatch"] = f'"{etag}"'
+        answer = await self.access.call("get_object", self.what("GET", key), **parameters)
+        try:
+            data = await self.access.in_thread(answer["Body"].read)
+        except Exception as error:
+            raise TransientError(f"{self.what('GET', key)}: the read failed ({type(error).__name__})") from None
+        total = int(str(answer.get("ContentRange", f"/{answer['ContentLength']}")).rsplit("/", 1)[1])
+        return data, str(answer["ETag"]).strip('"'), total
+
+    async def read_all(self, key: str) -> bytes:
+        """A small document. Raises NotFound, AuthError, TransientError."""
+        answer = await self.access.call("get_object", self.what("GET", key), Bucket=self.name, Key=key)
+        return bytes(await self.access.in_thread(answer["Body"].read))
+
+    async def head(self, key: str, version_id: str | None = None) -> Head | None:
+        """What lies under a key, None where nothing does. Raises AuthError: 403 is never taken for absent."""
+        parameters = self._versioned(key, version_id) | {"ChecksumMode": "ENABLED"}
+        try:
+            answer = await self.access.call("head_object", self.what("HEAD", key), **parameters)
+        except NotFound:
+            return None
+        retain = answer.get("ObjectLockRetainUntilDate")
+        return Head(
+            key=key,
+            size=int(answer["ContentLength"]),
+            etag=str(answer.get("ETag", "")).strip('"'),
+            version_id=answer.get("VersionId"),
+            modified=int(answer["LastModified"].timestamp()),
+            # Header names have no case, and some stores give them back capitalised.
+            metadata={name.lower(): str(value) for name, value in answer.get("Metadata", {}).items()},
+            storage_class=answer.get("StorageClass"),
+            checksum=_checksum(answer),
+            restore=answer.get("Restore"),
+            archive=answer.get("ArchiveStatus"),
+            encryption=answer.get("ServerSideEncryption") or answer.get("SSECustomerAlgorithm"),
+            retain_until=retain.timestamp() if retain else None,
+            legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON",
+        )
+
+    def _versioned(self, key: str, version_id: str | None) -> dict[str, Any]:
+        parameters: dict[str, Any] = {"Bucket": self.name, "Key": key}
+        if version_id:
+            parameters["VersionId"] = version_id
+        return parameters
+
+    # Listing
+
+    async def versioning(self) -> str:
+        """ "Enabled", "Suspended" or "" (never switched on, or the store has none)."""
+        try:
+            answer = await self.access.call("get_bucket_versioning", f"versioning of {self.name}", Bucket=self.name)
+        except Unsupported:
+            return ""
+        return str(answer.get("Status", ""))
+
+    async def objects_under(self, prefix: str, part: str, *, versions: bool) -> AsyncIterator[SourceObject]:
+        """Every current object under a prefix, in the store's order; with version ids where `versions`."""
+        operation, rows = ("list_object_versions", "Versions") if versions else ("list_objects_v2", "Contents")
+        parameters: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix}
+        while True:
+            answer = await self.access.call(operation, f"listing s3://{self.name}/{prefix}", **parameters)
+            for row in answer.get(rows, []):
+                if not versions or row.get("IsLatest"):
+                    yield _source(row, part)
+            if not answer.get("IsTruncated"):
+                return
+            if versions:
+                parameters |= {"KeyMarker": answer["NextKeyMarker"], "VersionIdMarker": answer["NextVersionIdMarker"]}
+            else:
+                parameters["ContinuationToken"] = answer["NextContinuationToken"]
+
+    async def past(self, key: str) -> VersionState:
+        """The newest version of a key and its current delete marker, by the bucket's list of versions."""
+        what = self.what("versions of", key)
+        # A listing is ordered by key and then from new to old, so the key's own newest rows come first.
+        answer = await self.access.call("list_object_versions", what, Bucket=self.name, Prefix=key, MaxKeys=20)
+        versions = [row for row in answer.get("Versions", []) if row["Key"] == key]
+        markers = [row for row in answer.get("DeleteMarkers", []) if row["Key"] == key and row.get("IsLatest")]
+        return VersionState(
+            str(versions[0]["VersionId"]) if versions else None, str(markers[0]["VersionId"]) if markers else None
+        )
+
+    async def folders(self, prefix: str) -> list[str]:
+        """The prefixes one level below (up to the next slash) that begin with `prefix`."""
+        found: list[str] = []
+        parameters: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix, "Delimiter": "/"}
+        while True:
+            answer = await self.access.call("list_objects_v2", f"listing s3://{self.name}/{prefix}", **parameters)
+            found += [str(row["Prefix"]) for row in answer.get("CommonPrefixes", [])]
+            if not answer.get("IsTruncated"):
+                return found
+            parameters["ContinuationToken"] = answer["NextContinuationToken"]
+
+    # Writing
+
+    async def put_new(
+        self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: str
+    ) -> tuple[str, str | None]:
+        """Writes an object that must not exist yet; gives its ETag and version. Raises ArchiveExists.
+
+        The same bytes found there count as written: a crash between PUT and the answer leaves exactly that.
+        """
+        before = await self.head(key)  # settles the case of a store that ignores If-None-Match
+        if before is not None:
+            return await self._same_or_refuse(key, data, before)
+        parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "IfNoneMatch": "*", **extra}
+        parameters |= {"Metadata": dict(metadata or {}), "ContentMD5": _content_md5(data)}
+        try:
+            answer = await self.access.call("put_object", self.what("PUT", key), **parameters)
+        except PreconditionFailed:
+            there = await self.head(key)
+            if there is None:
+                raise TransientError(f"{self.what('PUT', key)}: another writer was at work; try again") from None
+            return await self._same_or_refuse(key, data, there)
+        return str(answer.get("ETag", "")).strip('"'), answer.get("VersionId")
+
+    async def _same_or_refuse(self, key: str, data: bytes, there: Head) -> tuple[str, str | None]:
+        if there.size == len(data) and await self.read_all(key) == data:
+            return there.etag, there.version_id
+        raise ArchiveExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Writes a small document, over an older one if there is one (listings, as the SOP does)."""
+        parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "ContentMD5": _content_md5(data)}
+        await self.access.call("put_object", self.what("PUT", key), **parameters)
+
+    # Deleting
+
+    async def delete_one(
+        self, key: str, *, version_id: str | None = None, etag: str | None = None, once: bool = False
+    ) -> dict[str, Any]:
+        """DELETE with the conditions given. On a versioned bucket without version_id: a marker.
+
+        `once`: not repeated where the answer is lost, since a second one would set a second marker.
+        """
+        parameters = self._versioned(key, version_id)
+        if etag:
+            parameters["IfMatch"] = f'"{etag}"'
+        call = self.access.call_without_retry if once else self.access.call
+        return await call("delete_object", self.what("DELETE", key), **parameters)
+
+    async def delete_many(self, objects: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        """DeleteObjects of at most 1000 keys; the answer's Deleted and Errors are per key and must be read."""
+        if len(objects) > 1000:
+            raise VerificationError("more than 1000 keys in one deletion")
+        what = f"DeleteObjects of {len(objects)} keys in {self.name}"
+        delete = {"Objects": [dict(one) for one in objects], "Quiet": False}
+        return await self.access.call("delete_objects", what, Bucket=self.name, Delete=delete)
+
+
+def _content_md5(data: bytes) -> str:
+    return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
+
+
+def _source(row: Mapping[str, Any], part: str) -> SourceObject:
+    return SourceObject(
+        key=str(row["Key"]),
+        size=int(row["Size"]),
+        etag=str(row.get("ETag", "")).strip('"'),
+        modified=int(row["LastModified"].timestamp()),
+        part=part,
+        version_id=row.get("VersionId"),
+        storage_class=row.get("StorageClass"),
+        checksum=f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
+    )
+
+
+def _checksum(answer: Mapping[str, Any]) -> str | None:
+    kind = str(answer.get("ChecksumType", "FULL_OBJECT"))
+    for name in _CHECKSUMS:
+        value = answer.get(f"Checksum{name}")
+        if value:
+            return f"{name}:{'COMPOSITE' if '-' in value else kind}:{value}"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One key as the listing showed it. `etag` without quotes, `modified` in epoch seconds (UTC)."""
+
+    key: str
+    size: int
+    etag: str
+    modified: int
+    part: str
+    version_id: str | None = None
+    storage_class: str | None = None
+    checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
+
+    @property
+    def is_marker(self) -> bool:
+        return self.key.endswith("/")

@@ -1,0 +1,40 @@
+"""What a task knows of itself: who it is to the ledger, where its run's documents lie, and how it runs asynchronous work."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+from airflow.sdk import Context
+from hooks.waybill import receipts
+
+from include.core.ledger import Owner
+from include.core.receipt import folder
+from include.core.steps import StepRecords
+
+T = TypeVar("T")
+
+
+def run_async(work: Awaitable[T]) -> T:
+    """Runs asynchronous work of `include` to its end in a task."""
+
+    async def main() -> T:
+        return await work
+
+    return asyncio.run(main())
+
+
+def owner_of(context: Context) -> Owner:
+    ti = context["ti"]
+    return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1)
+
+
+def run_folder(context: Context) -> str:
+    """Where this run's documents lie under the receipts prefix."""
+    return folder(context["ti"].dag_id, context["ti"].run_id)
+
+
+def step_records(context: Context, item: str, order: Sequence[str] = ()) -> StepRecords:
+    """The step records of one item of this run: `item` is a folder below the run's own."""
+    return StepRecords(receipts().objects, f"{run_folder(context)}/{item}", order)

@@ -1,0 +1,61 @@
+"""The first task of every DAG: the conf, checked as a whole, or every fault in it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from airflow.sdk import Context
+from hooks.waybill import inputs, ledger
+from operators.common.base import WaybillOperator
+
+from include.core.errors import RequestError
+from include.core.objects import Objects
+from include.core.request import Request, load
+
+Extra = Callable[[Any, list[Objects]], Any]
+
+
+class LoadRequestOperator(WaybillOperator):
+    """Checks `dag_run.conf` against `model` (strictly: Airflow lets unknown keys pass) and returns it with its defaults.
+
+    `check(request, input_places)` may check more, without touching a remote; it raises RequestError. A missing or
+    unreadable ledger is refused here too, before anything remote happens.
+    """
+
+    def __init__(self, *, model: type[Request], check: Extra | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.model = model
+        self.check = check
+
+    def execute(self, context: Context) -> Mapping[str, Any]:
+        with self.refusing(context):
+            request = self._checked(context["dag_run"].conf or {})
+            ledger()
+        return request.model_dump(mode="json", exclude={"manifest", "manifest_b64gz"})
+
+    def _checked(self, conf: Mapping[str, Any]) -> Request:
+        """The request. Raises RequestError with the faults of single fields, of the whole and of `check` together."""
+        problems: list[str] = []
+        request: Request | None
+        try:
+            request = load(self.model, conf)
+        except RequestError as error:
+            problems, request = list(error.problems), self._without_faults(conf, error.problems)
+        try:
+            if request is not None and self.check is not None:
+                self.check(request, inputs())
+        except RequestError as error:
+            problems += error.problems
+        if problems or request is None:
+            raise RequestError(problems)
+        return request
+
+    def _without_faults(self, conf: Mapping[str, Any], problems: list[str]) -> Request | None:
+        """The request as if its faulty fields were not there, so that `check` can look at the rest; None if it cannot."""
+        known = {name: conf[name] for name in self.model.model_fields if name in conf}
+        fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
+        try:
+            return load(self.model, fine)
+        except RequestError:  # told already, or wrong only because a field was left out
+            return None

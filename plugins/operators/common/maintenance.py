@@ -1,0 +1,88 @@
+"""The daily look after the ledger: is it whole, what is in doubt, and which wishes to cancel can be carried out.
+
+The thing to know before changing it: nothing here settles a doubt, and nothing here ends a row whose job may be out there. A
+person settles what is HELD; the next run adopts what was sent and has lost its run.
+"""
+
+from __future__ import annotations
+
+import json
+
+from airflow.sdk import Context
+from hooks.task import run_async
+from hooks.waybill import ledger, receipts, write_note
+from operators.common.base import WaybillOperator, truncate_for_xcom
+
+from include.core.errors import LedgerError, WaybillError
+from include.core.ledger import OPEN, verify
+from include.core.ledger.upkeep import carry_out, line, old_doubts
+
+
+class CheckLedgerOperator(WaybillOperator):
+    """Recomputes the ledger's chain and compares it with its rows and with every receipt. Fails with all problems named."""
+
+    def execute(self, context: Context) -> str:
+        book = ledger()
+        try:
+            documents = run_async(receipts().all())  # before the ledger is read: a head written later would seem lost
+        except json.JSONDecodeError as error:
+            raise LedgerError(f"a receipt is no JSON ({error}), so the ledger was not compared with receipts") from None
+        audit = verify(book, documents)
+        if audit.problems:
+            for problem in audit.problems:
+                self.log.error("%s", problem)
+            context["ti"].xcom_push(key="problems", value=truncate_for_xcom(audit.problems))
+            count = len(audit.problems)
+            raise LedgerError(f"ledger {audit.ledger_id} is BROKEN ({count} problems): {'; '.join(audit.problems)}")
+        outcome = (
+            f"Ledger {audit.ledger_id} is whole: {audit.events} events, {audit.submissions} submissions, "
+            f"{audit.receipts} receipts agree."
+        )
+        self.log.info("%s", outcome)
+        return outcome
+
+
+class ListDoubtsOperator(WaybillOperator):
+    """Lists, as a warning, what has been in doubt for more than an hour (XCom `doubts`). Succeeds, and settles nothing."""
+
+    def execute(self, context: Context) -> str:
+        book = ledger()
+        doubts = [line(row) for row in old_doubts(book)]
+        context["ti"].xcom_push(key="doubts", value=truncate_for_xcom(doubts))
+        if not doubts:
+            return "Nothing has been in doubt for more than an hour."
+        warning = (
+            f"{len(doubts)} submissions have been in doubt for more than an hour: whether the remote accepted them is not "
+            "known. Run `python -m include.core.ledger doubts`: it says what to do about each"
+        )
+        for doubt in doubts:
+            self.log.warning("in doubt: %s", doubt)
+        self.log.warning("%s", warning)
+        write_note(context["ti"].dag_id, context["ti"].run_id, warning)  # the run is green: a note is what people see
+        return warning
+
+
+class CancellationsOperator(WaybillOperator):
+    """Carries out the wishes to cancel, by exact id, where the system can; says of each other row why it stays.
+
+    What was never sent is closed without any remote. One that fails does not stop the others; the task fails after them.
+    """
+
+    def execute(self, context: Context) -> list[str]:
+        book = ledger()
+        told: list[str] = []
+        failures: list[WaybillError] = []
+        for row in book.in_states(*OPEN):
+            if row.cancel_requested_at is None:
+                continue
+            try:
+                told.append(carry_out(book, row))
+                self.log.info("%s", told[-1])
+            except WaybillError as error:
+                failures.append(error)
+                self.log.error("%s: not cancelled: %s", row, error)
+        self.log.info("%d wishes to cancel, %d failed", len(told) + len(failures), len(failures))
+        if failures:
+            # One that may pass goes first: by it the retry policy decides whether to try again.
+            raise min(failures, key=lambda error: not error.retryable)
+        return truncate_for_xcom(told)

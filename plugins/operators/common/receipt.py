@@ -1,0 +1,89 @@
+"""The last task of every DAG: writes the waybill whatever happened before, and fails the run when anything is missing."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Any
+
+from airflow.sdk import BaseOperatorLink, Context
+from airflow.sdk.configuration import conf
+from airflow.sdk.types import TaskInstanceKey
+from hooks.task import owner_of, run_async
+from hooks.waybill import ledger, receipts, write_note
+from operators.common.base import WaybillOperator
+
+from include.core.errors import VerificationError, WaybillError
+from include.core.ledger import Ledger, State
+from include.core.receipt import LedgerHead, Receipt
+
+
+class ReceiptLink(BaseOperatorLink):
+    """Opens the receipt of the run, or the partial one while it goes on."""
+
+    name = "Receipt"
+
+    def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
+        return receipt_url(ti_key.dag_id, ti_key.run_id)
+
+
+def receipt_url(dag_id: str, run_id: str) -> str:
+    """Where the portal shows a receipt."""
+    return f"{conf.get('api', 'base_url', fallback='').rstrip('/')}/waybill/receipts/{dag_id}/{run_id}"
+
+
+class ReceiptOperator(WaybillOperator):
+    """Base: a subclass fills in `tell` what its system knows; head, versions, doubts and timings are added here."""
+
+    operator_extra_links = (ReceiptLink(),)
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(trigger_rule="all_done", **kwargs)
+
+    def tell(self, context: Context, ledger: Ledger | None) -> Receipt:
+        """The receipt in the system's own words. Must cope with every upstream task having failed."""
+        raise NotImplementedError
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        try:
+            book: Ledger | None = ledger()
+        except WaybillError as error:
+            self.log.error("%s", error)
+            book = None
+        receipt = completed(self.tell(context, book), context, book)
+        document = run_async(receipts().write(receipt))
+        sentence = f"{receipt.outcome} {receipt.remedy}".strip()
+        self.log.info("%s", sentence)
+        context["ti"].xcom_push(key="outcome", value=sentence)
+        write_note(receipt.dag_id, receipt.run_id, sentence)
+        if receipt.state != "complete":
+            raise VerificationError(sentence)
+        return document.to_dict()
+
+
+def completed(receipt: Receipt, context: Context, book: Ledger | None) -> Receipt:
+    """The receipt with what every system's receipt holds."""
+    run = context["dag_run"]
+    facts: dict[str, Any] = {
+        "timings": {"started": str(run.start_date), **receipt.timings},
+        "versions": {
+            "waybill": waybill_version(),
+            "airflow": version("apache-airflow-core"),
+            "python": sys.version.split()[0],
+            **receipt.versions,
+        },
+    }
+    if book is not None:
+        owner = owner_of(context)
+        rows = book.of_run(owner.dag_id, owner.run_id)
+        number, digest = book.head()
+        facts["ledger"] = LedgerHead(id=book.ledger_id, number=number, sha256=digest)
+        facts["held"] = [str(row) for row in rows if row.state in (State.HELD, State.DOUBTFUL)]
+        facts["superseded"] = [str(row) for row in rows if row.state == State.SUPERSEDED]
+    return receipt.model_copy(update=facts)
+
+
+def waybill_version() -> str:
+    from include import __version__
+
+    return __version__

@@ -1,0 +1,118 @@
+"""Lists every plate and finds what would go wrong, before anything is written anywhere."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow.sdk import Context
+from hooks.aws import PlatesHook
+from hooks.task import run_async, run_folder
+from hooks.waybill import inputs, ledger, receipts
+from operators.common.approval import approvers
+from operators.common.base import WaybillOperator
+from operators.plates.base import backup_request, progress_log, read_plates, records_of
+
+from include.core.concurrency import map_concurrently
+from include.core.errors import RequestError
+from include.core.steps import StepRecords
+from include.core.text import file_name, format_bytes
+from include.plates.models import Plate, PlatePlan
+from include.plates.plan import _check_buckets, plan_plate
+from include.plates.request import BackupRequest
+from include.s3.client import S3Access
+
+PLAN_NOTE = "plan.json"
+_PLATES_AT_ONCE = 3
+
+
+def check_backup(request: BackupRequest, places: Any) -> list[Plate]:
+    """What load_request checks beyond the form: the plates, and that somebody may approve what shall be deleted."""
+    problems: list[str] = []
+    plates: list[Plate] = []
+    for check in (lambda: plates.extend(read_plates(request, places)), lambda: request.delete_parts and approvers()):
+        try:
+            check()
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
+    return plates
+
+
+def label_of(number: int, plate: Plate) -> str:
+    """A plate's name in this run: unique, and fit for a path."""
+    return f"{number:03d}_{file_name(plate.plate_id_full)}"
+
+
+class PlatePlanOperator(WaybillOperator):
+    """Writes each plate's plan beside the receipt and returns the entries of those that can be archived.
+
+    An entry is {"plate": label, "name": plate_id_full, "plan": Document}. A plate with problems is left out and named in
+    the receipt; a dry run returns none. Planning again is harmless: the same plate gives the same plan.
+    """
+
+    def __init__(self, *, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.aws_conn_id = aws_conn_id
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        request, place = backup_request(context), f"{run_folder(context)}/{PLAN_NOTE}"
+        ledger()
+        run_async(receipts().objects.put(place, b"[]"))  # an earlier try's plan is not this one's
+        with self.refusing(context):
+            plates = check_backup(request, inputs())
+            rows = run_async(self._plan(context, request, plates))
+        run_async(receipts().objects.put(place, json.dumps(rows, ensure_ascii=False).encode()))
+        for row in rows:
+            for problem in row["problems"]:
+                self.log.error("plate %s: %s", row["name"], problem)
+        good = [row for row in rows if not row["problems"]]
+        total = sum(row["bytes"] for row in good)
+        self.log.info("%d of %d plates can be archived, %s", len(good), len(rows), format_bytes(total))
+        if request.dry_run:
+            return []
+        return [{name: row[name] for name in ("plate", "name", "plan")} for row in good]
+
+    async def _plan(self, context: Context, request: BackupRequest, plates: list[Plate]) -> list[dict[str, Any]]:
+        async with PlatesHook(self.aws_conn_id).access() as access:
+            source, archive = access.bucket(request.bucket), access.bucket(request.archive_bucket)
+            await _check_buckets(request, source, archive)
+
+            async def one(item: tuple[int, Plate]) -> dict[str, Any]:
+                notes = records_of(context, label_of(*item))
+                return await self._row(request, item, notes, access)
+
+            return await map_concurrently(list(enumerate(plates, start=1)), one, _PLATES_AT_ONCE)
+
+    async def _row(
+        self, request: BackupRequest, item: tuple[int, Plate], notes: StepRecords, access: S3Access
+    ) -> dict[str, Any]:
+        plate = item[1]
+        row = {"plate": label_of(*item), "name": plate.plate_id_full, "bytes": 0, "objects": 0}
+        try:
+            plan = await plan_plate(
+                plate,
+                request.layout_used(),
+                request.settings_used(),
+                source=access.bucket(request.bucket),
+                archive=access.bucket(request.archive_bucket),
+                on_progress=progress_log(self.log.info),
+            )
+        except RequestError as error:
+            return {**row, "problems": error.problems, "warnings": []}
+        return {**row, **_told(plan), "plan": await notes.document("plan", plan)}
+
+
+def _told(plan: PlatePlan) -> dict[str, Any]:
+    """A plan without its thousands of objects."""
+    return {
+        "tag": plan.tag,
+        "objects": plan.objects,
+        "bytes": plan.size_bytes,
+        "parts": {part.name: part.objects for part in plan.parts},
+        "tarballs": [volume.key for volume in plan.volumes],
+        "existing": list(plan.existing),
+        "problems": list(plan.problems),
+        "warnings": list(plan.warnings),
+    }

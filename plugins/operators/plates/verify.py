@@ -1,0 +1,73 @@
+"""Proves a plate's archive by reading it back from the store: another task than the archiver's, and other code."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from airflow.sdk import Context
+from hooks.aws import PlatesHook
+from operators.plates.base import PlateOperator, progress_log, read_model
+
+from include.core.errors import VerificationError
+from include.core.steps import StepRecords
+from include.plates.models import Outcome, PlatePlan, Verdict
+from include.plates.verify import verify_archive
+from include.s3.client import S3Access
+
+_LOOKS = 2
+_PAUSE_SECONDS = 5.0
+
+
+class PlateVerifyOperator(PlateOperator):
+    """Adds "verdict" (a Document) and what a person is shown of it; fails, without retry, for any other outcome.
+
+    What is unverifiable is looked at once more: it may have been a passing trouble of the store.
+    """
+
+    step = "verify"
+
+    async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
+        plan = await read_model(PlatePlan, self.plate["plan"])
+        async with PlatesHook(self.aws_conn_id).access() as access:
+            for look in range(1, _LOOKS + 1):
+                verdict = await self._look(plan, access)
+                if verdict.outcome is not Outcome.UNVERIFIABLE or look == _LOOKS:
+                    break
+                self.log.warning("unverifiable (%s); looking once more", "; ".join(verdict.reasons))
+                await asyncio.sleep(_PAUSE_SECONDS)
+        document = await notes.document("verdict", verdict)
+        await notes.write("verify", verdict.outcome.value, **told(verdict))
+        for check in verdict.checks:
+            self.log.info("%s %s: %s", check.name, check.outcome.value, check.detail)
+        if verdict.outcome is not Outcome.VERIFIED:
+            raise VerificationError(
+                f"{verdict.tag} is {verdict.outcome.value}, so it is kept: {'; '.join(verdict.reasons)}"
+            )
+        return {
+            "verdict": document,
+            "manifests": verdict.manifests_sha256,
+            "objects": verdict.objects,
+            "bytes": verdict.size_bytes,
+        }
+
+    async def _look(self, plan: PlatePlan, access: S3Access) -> Verdict:
+        return await verify_archive(
+            plan.plate,
+            plan.layout,
+            source=access.bucket(plan.bucket),
+            archive=access.bucket(plan.archive_bucket),
+            on_progress=progress_log(self.log.info),
+        )
+
+
+def told(verdict: Verdict) -> dict[str, Any]:
+    """What the receipt says of a verdict."""
+    return {
+        "objects": verdict.objects,
+        "bytes": verdict.size_bytes,
+        "manifests": verdict.manifests_sha256,
+        "reasons": list(verdict.reasons),
+        "proofs": {check.name: check.detail for check in verdict.checks},
+        "delete_script": verdict.delete_script,
+    }

@@ -1,0 +1,578 @@
+"""`submit_once`: lost answers, probes, twins, guards, late answers, cancellations."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from include.core.errors import (
+    AuthError,
+    ConflictingRequest,
+    Doubtful,
+    LedgerError,
+    NotFound,
+    RemoteError,
+    RequestError,
+    TransientError,
+)
+from include.core.ledger import (
+    AttemptLost,
+    DoubtPending,
+    Guard,
+    HarmlessTwin,
+    Ledger,
+    Sent,
+    State,
+    Submission,
+    resolve,
+    verify,
+)
+from tests.include.core.ledger_world import HORIZON, TIMEOUT, Clock, Crash, Remote, begun, intent, run, submit
+from tests.include.core.test_ledger_states import at
+
+S = State
+PROOFS = [
+    (TransientError("429", no_effect=True), S.RESERVED),
+    (AuthError("401"), S.RESERVED),
+    (RemoteError("422", no_effect=True), S.REJECTED),
+    (NotFound("404"), S.REJECTED),
+    (RequestError("bad"), S.REJECTED),
+]
+
+
+@pytest.fixture
+def remote() -> Remote:
+    return Remote()
+
+
+def only(ledger: Ledger) -> Submission:
+    return ledger.generations("tape", "restore", "plate-7")[-1]
+
+
+def whys(ledger: Ledger) -> list[str]:
+    return [body["why"] for body in ledger.event_bodies(only(ledger).id)]
+
+
+def past_the_horizon(remote: Remote) -> None:
+    remote.now += HORIZON + TIMEOUT + 1
+
+
+def test_an_intent_is_sent_once_and_found_again(ledger: Ledger, remote: Remote):
+    first = submit(ledger, remote)
+    again = submit(ledger, remote, intent(run_id="run-2"))
+    assert (first.state, first.external_id, again.external_id, remote.requests) == (S.SENT, "job-1", "job-1", 1)
+
+
+def test_the_intent_is_committed_before_the_request_leaves(
+    ledger: Ledger, remote: Remote, open_ledger: Callable[..., Ledger]
+):
+    seen: list[Submission] = []
+    remote.before_send = lambda row: seen.append(open_ledger().get(row.id))
+    submit(ledger, remote)
+    assert [row.state for row in seen] == [S.SENDING]
+
+
+def test_facts_of_the_answer_are_written_with_the_id(ledger: Ledger, remote: Remote):
+    async def send(row: Submission, guard: Guard) -> Sent:
+        guard()
+        return Sent("job-9", {"batch": "b"})
+
+    row = submit(ledger, remote, send=send)
+    assert (row.external_id, row.detail["batch"]) == ("job-9", "b")
+    assert whys(ledger) == ["intent", "sending", "answer"]
+
+
+def test_a_lost_answer_is_found_by_probe_and_not_sent_again(ledger: Ledger, remote: Remote):
+    remote.faults = ["lost"]
+    assert submit(ledger, remote).external_id == "job-1"
+    assert remote.requests == 1
+    assert whys(ledger)[-1] == "found by probe"
+
+
+def test_a_request_that_never_arrived_is_sent_again_only_after_the_horizon(ledger: Ledger, remote: Remote):
+    remote.faults = ["unsent"]
+    with pytest.raises(DoubtPending) as caught:
+        submit(ledger, remote)
+    assert caught.value.retry_after == HORIZON + TIMEOUT
+    remote.now += HORIZON + TIMEOUT - 1
+    with pytest.raises(DoubtPending) as caught:
+        submit(ledger, remote)
+    assert caught.value.retry_after == 1
+    remote.now += 1
+    assert submit(ledger, remote).external_id == "job-1"
+    assert remote.requests == 2
+
+
+def test_a_job_that_is_hidden_for_a_while_is_found(ledger: Ledger, remote: Remote):
+    remote.faults, remote.hidden = ["lost"], {"job-1"}
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    remote.now += HORIZON
+    remote.hidden.clear()
+    assert submit(ledger, remote).external_id == "job-1"
+    assert remote.requests == 1
+
+
+def test_a_commit_after_the_clients_timeout_is_found(ledger: Ledger, remote: Remote):
+    remote.faults = ["late"]
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    remote.commit()
+    past_the_horizon(remote)
+    assert submit(ledger, remote).external_id == "job-1"
+    assert remote.requests == 1
+
+
+def test_the_horizon_is_counted_on_the_remotes_clock(ledger: Ledger, remote: Remote, clock: Clock):
+    remote.faults = ["unsent"]
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    clock.at += 10 * (HORIZON + TIMEOUT)
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    remote.now -= 3_600  # a remote whose clock is set back makes it longer, never shorter
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+
+
+def test_an_incomplete_walk_proves_nothing(ledger: Ledger, remote: Remote):
+    remote.faults, remote.walks_complete = ["unsent"], False
+    for _ in range(3):
+        with pytest.raises(DoubtPending, match="not complete") as caught:
+            submit(ledger, remote)
+        assert caught.value.retry_after == HORIZON / 4
+        past_the_horizon(remote)
+    remote.walks_complete = True
+    with pytest.raises(DoubtPending, match="not found"):  # the first of the two complete walks
+        submit(ledger, remote)
+    assert remote.requests == 1
+
+
+def test_the_request_timeout_is_waited_for_beside_the_horizon(ledger: Ledger, remote: Remote):
+    remote.faults = ["late"]
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    remote.now += HORIZON + 1
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    assert remote.requests == 1
+
+
+def test_empty_walks_of_an_earlier_attempt_do_not_count(ledger: Ledger, remote: Remote):
+    remote.faults = ["unsent", "unsent"]
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+    past_the_horizon(remote)
+    with pytest.raises(DoubtPending) as caught:  # absence proved, sent again, lost again: the count starts anew
+        submit(ledger, remote)
+    assert caught.value.retry_after == HORIZON + TIMEOUT
+    assert remote.requests == 2
+
+
+def test_two_candidates_are_held_for_a_person(ledger: Ledger, remote: Remote):
+    remote.faults = ["lost"]
+    remote.accept("plate-7")
+    with pytest.raises(Doubtful, match=r"job-1, job-2.*ledger settle 1 --as sent"):
+        submit(ledger, remote)
+    with pytest.raises(Doubtful):  # and stays so
+        submit(ledger, remote)
+    assert only(ledger).state == S.HELD
+    assert remote.requests == 1
+
+
+def test_a_candidate_of_another_submission_is_not_taken(ledger: Ledger, remote: Remote):
+    at(ledger, S.SENT, intent("another"), job="job-1")
+    remote.accept("plate-7")
+    remote.faults = ["unsent"]
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+
+
+def test_a_candidate_that_was_another_attempts_late_answer_is_not_taken(ledger: Ledger, remote: Remote):
+    sent = at(ledger, S.SENT, job="job-0")
+    with pytest.raises(LedgerError):
+        ledger.record_sent(sent, remote.accept("plate-7"), why="answer")
+    ledger.move(sent, S.FAILED, why="test")
+    remote.faults = ["unsent"]
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote)
+
+
+def test_where_absence_cannot_be_proved_the_doubt_is_held(ledger: Ledger, remote: Remote):
+    remote.faults = ["unsent"]
+    probe = remote.probe(proves_absence=False)
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote, probe=probe)
+    past_the_horizon(remote)
+    with pytest.raises(Doubtful, match=r"do not show it.*settle"):
+        submit(ledger, remote, probe=probe)
+    assert (only(ledger).state, remote.requests) == (S.HELD, 1)
+
+
+def test_where_absence_cannot_be_proved_a_job_that_is_found_settles_it(ledger: Ledger, remote: Remote):
+    remote.faults = ["lost"]
+    assert submit(ledger, remote, probe=remote.probe(proves_absence=False)).state == S.SENT
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_a_harmless_twin_is_sent_only_after_the_effect_was_looked_at(ledger: Ledger, remote: Remote, present: bool):
+    async def verified(_row: Submission) -> bool:
+        return present
+
+    remote.faults = ["unsent"]
+    probe = remote.probe(proves_absence=False, harmless=HarmlessTwin("SKIP", verified))
+    with pytest.raises(DoubtPending):
+        submit(ledger, remote, probe=probe)
+    past_the_horizon(remote)
+    row = submit(ledger, remote, probe=probe)
+    assert (row.state, row.generation, remote.requests) == ((S.SUPERSEDED, 1, 1) if present else (S.SENT, 2, 2))
+    assert ledger.generations("tape", "restore", "plate-7")[0].detail["effect_present"] is present
+    submit(ledger, remote, probe=probe)
+    assert remote.requests == (1 if present else 2)  # nor does asking again send again
+
+
+@pytest.mark.parametrize(("error", "state"), PROOFS, ids=lambda value: type(value).__name__)
+def test_an_answer_that_proves_no_effect_leaves_no_doubt(
+    ledger: Ledger, remote: Remote, error: Exception, state: State
+):
+    remote.faults = [error]
+    with pytest.raises(type(error)):
+        submit(ledger, remote)
+    row = only(ledger)
+    assert (row.state, row.accepted_by, row.sending_at) == (state, None, None)
+    assert submit(ledger, remote).generation == (1 if state == S.RESERVED else 2)
+
+
+@pytest.mark.parametrize(("error", "state"), PROOFS, ids=lambda value: type(value).__name__)
+def test_the_senders_proof_counts_also_when_others_have_begun_to_doubt(
+    ledger: Ledger, remote: Remote, error: Exception, state: State
+):
+    remote.faults = [error]
+    remote.before_send = lambda row: ledger.move(row, S.DOUBTFUL, why="another worker") and None
+    with pytest.raises(type(error)):
+        submit(ledger, remote)
+    assert only(ledger).state == state
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("bug"), asyncio.CancelledError(), LedgerError("inside send"), KeyboardInterrupt()]
+)
+def test_whatever_else_ends_a_send_is_a_doubt(ledger: Ledger, remote: Remote, error: BaseException):
+    remote.faults = [error]
+    with pytest.raises((type(error), DoubtPending)):
+        submit(ledger, remote)
+    assert only(ledger).state == S.DOUBTFUL
+
+
+def test_an_error_is_not_hidden_by_a_ledger_that_fails_too(
+    ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch
+):
+    def broken(*_args: object, **_more: object) -> None:
+        raise TransientError("the ledger cannot be written")
+
+    monkeypatch.setattr(ledger, "move", broken)
+    remote.faults = [asyncio.CancelledError()]
+    with pytest.raises(asyncio.CancelledError):
+        submit(ledger, remote)
+    remote.faults = [TransientError("429", no_effect=True)]
+    with pytest.raises(TransientError, match="429"):
+        submit(ledger, remote, intent("other"))
+    assert {row.state for row in ledger.in_states(*State)} == {S.SENDING}
+
+
+def test_a_dead_workers_sending_is_doubted_first(ledger: Ledger, remote: Remote):
+    def die(step: str, _row: Submission) -> None:
+        if step == "answered":
+            raise Crash
+
+    ledger.on_step = die
+    with pytest.raises(Crash):
+        submit(ledger, remote)
+    ledger.on_step = lambda _step, _row: None
+    assert only(ledger).state == S.SENDING
+    assert submit(ledger, remote).external_id == "job-1"
+    assert remote.requests == 1
+
+
+# -- preparing and guarding -------------------------------------------------------------------------------------------
+
+
+def test_a_failed_preparation_proves_that_nothing_was_sent(ledger: Ledger, remote: Remote):
+    async def prepare(_row: Submission, guard: Guard) -> None:
+        guard()
+        raise RuntimeError("cannot clear the ground")
+
+    with pytest.raises(RuntimeError):
+        submit(ledger, remote, prepare=prepare)
+    assert only(ledger).state == S.RESERVED
+    assert submit(ledger, remote).state == S.SENT
+
+
+def test_a_preparation_may_take_longer_than_a_request(ledger: Ledger, remote: Remote, clock: Clock):
+    async def prepare(_row: Submission, guard: Guard) -> None:
+        clock.at += 10 * TIMEOUT
+        guard()
+
+    assert submit(ledger, remote, prepare=prepare).state == S.SENT
+
+
+def test_a_sender_who_was_paused_too_long_does_not_send(ledger: Ledger, remote: Remote, clock: Clock):
+    async def send(row: Submission, guard: Guard) -> str | Sent:
+        clock.at += TIMEOUT + 1
+        return await remote.send(row, guard)
+
+    with pytest.raises(AttemptLost, match="paused"):
+        submit(ledger, remote, send=send)
+    assert (only(ledger).state, remote.requests) == (S.RESERVED, 0)
+
+
+@pytest.mark.parametrize("where", ["prepare", "send"])
+def test_a_sender_whose_attempt_was_taken_over_does_not_send(ledger: Ledger, remote: Remote, where: str):
+    def take_over() -> None:
+        doubtful = ledger.move(only(ledger), S.DOUBTFUL, why="another worker")
+        ledger.begin(ledger.move(doubtful, S.RESERVED, why="absence proved"), answer_within=60)
+
+    async def prepare(_row: Submission, _guard: Guard) -> None:
+        if where == "prepare":
+            take_over()
+
+    async def send(row: Submission, guard: Guard) -> str | Sent:
+        if where == "send":
+            take_over()
+        return await remote.send(row, guard)
+
+    with pytest.raises(AttemptLost, match="taken it over"):
+        submit(ledger, remote, send=send, prepare=prepare)
+    assert (only(ledger).state, remote.requests) == (S.SENDING, 0)  # the other's attempt is left alone
+
+
+def test_a_sender_who_is_doubted_does_not_send(ledger: Ledger, remote: Remote):
+    """The search may have begun already: a job that is sent now could come after the last look."""
+
+    async def send(row: Submission, guard: Guard) -> str | Sent:
+        ledger.move(row, S.DOUBTFUL, why="another worker")
+        return await remote.send(row, guard)
+
+    with pytest.raises(AttemptLost):
+        submit(ledger, remote, send=send)
+    assert (only(ledger).state, remote.requests) == (S.RESERVED, 0)
+
+
+def test_a_guard_that_cannot_read_the_ledger_lets_nothing_pass(
+    ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch
+):
+    async def send(row: Submission, guard: Guard) -> str | Sent:
+        with monkeypatch.context() as patch:
+            patch.setattr(guard.ledger, "get", lambda _id: (_ for _ in ()).throw(TransientError("no connection")))
+            return await remote.send(row, guard)
+
+    with pytest.raises(AttemptLost, match="no connection"):
+        submit(ledger, remote, send=send)
+    assert (only(ledger).state, remote.requests) == (S.RESERVED, 0)
+
+
+def test_a_lost_attempt_may_be_tried_again_and_proves_no_effect():
+    assert AttemptLost("x").retryable
+    assert AttemptLost("x").no_effect
+
+
+# -- late answers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [S.SENDING, S.DOUBTFUL, S.HELD, S.RESERVED])
+def test_a_late_answer_settles_every_doubt(ledger: Ledger, state: State):
+    attempt = begun(ledger)
+    row = attempt
+    for step in {
+        S.SENDING: [],
+        S.DOUBTFUL: [S.DOUBTFUL],
+        S.HELD: [S.DOUBTFUL, S.HELD],
+        S.RESERVED: [S.DOUBTFUL, S.RESERVED],
+    }[state]:
+        row = ledger.move(row, step, why="test")
+    sent = ledger.record_sent(attempt, "job-1", why="answer")
+    assert (sent.state, sent.external_id) == (S.SENT, "job-1")
+    assert ledger.record_sent(attempt, "job-1", why="answer") == sent  # twice is once
+    assert verify(ledger).problems == []
+
+
+def test_a_late_answer_of_a_superseded_attempt_is_kept_with_its_row(ledger: Ledger):
+    attempt = begun(ledger)
+    ledger.move(ledger.move(attempt, S.DOUBTFUL, why="test"), S.SUPERSEDED, why="test")
+    row = ledger.record_sent(attempt, "job-1", why="answer")
+    assert (row.state, row.external_id) == (S.SUPERSEDED, "job-1")
+
+
+def test_a_late_answer_of_a_cancelled_attempt_is_kept_and_reported(ledger: Ledger):
+    attempt = begun(ledger)
+    ledger.move(
+        ledger.move(ledger.move(attempt, S.DOUBTFUL, why="t"), S.HELD, why="t"), S.CANCELLED, why="t", who="amy"
+    )
+    with pytest.raises(LedgerError, match="job-1") as caught:
+        ledger.record_sent(attempt, "job-1", why="answer")
+    assert not caught.value.no_effect
+    assert (only(ledger).state, only(ledger).external_id) == (S.CANCELLED, "job-1")
+
+
+@pytest.mark.parametrize("state", [S.SENT, S.DONE, S.FAILED])
+def test_a_second_job_of_one_generation_is_kept_and_reported(ledger: Ledger, state: State):
+    row = at(ledger, state, job="job-1")
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="job-2"):
+            ledger.record_sent(row, "job-2", why="answer")
+    assert (only(ledger).external_id, only(ledger).detail["late_answers"]) == ("job-1", ["job-2"])
+
+
+def test_a_late_answer_while_the_next_attempt_is_out_does_not_end_that_attempt(ledger: Ledger):
+    old = begun(ledger)
+    ledger.move(ledger.move(old, S.DOUBTFUL, why="t"), S.RESERVED, why="t")
+    new = begun(ledger)
+    with pytest.raises(LedgerError, match="job-1"):
+        ledger.record_sent(old, "job-1", why="answer")
+    assert only(ledger).state == S.SENDING
+    assert ledger.record_sent(new, "job-2", why="answer").external_id == "job-2"
+    assert ledger.known("tape", "restore", ["job-1", "job-2"]) == {"job-1", "job-2"}
+
+
+def test_a_late_answer_after_a_rejection_is_kept_and_reported(ledger: Ledger):
+    attempt = begun(ledger)
+    ledger.move(attempt, S.REJECTED, why="t")
+    with pytest.raises(LedgerError, match="job-1"):
+        ledger.record_sent(attempt, "job-1", why="answer")
+    assert only(ledger).detail["late_answers"] == ["job-1"]
+
+
+def test_an_answer_that_names_another_submissions_job_is_held(ledger: Ledger, remote: Remote):
+    at(ledger, S.SENT, intent("another"), job="job-1")
+    with pytest.raises(Doubtful, match="job-1"):
+        submit(ledger, remote)
+    assert only(ledger).state == S.HELD
+
+
+def test_an_answer_that_cannot_be_recorded_is_named_and_found_by_the_next_try(
+    ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_record_sent", lambda *_a: (_ for _ in ()).throw(TransientError("disk full")))
+        with pytest.raises(TransientError, match=r"job-1.*disk full"):
+            submit(ledger, remote)
+    assert submit(ledger, remote).external_id == "job-1"
+    assert remote.requests == 1
+
+
+@pytest.mark.parametrize("method", ["_begin", "_record_sent"])
+def test_a_commit_whose_answer_was_lost_counts(
+    ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch, method: str
+):
+    real, calls = getattr(ledger, method), []
+
+    def commits_then_breaks(*args: object) -> object:
+        calls.append(args)
+        result = real(*args)
+        if len(calls) == 1:
+            raise TransientError("connection lost while committing")
+        return result
+
+    monkeypatch.setattr(ledger, method, commits_then_breaks)
+    assert submit(ledger, remote).state == S.SENT
+    assert (len(calls), remote.requests) == (2, 1)
+    assert whys(ledger) == ["intent", "sending", "answer"]
+
+
+# -- standing effects, conflicts, cancellations ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("present", "generation"), [(True, 1), (False, 2)])
+def test_a_done_effect_is_looked_at_before_it_is_made_again(
+    ledger: Ledger, remote: Remote, present: bool, generation: int
+):
+    async def effect_present() -> bool:
+        return present
+
+    ledger.move(submit(ledger, remote), S.DONE, why="test")
+    assert submit(ledger, remote, effect_present=effect_present).generation == generation
+
+
+def test_a_done_effect_with_another_payload_needs_a_look_at_the_effect(ledger: Ledger, remote: Remote):
+    async def absent() -> bool:
+        return False
+
+    ledger.move(submit(ledger, remote), S.DONE, why="test")
+    with pytest.raises(ConflictingRequest, match="stands"):
+        submit(ledger, remote, intent(payload="other"))
+    assert submit(ledger, remote, intent(payload="other"), effect_present=absent).generation == 2
+
+
+def test_another_payload_is_refused_before_anything_is_sent(ledger: Ledger, remote: Remote):
+    submit(ledger, remote)
+    with pytest.raises(ConflictingRequest):
+        submit(ledger, remote, intent(payload="other"))
+    assert remote.requests == 1
+
+
+def test_what_a_person_cancels_while_it_is_prepared_by_a_worker_is_not_sent(ledger: Ledger, remote: Remote):
+    def cancel(step: str, row: Submission) -> None:
+        if step == "intent":
+            ledger.request_cancel(row, who="amy", why="wrong plate")
+
+    ledger.on_step = cancel
+    with pytest.raises(ConflictingRequest, match="cancelled"):
+        submit(ledger, remote)
+    assert (only(ledger).state, remote.requests) == (S.CANCELLED, 0)
+
+
+def test_an_intent_that_another_worker_withdrew_is_asked_anew(ledger: Ledger, remote: Remote):
+    def withdraw(step: str, row: Submission) -> None:
+        if step == "intent" and row.generation == 1:
+            ledger.move(row, S.CANCELLED, why="an older plan's")
+
+    ledger.on_step = withdraw
+    assert submit(ledger, remote).generation == 2
+
+
+def test_a_refusal_seen_by_another_worker_is_told_to_all(ledger: Ledger, remote: Remote):
+    def refuse(step: str, row: Submission) -> None:
+        if step == "intent":
+            attempt = ledger.begin(row, answer_within=60)
+            ledger.move(attempt, S.REJECTED, why="422", detail={"refusal": "no such plate"})
+
+    ledger.on_step = refuse
+    with pytest.raises(RemoteError, match="no such plate"):
+        submit(ledger, remote)
+
+
+# -- resolve, alone ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("candidates", [[], ["plate-7"], ["plate-7", "plate-7"]])
+def test_a_doubt_that_is_settled_while_it_is_searched_stays_settled(
+    ledger: Ledger, remote: Remote, candidates: list[str]
+):
+    row = ledger.move(begun(ledger), S.DOUBTFUL, why="test")
+    for key in candidates:
+        remote.accept(key)
+
+    async def walk(found: Submission):
+        seen = await remote.walk(found)
+        if ledger.get(row.id).state == S.DOUBTFUL:
+            ledger.record_sent(row, "job-99", why="answer")
+        return seen
+
+    probe = replace(remote.probe(), walk=walk)
+    try:
+        run(resolve(ledger, row, probe))
+    except LedgerError:
+        pass
+    assert (only(ledger).state, only(ledger).external_id) == (S.SENT, "job-99")
+
+
+def test_of_two_probers_only_one_takes_a_job(ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch):
+    one = ledger.move(begun(ledger), S.DOUBTFUL, why="test")
+    other = ledger.move(begun(ledger, intent("other")), S.DOUBTFUL, why="test")
+    ledger.record_sent(other, remote.accept("plate-7"), why="found by probe")
+    monkeypatch.setattr(ledger, "known", lambda *_args: set())  # read just before the other's commit
+    row = run(resolve(ledger, one, remote.probe()))
+    assert (row.id, row.state, row.external_id) == (one.id, S.DOUBTFUL, None)

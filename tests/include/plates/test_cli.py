@@ -1,0 +1,151 @@
+"""The command line: what it prints, and an exit status of 0 only when that is proved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.plates import servers
+from harness.plates.bench import Bench
+from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
+from include.plates.__main__ import main
+from include.plates.layout import BROAD2018
+from tests.include.plates.test_archive import IMAGES, MAIN
+
+
+@pytest.fixture(autouse=True)
+def _usual_aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.chdir(tmp_path)
+
+
+def call(bench: Bench, command: str, *more: str, plates: bool = False) -> int:
+    ids = ["--project_name", PROJECT, "--batch_id", BATCH] + ([] if plates else ["--plate_id", "20586"])
+    place = ["--bucket", bench.live, "--cold_bucket", bench.cold, "--endpoint-url", bench.url]
+    return main([command, *ids, *place, *more])
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_from_plan_to_restored_file(bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    bench.put(plate_files(plate()))
+    assert call(bench, "plan", "--json") == 0
+    assert printed(capsys)[0]["problems"] == []
+    assert bench.keys(bench.cold) == set()
+    assert call(bench, "verify") == 3
+    assert call(bench, "archive") == 0
+    capsys.readouterr()
+    assert call(bench, "verify", "--json") == 0
+    digest = str(printed(capsys)[0]["manifests_sha256"])
+    assert call(bench, "ls", "--part", "illum") == 0
+    assert "20586_IllumDNA.npy" in capsys.readouterr().out
+    assert call(bench, "restore", "--file", "*IllumDNA.npy", "--to", str(tmp_path / "out")) == 0
+    assert len([p for p in (tmp_path / "out").rglob("*") if p.is_file()]) == 1
+    assert call(bench, "restore", "--status") == 0
+    assert call(bench, "delete", "--approve", "0" * 64, "--part", "images", "--retention", "none") == 1
+    assert set(bench.files) <= bench.keys(bench.live)
+    assert call(bench, "delete", "--approve", digest, "--part", "images", "--retention", "none") == 0
+    assert call(bench, "restore", "--part", "images", "--to", f"s3://{bench.live}/") == 0
+    assert set(bench.files) <= bench.keys(bench.live)
+    assert call(bench, "verify") in (0, 1)
+
+
+def test_the_digest_to_approve_can_be_copied_from_a_narrow_terminal(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "60")
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    capsys.readouterr()
+    assert call(bench, "verify") == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert call(bench, "delete", "--part", "illum", "--retention", "none", "--approve", told.split()[-1]) == 0
+
+
+def test_a_mismatch_is_1_and_says_why(bench: Bench, capsys: pytest.CaptureFixture[str]):
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    data = bench.get(MAIN + ".tar.gz")
+    bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar.gz", Body=data[:-1] + bytes([data[-1] ^ 1]))
+    assert call(bench, "verify") == 1
+    assert "mismatch" in capsys.readouterr().out
+
+
+def test_one_bad_plate_stops_nobody_else_and_the_status_tells(bench: Bench, tmp_path: Path):
+    (tmp_path / "plates.csv").write_text("plate_id,plate_id_full\n20585,20585\n20586,20586\n")
+    bench.put(plate_files(plate("20586")))
+    assert call(bench, "archive", "--plates", "plates.csv", plates=True) == 1
+    assert MAIN + ".tar.gz" in bench.keys(bench.cold)
+    assert call(bench, "verify", "--plates", "plates.csv", plates=True) == 3
+    assert call(bench, "verify") == 0
+
+
+def test_a_foreign_tarball_makes_archive_fail_with_1(bench: Bench, capsys: pytest.CaptureFixture[str]):
+    bench.put(plate_files(plate()))
+    bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar.gz", Body=b"theirs")
+    assert call(bench, "archive") == 1
+    assert "exists already" in capsys.readouterr().out
+    assert bench.get(MAIN + ".tar.gz") == b"theirs"
+
+
+def test_bad_input_is_2_and_an_unreachable_store_4(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    assert call(bench, "plan", plates=True) == 2
+    bench.url = "http://127.0.0.1:1"
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    assert call(bench, "ls") == 4
+
+
+def test_no_message_shows_a_secret(bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show-me")
+    call(bench, "plan")
+    bench.url = "http://127.0.0.1:1"
+    call(bench, "ls")
+    shown = capsys.readouterr()
+    assert "do-not-show-me" not in shown.out + shown.err and "rehearsal" not in shown.err
+
+
+def test_a_layout_of_ones_own_is_a_json_file(bench: Bench, tmp_path: Path):
+    layout = BROAD2018.model_copy(update={"name": "own", "compression": "zstd"})
+    (tmp_path / "layout.json").write_text(layout.model_dump_json())
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive", "--layout", "layout.json") == 0
+    assert MAIN + ".tar.zst" in bench.keys(bench.cold)
+    (tmp_path / "bad.json").write_text('{"name": "x"}')
+    assert call(bench, "plan", "--layout", "bad.json") == 2
+
+
+def test_archiving_again_from_the_command_line_changes_nothing(bench: Bench):
+    bench.put(plate_files(plate()) | {IMAGES + "big": servers.noise("b", 6 << 20)})
+    assert call(bench, "archive", "--part-mib", "5", "--volume-gib", "1") == 0
+    before = {key: bench.get(key) for key in bench.keys(bench.cold)}
+    assert call(bench, "archive", "--part-mib", "5", "--volume-gib", "1") == 0
+    assert {key: bench.get(key) for key in bench.keys(bench.cold)} == before
+
+
+def test_a_batch_of_58_plates_of_which_one_is_empty_and_one_damaged(
+    bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    ids = [str(20_600 + number) for number in range(58)]
+    empty, damaged = ids[7], ids[31]
+    for one in ids:
+        if one != empty:
+            bench.put(dict(list(plate_files(plate(one), sites=1).items())[:2]))
+    batch = tmp_path / "plates.csv"
+    batch.write_text("plate_id,plate_id_full\n" + "".join(f"{one},{one}\n" for one in ids))
+    assert call(bench, "archive", "--plates", str(batch), "--no-probe", "--json", plates=True) == 1
+    told = capsys.readouterr().out
+    assert told.count('"manifest_key"') >= 57 and empty in told
+    key = MAIN.replace("20586", damaged) + ".tar.gz"
+    body = bytearray(bench.get(key))
+    body[len(body) // 2] ^= 1
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=bytes(body))
+    assert call(bench, "verify", "--plates", str(batch), "--json", plates=True) == 1
+    outcomes = {row["plate"]["plate_id"]: row["outcome"] for row in printed(capsys)}  # type: ignore[index]
+    assert outcomes.pop(empty) == "unverifiable" and outcomes.pop(damaged) == "mismatch"
+    assert len(outcomes) == 56 and set(outcomes.values()) == {"verified"}

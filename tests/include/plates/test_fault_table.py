@@ -1,0 +1,162 @@
+"""Every case of the fault table once: nothing is lost, and each ends as it must. And the table can fail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.plates.fault_cases import CASES
+from harness.plates.fault_table import DELETED, Case, play, procedure
+from include.plates import delete as deleting
+from include.plates import verify as verifying
+from include.plates.models import Outcome
+from include.s3 import guarded_delete
+from include.s3.bucket import Bucket
+
+BY_NAME = {case.name: case for case in CASES}
+Patch = pytest.MonkeyPatch
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_nothing_is_lost_and_each_case_ends_as_it_must(case: Case, request: pytest.FixtureRequest):
+    played = play(case, request.getfixturevalue("rclone_url" if case.real else "moto_url"), seed=1)
+    assert played.ours == 0, played
+    assert played.ended in case.ends, played
+    assert played.unlined == 0, "every deletion has its line"
+
+
+def test_the_procedure_s_own_check_loses_objects_in_many_of_these_cases():
+    losing = {case.name for case in CASES if case.story is None and procedure(case, seed=1) > 0}
+    assert {"F17 one flipped bit at rest", "F21 a new object after the proof"} < losing
+    assert "no fault" not in losing and "a plate id that begins another's" not in losing
+    assert not losing & {case.name for case in CASES if case.sop_stops}
+
+
+# Without a guard, objects are lost: so the table tests the guards
+
+
+def no_proof(patch: Patch) -> None:
+    verdict = verifying._Verification.verdict
+
+    def blind(self: Any) -> Any:
+        told = verdict(self)
+        checks = tuple(check.model_copy(update={"outcome": Outcome.VERIFIED}) for check in told.checks)
+        return told.model_copy(update={"outcome": Outcome.VERIFIED, "checks": checks})
+
+    patch.setattr(verifying._Verification, "verdict", blind)
+
+
+def no_condition(patch: Patch) -> None:
+    async def unguarded(self: Any, target: Any, **_: Any) -> Any:
+        await self._source.delete_one(target.key)
+        return guarded_delete.KeyOutcome(target.key, None, guarded_delete.Result.DELETED)
+
+    patch.setattr(guarded_delete.Deleter, "_one", unguarded)
+
+
+def no_versions(patch: Patch) -> None:
+    """A deletion of the current object, whatever it is, in place of the archived version."""
+    delete_many = Bucket.delete_many
+
+    async def current(self: Bucket, objects: Any) -> Any:
+        versions = [await self.head(row["Key"]) for row in objects]
+        rows = [{"Key": row["Key"], "VersionId": v.version_id} for row, v in zip(objects, versions, strict=True) if v]
+        return await delete_many(self, rows)  # type: ignore[arg-type]
+
+    patch.setattr(Bucket, "delete_many", current)
+
+
+def no_batch_etags(patch: Patch) -> None:
+    """But for the probe that finds out whether the store honours them."""
+    delete_many = Bucket.delete_many
+
+    async def bare(self: Bucket, rows: Any) -> Any:
+        probing = rows[0]["Key"].endswith("condition_probe")
+        return await delete_many(self, rows if probing else [{"Key": row["Key"]} for row in rows])
+
+    patch.setattr(Bucket, "delete_many", bare)
+
+
+def no_look_and_no_condition(patch: Patch) -> None:
+    async def passes(*_: Any) -> None:
+        return None
+
+    patch.setattr(deleting._Deletion, "check_source", passes)
+    no_condition(patch)
+
+
+def no_look_at_the_archive(patch: Patch) -> None:
+    async def passes(*_: Any) -> None:
+        return None
+
+    patch.setattr(deleting._Deletion, "check_archive", passes)
+
+
+def no_judge(patch: Patch) -> None:
+    from operators.common import gate
+
+    from include.core import approval
+
+    def yes(record: Any, sha256_now: str, *_: Any) -> Any:
+        return approval.Decision(True, "anybody", "now", sha256_now)
+
+    patch.setattr(gate, "decision", yes)
+
+
+def no_look_at_markers(patch: Patch) -> None:
+    async def passes(*_: Any, **__: Any) -> None:
+        return None
+
+    patch.setattr(deleting._Deletion, "check_undone", passes)
+    patch.setattr(guarded_delete.Deleter, "_kept", passes)
+
+
+def overwriting(patch: Patch) -> None:
+    async def put(self: Bucket, key: str, data: bytes, *, metadata: Any = None, **_: str) -> Any:
+        answer = await self.access.call(
+            "put_object", "PUT", Bucket=self.name, Key=key, Body=data, Metadata=dict(metadata or {})
+        )
+        return answer["ETag"].strip('"'), answer.get("VersionId")
+
+    async def none(*_: Any) -> Any:
+        return (), []
+
+    async def passes(*_: Any) -> None:
+        return None
+
+    patch.setattr(Bucket, "put_new", put)
+    patch.setattr("include.plates.plan._existing", none)
+    patch.setattr("include.plates.archive._VolumeJob._refuse_foreign", passes)
+
+
+MUTANTS = [
+    (no_proof, "F17 one flipped bit at rest"),
+    (no_proof, "F19 a part is lost at rest"),
+    (no_proof, "one image is not in the tarball"),
+    (no_look_and_no_condition, "F20 an object overwritten after the proof"),
+    (no_condition, "F20 past every look, If-Match honoured"),
+    (no_condition, "F20 past every look, conditions ignored"),
+    (no_versions, "F20 past every look, on versioned buckets"),
+    (no_batch_etags, "F20 past every look, ETags in batches honoured"),
+    (no_look_at_the_archive, "F34 the tarball is replaced after the approval"),
+    (no_judge, "F35 approved by somebody who may not"),
+    (no_judge, "F35 two approvers race"),
+    (no_look_at_markers, "a marked object is brought back while the purge runs"),
+    (overwriting, "an archive of that name exists"),
+]
+
+
+@pytest.mark.parametrize(("guard_off", "name"), MUTANTS, ids=[f"{guard.__name__}: {name}" for guard, name in MUTANTS])
+def test_without_its_guard_a_case_loses_objects(guard_off: Any, name: str, moto_url: str, monkeypatch: Patch):
+    guard_off(monkeypatch)
+    assert play(BY_NAME[name], moto_url, seed=1).ours > 0
+
+
+def test_without_the_intent_in_the_journal_a_crash_leaves_deletions_without_their_line(
+    moto_url: str, monkeypatch: Patch
+):
+    take = deleting._Deletion._take
+    monkeypatch.setattr(deleting._Deletion, "_take", lambda self, row: None if "intent" in row else take(self, row))
+    played = play(BY_NAME["F36 a crash in the middle of a deletion"], moto_url, seed=1)
+    assert played.ended != DELETED or played.unlined > 0

@@ -1,0 +1,26 @@
+"""SIGKILL at random instants of archive, verify and delete, through the command line, in processes of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.plates.bench import Bench
+from harness.plates.kills import WAYS, Round, kill_archiving, kill_deleting, kill_verifying
+
+
+def test_a_killed_archive_ends_in_the_same_bytes_and_sends_no_finished_part_again(bench: Bench, tmp_path: Path):
+    told = kill_archiving(bench, tmp_path, seed=1, kills=3)
+    assert told.kills and told == Round(kills=told.kills)
+
+
+def test_a_killed_verification_changes_nothing(bench: Bench, tmp_path: Path):
+    told = kill_verifying(bench, tmp_path, seed=2, kills=2)
+    assert told.kills and told == Round(kills=told.kills)
+
+
+@pytest.mark.parametrize("way", ["plain", "markers"])
+def test_a_killed_deletion_ends_and_deletes_nothing_unproved(way: str, bench: Bench, tmp_path: Path):
+    told = kill_deleting(bench, tmp_path, seed=WAYS.index(way), kills=2)
+    assert told.kills and told == Round(kills=told.kills)

@@ -1,0 +1,48 @@
+"""The pieces of a part: read as a file they are the same bytes, however they came."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from include.s3.pieces import Pieces
+
+SIZES = st.lists(st.sampled_from([0, 1, 511, 512, 65_535, 65_536, 70_000, 300_000]), max_size=12)
+
+
+def parts_of(sizes: list[int]) -> list[bytes]:
+    return [bytes([index % 251]) * size for index, size in enumerate(sizes)]
+
+
+def stretches(body: Pieces) -> list[bytes]:
+    found = []
+    while chunk := body.read(16_384):
+        found.append(bytes(chunk))
+    return found
+
+
+@given(SIZES)
+def test_what_is_read_is_what_was_given_each_time(sizes: list[int]):
+    whole = b"".join(parts_of(sizes))
+    body = Pieces([memoryview(part) for part in parts_of(sizes)])
+    assert len(body) == len(whole) and body.join() == b"".join(body) == whole
+    for _ in range(2):
+        assert b"".join(stretches(body)) == whole and body.tell() == len(whole)
+        assert body.seek(0) == 0
+    assert (body.seek(0, os.SEEK_END), body.read()) == (len(whole), b"")
+
+
+def test_large_pieces_are_not_copied_and_small_neighbours_go_together():
+    small, large = b"s" * 512, memoryview(b"l" * 1_000_000)
+    body = Pieces([small, small, large, small])
+    assert body.read(1) == small + small
+    assert body.read(1) is large
+    assert body.read(1) == small
+
+
+def test_it_is_read_from_its_start_only():
+    with pytest.raises(ValueError, match="not from byte 7"):
+        Pieces([b"0123456789"]).seek(7)

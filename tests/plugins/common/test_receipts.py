@@ -1,0 +1,218 @@
+"""The receipt task, whatever happened before it, and the page on which the portal shows it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from hooks.waybill import receipts
+from operators.common.receipt import ReceiptLink, receipt_url
+from operators.icav2.receipt import ICAv2ReceiptOperator
+from portal.app import app, may_read_run
+
+from include.core.errors import VerificationError
+from include.core.ledger import Intent, Ledger, Owner, State, Submission
+from include.core.receipt import Receipt
+from tests.plugins.conftest import Connect
+from tests.plugins.doubles import DAG_ID, RUN_ID, Run
+
+
+@pytest.fixture
+def receipt(receipts_folder: Path) -> ICAv2ReceiptOperator:
+    return ICAv2ReceiptOperator(task_id="receipt")
+
+
+def document(folder: Path, run_id: str = RUN_ID) -> dict[str, Any]:
+    return json.loads((folder / DAG_ID / run_id / "receipt.json").read_text())
+
+
+def test_it_runs_whatever_happened_before(receipt: ICAv2ReceiptOperator):
+    assert receipt.trigger_rule == "all_done"
+
+
+def test_a_refused_request_gives_an_incomplete_receipt_with_outcome_and_remedy(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    run = Run({"typo": 1})
+    run.xcoms["load_request", "request_errors"] = ["typo: this field is not known; take it out"]
+    with pytest.raises(VerificationError, match="Refused, nothing was copied"):
+        run.execute(receipt)
+    told = document(receipts_folder)
+    assert told["state"] == "incomplete"
+    assert "typo" in told["outcome"]
+    assert told["remedy"] == "Correct the conf and trigger again."
+    assert run.xcoms["receipt", "outcome"] == f"{told['outcome']} {told['remedy']}"
+    number, digest = ledger.head()
+    assert told["ledger"] == {"id": ledger.ledger_id, "number": number, "sha256": digest}
+    assert told["versions"].keys() == {"waybill", "airflow", "python"}
+
+
+def test_a_missing_ledger_does_not_keep_it_from_being_written(
+    receipt: ICAv2ReceiptOperator, connect: Connect, receipts_folder: Path, tmp_path: Path
+):
+    connect("waybill_ledger", f"sqlite:///{tmp_path / 'nowhere.db'}")
+    with pytest.raises(VerificationError):
+        Run().execute(receipt)
+    told = document(receipts_folder)
+    assert (told["state"], told["ledger"]) == ("incomplete", None)
+
+
+def test_a_copy_that_left_nothing_behind_is_not_called_complete(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    run = Run()
+    run.xcoms["plan", "return_value"] = {"plan": {"uri": "file:///x", "sha256": "0", "size_bytes": 1}, "files": 4}
+    with pytest.raises(VerificationError, match="did not come to its end"):
+        run.execute(receipt)
+    assert document(receipts_folder)["state"] == "incomplete"
+
+
+@pytest.mark.parametrize(
+    ("state", "failure", "wished"), [("failed", None, True), ("failed", "AuthError", False), ("success", None, False)]
+)
+def test_a_copy_that_was_marked_failed_before_anything_watched_leaves_the_wish_to_cancel(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path, state: str, failure: str | None, wished: bool
+):
+    run = Run()
+    run.states["copy"] = state
+    run.xcoms["plan", "return_value"] = {"plan": {"uri": "file:///x", "sha256": "0", "size_bytes": 1}, "files": 4}
+    run.xcoms["copy", "failure"] = failure
+    row = sent(ledger)
+    with pytest.raises(VerificationError):
+        run.execute(receipt)
+    assert (ledger.get(row.id).cancel_requested_at is not None) == wished
+
+
+def test_a_proof_that_has_gone_is_not_called_complete(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    gone = {"uri": f"{receipts_folder.as_uri()}/x", "sha256": "0" * 64, "size_bytes": 1}
+    totals = {"files": 2, "files proved": 2, "bytes": 6, "proved bytes": 6, "destinations": 1}
+    run = Run()
+    run.xcoms["copy", "report"] = {
+        "documents": {"output": gone, "per-file proof": gone}, "totals": totals, "missing": [], "missing_count": 0,
+    }  # fmt: skip
+    with pytest.raises(VerificationError, match="cannot be read"):
+        run.execute(receipt)
+    told = document(receipts_folder)
+    assert told["state"] == "incomplete"
+    assert "Clear the task copy" in told["remedy"]
+
+
+def test_counts_alone_do_not_make_a_run_complete(receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path):
+    proof = {"source_uri": "icav2://s/a", "dest_uri": "icav2://t/", "path": "a", "size_bytes": 3, "by": "size"}
+    lines = "".join(json.dumps({**proof, "verdict": verdict}) + "\n" for verdict in ("ok", "missing"))
+    store = receipts().objects
+    empty = {"job_list_with_attempt_counter": [], "counters": {}}
+    documents = {
+        "output": asyncio.run(store.put("output.json", json.dumps(empty).encode())).to_dict(),
+        "per-file proof": asyncio.run(store.put("proof.jsonl", lines.encode())).to_dict(),
+    }
+    totals = {"files": 2, "files proved": 2, "bytes": 6, "proved bytes": 6, "destinations": 1}
+    run = Run()
+    run.xcoms["copy", "report"] = {"documents": documents, "totals": totals, "missing": ["a"], "missing_count": 0}
+    with pytest.raises(VerificationError):
+        run.execute(receipt)
+    assert document(receipts_folder)["state"] == "incomplete"
+
+
+def test_the_link_leads_to_the_portal_under_the_address_of_the_api(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example.org/prefix/")
+    key = type("Key", (), {"dag_id": DAG_ID, "run_id": RUN_ID})
+    expected = f"https://airflow.example.org/prefix/waybill/receipts/{DAG_ID}/{RUN_ID}"
+    assert ReceiptLink().get_link(None, ti_key=key) == receipt_url(DAG_ID, RUN_ID) == expected
+
+
+# -- the portal --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def portal(receipts_folder: Path, ledger: Ledger) -> Iterator[TestClient]:
+    """The portal as a user sees it who may read the run."""
+    (guard,) = may_read_run
+    app.dependency_overrides[guard.dependency] = lambda: None
+    yield TestClient(app)
+    app.dependency_overrides.clear()
+
+
+def stored(**fields: Any) -> None:
+    asyncio.run(
+        receipts().write(Receipt(**{"dag_id": DAG_ID, "run_id": RUN_ID, "state": "complete", "outcome": "", **fields}))
+    )
+
+
+def reserved(ledger: Ledger, key: str = "icav2://project/folder/") -> None:
+    ledger.open(Intent("icav2", "copy_batch", key, {"a": 1}, Owner(DAG_ID, RUN_ID, "copy")))
+
+
+def sent(ledger: Ledger) -> Submission:
+    """A job of this run that ICA has accepted."""
+    intent = Intent("icav2", "copy_batch", "icav2://project/folder/", {"a": 1}, Owner(DAG_ID, RUN_ID, "copy"))
+    row = ledger.begin(ledger.open(intent), answer_within=60)
+    assert row is not None
+    return ledger.record_sent(row, "job-1", why="answer")
+
+
+def test_a_finished_receipt_is_shown_as_page_and_as_document(portal: TestClient):
+    stored(outcome="All 4 files are at their destinations.")
+    page = portal.get(f"/receipts/{DAG_ID}/{RUN_ID}")
+    assert page.status_code == 200
+    assert "All 4 files are at their destinations." in page.text
+    assert page.headers["cache-control"] == "no-store"
+    assert portal.get(f"/receipts/{DAG_ID}/{RUN_ID}/receipt.json").json()["state"] == "complete"
+
+
+def test_while_the_run_goes_on_it_shows_the_ledger_as_it_is_now(portal: TestClient, ledger: Ledger):
+    reserved(ledger)
+    shown = portal.get(f"/receipts/{DAG_ID}/{RUN_ID}/receipt.json").json()
+    assert shown["state"] == "running"
+    assert shown["items"] == [{"effect": "icav2://project/folder/", "state": "reserved", "generation": 1, "job": None}]
+    stored(state="running", outcome="Copying goes on.")
+    shown = portal.get(f"/receipts/{DAG_ID}/{RUN_ID}/receipt.json").json()
+    assert (shown["outcome"], len(shown["items"])) == ("Copying goes on.", 1)
+
+
+def test_what_a_caller_wrote_is_shown_as_text(portal: TestClient, ledger: Ledger):
+    reserved(ledger, "icav2://project/<script>alert(1)</script>/")
+    stored(state="running", outcome="<img src=x onerror=alert(1)>")
+    page = portal.get(f"/receipts/{DAG_ID}/{RUN_ID}").text
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+
+
+@pytest.mark.parametrize(
+    "path", [f"{DAG_ID}/nobody", "%2e%2e/x", f"{DAG_ID}/%2e%2e", f"{DAG_ID}/%2e%2e%2f%2e%2e%2fetc"]
+)
+def test_a_run_that_nobody_knows_is_not_found_and_no_path_leads_out(portal: TestClient, path: str):
+    stored()
+    assert portal.get(f"/receipts/{path}/receipt.json").status_code == 404
+
+
+def test_a_ledger_that_cannot_be_read_is_said_and_not_hidden(portal: TestClient, connect: Connect, tmp_path: Path):
+    connect("waybill_ledger", f"sqlite:///{tmp_path / 'nowhere.db'}")
+    answer = portal.get(f"/receipts/{DAG_ID}/{RUN_ID}")
+    assert answer.status_code == 503
+    assert "include.core.ledger init" in answer.text
+
+
+def test_every_route_depends_on_a_permission_and_only_reads():
+    routes = [route for route in app.routes if hasattr(route, "dependant")]
+    assert len(routes) == len(app.routes) == 2
+    for route in routes:
+        assert route.dependencies == may_read_run, f"{route.path} would be public"
+        assert route.methods == {"GET"}
+
+
+def test_open_rows_are_told_in_the_receipt(receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path):
+    reserved(ledger)
+    row = ledger.begin(ledger.in_states(State.RESERVED)[0], answer_within=60)
+    assert row is not None
+    ledger.move(row, State.DOUBTFUL, why="no answer")
+    with pytest.raises(VerificationError):
+        Run().execute(receipt)
+    assert "icav2://project/folder/" in document(receipts_folder)["held"][0]

@@ -1,0 +1,211 @@
+"""plate_restore step by step: what is cold is asked for and waited for, what is there is never replaced unasked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from operators.common.load_request import LoadRequestOperator
+from operators.plates.base import read_plates
+from operators.plates.restore import (
+    PlateRestoreOperator,
+    PlateRestorePlanOperator,
+    PlateRestoreReceiptOperator,
+    PlateWarmOperator,
+)
+from triggers.plates import PlateUndoTrigger, PlateWarmTrigger
+
+from include.core.errors import NotFound, TransientError, VerificationError
+from include.core.ledger import Ledger
+from include.core.receipt import Receipt
+from include.plates.request import RestoreRequest
+from tests.plugins.plates.conftest import Store
+from tests.plugins.plates.doubles import Run
+from tests.plugins.plates.test_backup_steps import archive, plan
+
+
+class Deferred(Exception):
+    """Stands for Airflow's TaskDeferred."""
+
+
+@pytest.fixture
+def archived(store: Store) -> Store:
+    """A plate in its tarballs, and nothing of it left in the live bucket."""
+    store.seed("20585", sites=2)
+    run = store.run("20585")
+    archive(run, plan(run)[0])
+    for key in store.files:
+        store.client.delete_object(Bucket=store.live, Key=key)
+    return store
+
+
+def request(store: Store, **options: Any) -> Run:
+    conf = {key: value for key, value in store.conf("20585").items() if key != "retention"}
+    return Run("plate_restore", {**conf, **options}, "manual__restore")
+
+
+def found(run: Run) -> list[dict[str, Any]]:
+    run.execute(LoadRequestOperator(task_id="load_request", model=RestoreRequest, check=read_plates))
+    return run.execute(PlateRestorePlanOperator(task_id="plan"))
+
+
+def restored(run: Run) -> None:
+    for entry in found(run):
+        warm = PlateWarmOperator(task_id="warm", plate=entry)
+        run.execute(PlateRestoreOperator(task_id="restore", plate=run.execute(warm)))
+
+
+def receipt(run: Run, store: Store) -> Receipt:
+    try:
+        run.execute(PlateRestoreReceiptOperator(task_id="receipt"))
+    except VerificationError:
+        pass
+    return Receipt.model_validate_json((store.receipts / "plate_restore" / run.run_id / "receipt.json").read_text())
+
+
+def there(store: Store) -> dict[str, bytes]:
+    return {k: store.client.get_object(Bucket=store.live, Key=k)["Body"].read() for k in store.of_plate("20585")}
+
+
+def test_a_whole_plate_comes_back_byte_for_byte_and_again_is_harmless(archived: Store):
+    for _ in range(2):
+        run = request(archived)
+        restored(run)
+        told = receipt(run, archived)
+        assert told.state == "complete"
+        assert told.totals["files proved"] == len(archived.files)
+    assert there(archived) == archived.files
+    assert "identical" in told.items[0]["why"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "match"),
+    [
+        ({"parts": ["illum"]}, "/illum/"),
+        ({"files": ["20585.sqlite"]}, ".sqlite"),
+        ({"files": ["*/Images/*"]}, "/Images/"),
+    ],
+)
+def test_one_part_or_single_files_come_back_alone(archived: Store, wish: dict[str, Any], match: str):
+    run = request(archived, **wish)
+    restored(run)
+    assert there(archived) == {key: data for key, data in archived.files.items() if match in key}
+
+
+def test_files_may_be_put_below_another_prefix(archived: Store):
+    run = request(archived, files=["20585.sqlite"], to_prefix="restored/")
+    restored(run)
+    wanted = next(key for key in archived.files if key.endswith(".sqlite"))
+    assert archived.keys(prefix="restored/") == {f"restored/{wanted}"}
+
+
+def test_what_is_there_and_differs_is_refused_and_told_and_replaced_only_when_asked(archived: Store):
+    key = next(key for key in archived.files if key.endswith(".sqlite"))
+    archived.client.put_object(Bucket=archived.live, Key=key, Body=b"newer work")
+    run = request(archived)
+    with pytest.raises(VerificationError, match="1 of"):
+        restored(run)
+    assert there(archived)[key] == b"newer work"
+    told = receipt(run, archived)
+    assert told.state == "incomplete"
+    assert key in told.items[0]["why"]
+    restored(request(archived, overwrite=True))
+    assert there(archived) == archived.files
+
+
+def test_what_is_not_in_the_archive_is_told_and_nothing_is_started(archived: Store):
+    run = request(archived, files=["no-such-file"])
+    assert found(run) == []
+    told = receipt(run, archived)
+    assert "no-such-file" in told.items[0]["why"]
+
+
+def test_a_dry_run_says_what_would_come_back_and_how_cold_it_lies(archived: Store):
+    run = request(archived, dry_run=True)
+    assert found(run) == []
+    told = receipt(run, archived)
+    assert told.state == "complete"
+    assert told.outcome == f"Dry run, nothing was restored: {len(archived.files)} files of 1 of 1 plate."
+    assert set(told.items[0]["tarballs"].values()) == {"ready"}
+    assert there(archived) == {}
+
+
+def freeze(store: Store) -> list[str]:
+    """Puts every tarball into cold storage."""
+    keys = [key for key in store.keys(store.cold) if key.endswith(".tar.gz")]
+    for key in keys:
+        head = store.client.head_object(Bucket=store.cold, Key=key)
+        body = store.client.get_object(Bucket=store.cold, Key=key)["Body"].read()
+        store.client.put_object(
+            Bucket=store.cold, Key=key, Body=body, Metadata=head["Metadata"], StorageClass="GLACIER"
+        )
+    return keys
+
+
+def waiting(run: Run, entry: dict[str, Any], event: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a warm task defers with."""
+    task, waits = PlateWarmOperator(task_id="warm", plate=entry), list[dict[str, Any]]()
+
+    def defer(**wait: Any) -> None:
+        waits.append(wait)
+        raise Deferred
+
+    task.defer = defer  # type: ignore[method-assign]
+    with pytest.raises(Deferred):
+        task.resume(run.context("warm"), event)
+    return waits[0]
+
+
+def test_cold_tarballs_are_asked_for_and_waited_for_without_a_worker(
+    archived: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    keys = freeze(archived)
+    run = request(archived)
+    (entry,) = found(run)
+    assert set(run_states(run, archived)) == {"cold"}
+    cold = ["cold"]  # moto warms at once; a real store takes hours
+    monkeypatch.setattr("include.s3.bucket.Head.cold", property(lambda self: bool(cold)))
+    trigger = waiting(run, entry)["trigger"]
+    assert isinstance(trigger, PlateWarmTrigger)
+    assert sorted(trigger.options["keys"]) == sorted(keys)
+
+    async def looks() -> list[str | None]:
+        async with trigger.observer(ledger) as observe:
+            first = await observe()
+            cold.clear()
+            return [first.wake, (await observe()).wake]
+
+    assert asyncio.run(looks()) == [None, "no tarball is cold any more"]
+    monkeypatch.undo()
+
+
+def run_states(run: Run, store: Store) -> list[str]:
+    path = store.receipts / "plate_restore" / run.run_id / "plan.json"
+    return list(json.loads(path.read_text())[0]["tarballs"].values())
+
+
+def test_a_wait_that_is_over_fails_with_what_to_do_and_a_lost_tarball_at_once(
+    archived: Store, monkeypatch: pytest.MonkeyPatch
+):
+    freeze(archived)
+    run = request(archived)
+    (entry,) = found(run)
+    with monkeypatch.context() as frozen:
+        frozen.setattr("include.s3.bucket.Head.cold", property(lambda self: True))
+        with pytest.raises(TransientError, match="still cold after 72 hours"):
+            PlateWarmOperator(task_id="warm", plate=entry).resume(run.context("warm"), {"kind": "deadline", "why": ""})
+    for key in archived.keys(archived.cold):
+        if key.endswith(".tar.gz"):
+            archived.client.delete_object(Bucket=archived.cold, Key=key)
+    with pytest.raises(NotFound, match="is missing from"):
+        PlateWarmOperator(task_id="warm", plate=entry).resume(run.context("warm"))
+
+
+def test_triggers_survive_a_move_to_another_triggerer():
+    facts = {"conn_id": "c", "dag_id": "d", "run_id": "r", "deadline": 1.0, "since": 0.0, "poll_seconds": 5.0}
+    for kind in (PlateWarmTrigger, PlateUndoTrigger):
+        path, kept = kind(**facts, options={"keys": ["k"]}).serialize()
+        assert path == f"triggers.plates.{kind.__name__}"
+        assert kept == {**facts, "options": {"keys": ["k"]}, "ledger_conn_id": "waybill_ledger"}
