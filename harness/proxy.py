@@ -174,22 +174,20 @@ def proxied(upstream: str) -> Iterator[Front]:
 
 # Rules that tests write often
 
+HONOUR_BATCH_ETAGS: RuleDict = {"fault": "honour_batch_etags", "method": "POST", "query": "^delete", "times": None}
+
 
 def call(hook: Hook, *, times: int | None = None, **match: Any) -> RuleDict:
     """Call a function at each request that matches."""
     return {"fault": "call", "hook": hook, "times": times, **match}
 
 
-def refuse(method: str, path: str, status: int, code: str, *, times: int | None = None) -> RuleDict:
+def refuse(
+    method: str | None, path: str | None, status: int, code: str, *, times: int | None = None, query: str | None = None
+) -> RuleDict:
     """Answer in place of the store."""
-    return {
-        "fault": "status",
-        "method": method,
-        "path": path,
-        "code": status,
-        "problem": {"code": code},
-        "times": times,
-    }
+    where = {"method": method, "path": path, "query": query}
+    return {"fault": "status", "code": status, "problem": {"code": code}, "times": times, **where}
 
 
 def lose_answer(method: str, query: str | None = None, *, times: int | None = 1) -> RuleDict:
