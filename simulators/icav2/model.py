@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 from simulators.icav2.settings import Draw
 
 Right = Literal["none", "viewer", "contributor"]
-TERMINAL = frozenset({"STOPPED", "SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED"})
 DATA_STATUSES = ("PARTIAL", "AVAILABLE", "ARCHIVING", "ARCHIVED", "UNARCHIVING", "DELETING")
 ITEM_STATUSES = ("QUEUED", "COPYING", "COPIED", "PARTIALLY_COPIED", "FAILED")
 JOB_STATUSES = (

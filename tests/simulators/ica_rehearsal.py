@@ -1,6 +1,6 @@
 """A client for the simulator tests: every answer it receives is checked against the OpenAPI subset of ICA.
 
-The one thing to know: object schemas are closed here (no unknown field passes), which is stricter than the specification.
+Invariant: object schemas are closed here (no unknown field passes), which is stricter than the specification.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ CONFORMANCE = Conformance()
 class Rehearsal:
     """A simulator on a real socket with a clock that stands still, two projects, and a client with a token."""
 
-    def __init__(self, *, speed: float = 0.0, **knobs: Any) -> None:
+    def __init__(self, *, speed: float = 0.0, **settings: Any) -> None:
         defaults = {"failure_rate": 0.0, "folder_create_seconds": 0.0, "token_lifetime_seconds": 10**6}
-        self.sim = IcaSimulator(Clock(epoch=START, speed=speed), Settings(**(defaults | knobs)))
+        self.sim = IcaSimulator(Clock(epoch=START, speed=speed), Settings(**(defaults | settings)))
         for project in (SOURCE, TARGET):
             self.sim.seed_project(project)
         self.server = serve(self.sim.app)

@@ -19,7 +19,7 @@ def statuses(ica, batch) -> list[str]:
 
 
 def fate(outcome: str, **more) -> dict:
-    """Knobs that give the first job this outcome and let later ones succeed."""
+    """Settings that give the first job this outcome and let later ones succeed."""
     return {"overrides": [Override(destination="/in/", attempts=[1], outcome=Outcome(outcome), **more)]}
 
 
@@ -121,12 +121,12 @@ def test_a_stuck_job_stays_for_that_long_and_then_ends_as_told(rehearse, where):
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [{"failing_files": [r"b\.txt$"]}, {"small_file_fails_below_bytes": 5000}, {"single_part_fails": True}],
-    ids=lambda knobs: next(iter(knobs)),
+    ids=lambda settings: next(iter(settings)),
 )
-def test_some_files_fail_in_every_job(rehearse, knobs):
-    ica = rehearse(**knobs)
+def test_some_files_fail_in_every_job(rehearse, settings):
+    ica = rehearse(**settings)
     data, folder = [ica.seed("/r/a.gz", 10**9), ica.seed("/r/b.txt", 4000)], ica.folder("/in/")
     for _ in range(3):
         batch = ica.copy(data, folder)
@@ -178,11 +178,11 @@ def test_skip_keeps_what_is_there_and_overwrite_and_rename_do_what_they_say(rehe
 
 
 @pytest.mark.parametrize(
-    ("knob", "job", "file"),
+    ("setting", "job", "file"),
     [("skip", "SUCCEEDED", "PARTIAL"), ("overwrite", "SUCCEEDED", "AVAILABLE"), ("fail", "FAILED", "PARTIAL")],
 )
-def test_what_skip_does_to_a_partial_file_is_a_knob(rehearse, knob, job, file):
-    ica = rehearse(skip_partial=knob, **fate("failed_partial"))
+def test_what_skip_does_to_a_partial_file_is_a_setting(rehearse, setting, job, file):
+    ica = rehearse(skip_partial=setting, **fate("failed_partial"))
     data, folder = [ica.seed("/r/a.txt")], ica.folder("/in/")
     ica.copy(data, folder)
     assert ica.files()["/in/a.txt"]["status"] == "PARTIAL"
@@ -285,9 +285,9 @@ def test_without_a_folder_the_copy_goes_to_the_root(rehearse):
     assert list(ica.files()) == ["/a.txt"]
 
 
-@pytest.mark.parametrize(("knob", "code", "status"), [("reject_400", 400, None), ("job_failed", 201, "FAILED")])
-def test_a_copy_within_one_project_meets_the_knob(rehearse, knob, code, status):
-    ica = rehearse(same_project=knob)
+@pytest.mark.parametrize(("setting", "code", "status"), [("reject_400", 400, None), ("job_failed", 201, "FAILED")])
+def test_a_copy_within_one_project_meets_the_setting(rehearse, setting, code, status):
+    ica = rehearse(same_project=setting)
     answer = ica.submit([ica.seed("/a.txt", project=TARGET)], ica.folder("/in/"))
     assert answer.status_code == code
     ica.run_until_idle()
@@ -303,7 +303,7 @@ def test_within_one_project_a_folder_cannot_go_into_itself_and_a_file_not_onto_i
 
 
 @pytest.mark.parametrize("changes", [False, True])
-def test_whether_a_multipart_etag_survives_a_copy_is_a_knob(rehearse, changes):
+def test_whether_a_multipart_etag_survives_a_copy_is_a_setting(rehearse, changes):
     ica = rehearse(multipart_etag_changes=changes)
     ica.copy([ica.seed("/r/a.gz", 10**9), ica.seed("/r/b.txt", 1000)], ica.folder("/in/"))
     copies, sources = ica.files(), ica.files(SOURCE)
@@ -349,7 +349,7 @@ def test_one_listing_shows_every_job_by_status_and_the_newest_first(rehearse):
     assert last["nextPageToken"] == ""
 
 
-def test_jobs_of_other_users_are_seen_or_not_by_knob(rehearse):
+def test_jobs_of_other_users_are_seen_or_not_by_setting(rehearse):
     ica = rehearse()
     ica.control.post("/users", json={"name": "other", "api_key": "other-key"})
     ica.submit([ica.seed("/a")], ica.folder("/in/"))
@@ -381,7 +381,7 @@ def test_draws_do_not_depend_on_the_order_of_submission(rehearse):
     assert first == {key: (seconds, outcome.value) for key, (seconds, outcome) in expected.items()}
 
 
-def test_draws_follow_the_knobs():
+def test_draws_follow_the_settings():
     settings = Settings(duration_mean_seconds=20, duration_cv=0.5, failure_rate=0.3)
     draws = [draw(1, f"p/{number}/", 1, settings) for number in range(4000)]
     seconds = [each.duration_seconds for each in draws]

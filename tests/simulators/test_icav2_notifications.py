@@ -72,7 +72,9 @@ def test_every_change_of_a_jobs_status_is_posted_without_anybody_asking(rehearse
     subscribe(ica, receiver)
     job_id = start_job(ica)
     for count, seconds in enumerate((6, 10, 90), 1):
-        ica.server.call(lambda by=seconds: ica.sim.clock.advance(by))  # no request, no settlement: only time passes
+        ica.server.call(
+            lambda by=seconds: ica.sim.clock.advance(by)
+        )  # no request, nothing that is due is run: only time passes
         receiver.wait_for(count)
     assert receiver.statuses() == LIFE
     assert {letter["payload"]["id"] for letter in receiver.letters} == {job_id}
@@ -182,9 +184,9 @@ def test_lost_letters_do_not_arrive_and_the_journal_counts_them(rehearse, receiv
     assert ica.control.get("/counters").json()["notifications"] == {"lost": 2, "sent": 1}
 
 
-def lost_of_twenty(rehearse, receiver, names: list[str], **knobs) -> set[tuple[str, str]]:
+def lost_of_twenty(rehearse, receiver, names: list[str], **settings) -> set[tuple[str, str]]:
     """Destination and status of what did not arrive from twenty jobs that were sent in this order."""
-    ica = rehearse(overrides=HUNDRED, notification_loss_rate=0.3, **knobs)
+    ica = rehearse(overrides=HUNDRED, notification_loss_rate=0.3, **settings)
     subscribe(ica, receiver)
     jobs = {start_job(ica, name): name for name in names}
     ica.run_until_idle()
