@@ -22,7 +22,9 @@ PAGE = (ROOT / "docs" / "adding_a_system.md").read_text("utf-8")
 FENCE = re.compile(r"^(`{3,})(\w+)\n(.*?)^\1$", re.MULTILINE | re.DOTALL)
 BLOCKS = [(language, body) for _, language, body in FENCE.findall(PAGE)]
 FILES = {body.split("\n")[0].removeprefix("# "): body for language, body in BLOCKS if language == "python"}
-EDITS = {body.split("\n")[0].removeprefix("--- "): body.split("\n")[1:] for language, body in BLOCKS if language == "diff"}
+EDITS = {
+    body.split("\n")[0].removeprefix("--- "): body.split("\n")[1:] for language, body in BLOCKS if language == "diff"
+}
 OWN_TESTS = [str(Path(name).parent) for name in FILES if name.startswith("tests/") and "/test_" in name]
 CHANGED = ("dags", "include", "plugins", "simulators", "rehearsal", "tests", "harness")
 UNCHANGED = ("docs", "benchmarks", "airflow.env", "pyproject.toml", "README.md", "Makefile")
@@ -69,7 +71,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(root: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if "AIRFLOW" not in name and "PYTEST" not in name}
     return subprocess.run(
-        [sys.executable, "-m", *command], cwd=root, env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+        [sys.executable, "-m", *command], cwd=root, env=environment,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=240,
     )  # fmt: skip
 
@@ -126,7 +128,7 @@ def broken(path: Path, what: str, instead: str) -> Iterator[None]:
     ("name", "what", "instead", "failing"),
     [
         ("engine", " if job.sample == row.business_key", " if False", "test_a_lost_answer_makes_no_second_label"),
-        ("client", "guard=fence", "guard=None", "test_a_paused_worker_sends_nothing"),
+        ("client", "guard=fence", "guard=lambda: None", "test_a_paused_worker_sends_nothing"),
     ],
 )
 def test_without_its_search_or_its_fence_it_prints_twice(
