@@ -130,6 +130,7 @@ def broken(path: Path, what: str, instead: str) -> Iterator[None]:
         ("engine", " if job.sample == row.business_key", " if False", "test_a_lost_answer_makes_no_second_label"),
         ("client", "guard=fence", "guard=lambda: None", "test_a_paused_worker_sends_nothing"),
     ],
+    ids=["search", "fence"],
 )
 def test_without_its_search_or_its_fence_it_prints_twice(
     root: Path, name: str, what: str, instead: str, failing: str
