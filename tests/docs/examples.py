@@ -43,6 +43,7 @@ from include.plates.models import (
     ManifestMember,
     Outcome,
     Plate,
+    SourceObject,
     Verdict,
     VolumePlan,
 )
@@ -51,7 +52,6 @@ from include.plates.request import BackupRequest
 from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
 from include.plates.volume_reader import VolumeReader
 from include.s3 import checksums
-from include.s3.bucket import SourceObject
 from include.s3.guarded_delete import KeyOutcome, Result, Target, digest_of
 from include.s3.multipart import PartDone
 
@@ -199,14 +199,9 @@ def ledger_events(folder: Path) -> list[dict[str, Any]]:
     with fixed_ids():
         init(url)
         ledger = Ledger(url, clock=lambda: NOW)
-        row = ledger.open(INTENT)
-        begin_sending(ledger, row)
+        ledger.begin(ledger.open(INTENT), response_deadline=120.0)
     with ledger.reading() as conn:
         return [dict(row) for row in conn.execute(sa.select(events).order_by(events.c.number)).mappings()]
-
-
-def begin_sending(ledger: Ledger, row: Any) -> None:
-    ledger.begin(row, answer_within=120.0)
 
 
 def receipt(folder: Path) -> str:

@@ -20,7 +20,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglo
 MEASURED = ROOT / "docs" / "figures.md"  # written by `make bench`; named before it exists
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PATH = re.compile(r"`((?:dags|plugins|include|simulators|rehearsal|harness|tests|benchmarks|docs)/[\w./-]*)(?:::(\w+))?`")
+PATH = re.compile(
+    r"`((?:dags|plugins|include|simulators|rehearsal|harness|tests|benchmarks|docs)/[\w./-]*)(?:::(\w+))?`"
+)
 DOTTED = re.compile(r"`(include(?:\.\w+)+)`")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

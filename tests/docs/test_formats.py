@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import json
 import re
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_the_page_names_the_ledgers_schema():
 def test_the_ledger_example_is_a_chain_of_canonical_bodies(tmp_path: Path):
     previous = GENESIS
     for row in examples.ledger_events(tmp_path):
-        assert canonical(examples.json.loads(row["body"])) == row["body"]
+        assert canonical(json.loads(row["body"])) == row["body"]
         assert row["sha256"] == chain_sha256(previous, row["body"])
         previous = row["sha256"]
 
