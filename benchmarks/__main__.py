@@ -33,6 +33,7 @@ MODULES = {
     "core.ledger": "The ledger",
     "plates.speed": "Plates: time and cost of an archive",
     "plates.radosgw": "Plates: time and cost of an archive on radosgw",
+    "plates.before": "Plates: this code beside the code of before",
     "plates.size": "Plates: size, growth and reading back",
     "core.dag_import": "DAG import",
 }
