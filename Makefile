@@ -46,10 +46,11 @@ test: $(STAMP) ## the tests that fit into 15 minutes
 test-full: $(STAMP) ## all tests
 	$(RUN) -m pytest $(SIDE_BY_SIDE) $(ARGS)
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, mypy and vulture (dead code)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy include simulators rehearsal plugins dags
+	$(RUN) -m vulture
 
 format: $(STAMP) ## let ruff put the code in order
 	$(RUN) -m ruff check --fix .

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.plates import proxy, servers
+from harness import proxy
+from harness.plates import servers
 from harness.plates.bench import Bench, run
-from harness.plates.proxy import proxied
 from harness.plates.servers import plate, plate_files
+from harness.proxy import proxied
 from include.core.errors import NotFound, RequestError, VerificationError
 from include.plates.models import MIB, ArchiveSettings, ManifestMember, Plate
 from include.plates.restore import (
@@ -126,15 +127,15 @@ def test_an_object_that_appears_meanwhile_is_not_overwritten(name: str, bench: B
     run(bench.archive_it(run(bench.plan(one))))
     wipe(bench)
 
-    def appear(request: proxy.Request, _: proxy.Forward) -> Any:
+    def appear(request: proxy.Call, _: proxy.Forward) -> None:
         joining = request.method == "POST" and "uploadId" in request.query
-        if request.key == IMAGES + name and (
+        if proxy.key_of(request) == IMAGES + name and (
             joining or (request.method == "PUT" and "partNumber" not in request.query)
         ):
             bench.client.put_object(Bucket=bench.live, Key=IMAGES + name, Body=b"theirs")
 
     with proxied(bench.url) as front:
-        front.rules.append(appear)
+        front.add(appear)
         secret = through(bench, front)
         report = back(bench, one, BucketSink(secret.source), files=[IMAGES + name])
     assert not report.complete and bench.get(IMAGES + name, bench.live) == b"theirs"
@@ -184,7 +185,7 @@ def test_cold_tarballs_are_asked_for_once_and_their_state_is_told(bench: Bench, 
         cold = through(bench, front).archive
         first = run(request_restore(manifests, cold, days=3))
         again = run(request_restore(manifests, cold, days=3))
-        assert front.count("POST", restore=1) == 2
+        assert front.count("POST", "restore") == 2
     assert {s.warmth for s in (*first, *again)} <= {RestoreStatus.RESTORING, RestoreStatus.READY}
     with pytest.raises(RequestError):
         run(request_restore(manifests, bench.archive, tier="Fastest"))

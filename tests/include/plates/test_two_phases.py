@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.plates import proxy
+from harness import proxy
 from harness.plates.bench import Bench
-from harness.plates.proxy import proxied
+from harness.proxy import proxied
 from include.core.errors import ConflictingRequest, RequestError
 from include.plates.errors import ApprovalVoid
 from include.s3.guarded_delete import DeleteBatch, DeleteGuard, Outcomes, SendBatch
@@ -102,7 +102,7 @@ def test_markers_of_a_worker_that_died_before_it_wrote_them_down_are_found_and_p
 def test_a_marker_whose_answer_is_lost_is_found_and_not_set_twice(versioned: Bench):
     verdict = proved(versioned)
     with proxied(versioned.url) as front:
-        front.rules.append(proxy.once(proxy.lose_answer("DELETE"), times=3))
+        front.add(proxy.lose_answer("DELETE", times=3))
         report = delete(through(versioned, front), verdict, order(verdict, phase="marker"))
     assert report.complete and len(report.inferred) >= 3
     assert markers(versioned) == len(versioned.files), "removing one marker brings each object back"
