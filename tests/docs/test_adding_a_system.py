@@ -128,7 +128,7 @@ def broken(path: Path, what: str, instead: str) -> Iterator[None]:
     ("name", "what", "instead", "failing"),
     [
         ("engine", " if job.sample == row.business_key", " if False", "test_a_lost_answer_makes_no_second_label"),
-        ("client", "guard=fence", "guard=lambda: None", "test_a_paused_worker_sends_nothing"),
+        ("client", "fence=fence", "fence=lambda: None", "test_a_paused_worker_sends_nothing"),
     ],
     ids=["search", "fence"],
 )
