@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from include.plates import sop_files as listings
 from include.plates.layout import BROAD2018, fill
-from include.plates.models import Plate
-from include.s3.bucket import SourceObject
+from include.plates.models import Plate, SourceObject
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import Any
 from include.core.errors import ConflictingRequest, NotFound, RequestError, VerificationError
 from include.core.journal import PartJournal
 from include.core.progress import OnProgress, Progress, silent
+from include.plates.compare import ArchivedObject, compare, list_plate
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.layout import fill
 from include.plates.manifest import decode_manifest
 from include.plates.measurements import shared_parts
 from include.plates.models import DeleteOrder, Frozen, ManifestMember, Outcome, Phase, Retention, Verdict
-from include.plates.verify_evidence import list_plate
-from include.s3.bucket import Bucket, SourceObject
+from include.s3.bucket import Bucket
 from include.s3.guarded_delete import (
     AroundBatch,
     DeleteBatch,
@@ -199,22 +199,11 @@ class _Deletion:
 
     async def check_source(self, members: Sequence[ManifestMember]) -> None:
         """Until the first deletion, the plate must be exactly what the manifests say."""
-        listed = await list_plate(self._verdict.plate, self._verdict.layout, self._source)
-        archived = {m.key: m for m in members if m.key is not None}
-        wrong = [f"{key!r} appeared" for key in sorted(listed.keys() - archived.keys())]
-        for key, member in sorted(archived.items()):
-            one = listed.get(key)
-            if one is None:
-                # Not listed is not gone: a listing may lag behind what HEAD sees.
-                there = await self._source.head(key)
-                if there is None or (there.etag, there.size) != (member.etag, member.size):
-                    wrong.append(f"{key!r} vanished")
-            elif _differs(one, member):
-                wrong.append(f"{key!r} changed")
-        if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        archived = [ArchivedObject(m.key, m.etag, m.size, m.version_id) for m in members if m.key is not None]
+        found = await compare(archived, self._verdict.plate, self._verdict.layout, self._source)
+        if found.sentence is not None:
             raise ApprovalVoid(
-                f"{self._verdict.tag} changed since it was approved ({', '.join(wrong[:5])}{more}). Nothing was deleted; "
+                f"{self._verdict.tag} changed since it was approved ({found.sentence}). Nothing was deleted; "
                 "verify again and ask again."
             )
 
@@ -328,11 +317,6 @@ class _Deletion:
 
     async def _note(self, row: dict[str, Any]) -> None:
         await asyncio.to_thread(self._journal.append, row)
-
-
-def _differs(listed: SourceObject, member: ManifestMember) -> bool:
-    other = (listed.etag, listed.size) != (member.etag, member.size)
-    return other or (listed.version_id is not None and listed.version_id != member.version_id)
 
 
 class DeleteReport(Frozen):

@@ -19,8 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from include.core.errors import RequestError
-from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, Tarball
-from include.s3.bucket import SourceObject
+from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, SourceObject, Tarball
 
 BROAD2018 = Layout(
     name="broad2018",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from include.s3.bucket import SourceObject
+if TYPE_CHECKING:
+    from include.s3.bucket import ListedObject
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -89,6 +90,37 @@ class PartSummary(Frozen):
     objects: int
     size_bytes: int
     shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One object of a plate as the listing showed it, with the part that it belongs to. `modified` in epoch seconds (UTC)."""
+
+    key: str
+    size: int
+    etag: str
+    modified: int
+    part: str
+    version_id: str | None = None
+    storage_class: str | None = None
+    checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
+
+    @classmethod
+    def of(cls, listed: ListedObject, part: str) -> SourceObject:
+        return cls(
+            listed.key,
+            listed.size,
+            listed.etag,
+            listed.modified,
+            part,
+            listed.version_id,
+            listed.storage_class,
+            listed.checksum,
+        )
+
+    @property
+    def is_marker(self) -> bool:
+        return self.key.endswith("/")
 
 
 class VolumePlan(Frozen):

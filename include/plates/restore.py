@@ -83,7 +83,7 @@ async def find_manifests(plate: Plate, layout: Layout, archive: Bucket) -> list[
     base = fill(layout.archive_prefix, plate) + tag_of(layout, plate)
     kinds = "|".join(re.escape(tarball.name) for tarball in layout.tarballs)
     pattern = re.compile(re.escape(base) + rf"_({kinds})(\.\d+-of-\d+)?\.manifest\.jsonl\.zst")
-    keys = [o.key async for o in archive.objects_under(base + "_", "", versions=False) if pattern.fullmatch(o.key)]
+    keys = [o.key async for o in archive.objects_under(base + "_", versions=False) if pattern.fullmatch(o.key)]
     if not keys:
         raise NotFound(f"no manifest lies under s3://{archive.name}/{base}_...: the plate is not archived there")
     return [await read_manifest(archive, key) for key in sorted(keys)]

@@ -10,8 +10,7 @@ import datetime
 import shlex
 from collections.abc import Iterable
 
-from include.plates.models import PlatePlan
-from include.s3.bucket import SourceObject
+from include.plates.models import PlatePlan, SourceObject
 
 
 def untrimmed_s3(objects: Iterable[SourceObject]) -> str:

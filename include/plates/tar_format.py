@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from include.plates.layout import member_name
-from include.plates.models import Layout
-from include.s3.bucket import SourceObject
+from include.plates.models import Layout, SourceObject
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)

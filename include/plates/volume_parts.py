@@ -22,9 +22,8 @@ import isal
 import zstandard
 from isal import isal_zlib
 
-from include.plates.models import GIB, MIB, ArchiveSettings, Compression
+from include.plates.models import GIB, MIB, ArchiveSettings, Compression, SourceObject
 from include.plates.tar_format import PlannedMember
-from include.s3.bucket import SourceObject
 from include.s3.checksums import plain_md5, whole_checksum
 
 MIN_PART = 5 * MIB

@@ -16,9 +16,9 @@ from typing import Any
 
 from include.core.concurrency import prefetch
 from include.core.errors import VerificationError
-from include.plates.models import MIB
+from include.plates.models import MIB, SourceObject
 from include.plates.tar_format import END_MARKER, PlannedMember, header, padding
-from include.s3.bucket import Bucket, Buffer, SourceObject
+from include.s3.bucket import Bucket, Buffer
 from include.s3.checksums import Digester, Digests, plain_md5, whole_checksum
 
 FETCH_BYTES = 12 * MIB

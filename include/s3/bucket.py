@@ -59,6 +59,22 @@ class VersionState:
     marker: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """One key as a listing shows it. `etag` without quotes, `modified` in epoch seconds (UTC).
+
+    `checksum` names the algorithm alone ("CRC64NVME:"): HEAD gives the value.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified: int
+    version_id: str | None = None
+    storage_class: str | None = None
+    checksum: str | None = None
+
+
 class Bucket:
     """One bucket. Get it from S3Access.bucket."""
 
@@ -180,7 +196,7 @@ class Bucket:
             return ""
         return str(answer.get("Status", ""))
 
-    async def objects_under(self, prefix: str, part: str, *, versions: bool) -> AsyncIterator[SourceObject]:
+    async def objects_under(self, prefix: str, *, versions: bool) -> AsyncIterator[ListedObject]:
         """Every current object under a prefix, in the store's order; with version ids where `versions`."""
         operation, rows = ("list_object_versions", "Versions") if versions else ("list_objects_v2", "Contents")
         parameters: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix}
@@ -188,7 +204,7 @@ class Bucket:
             answer = await self.access.call(operation, f"listing s3://{self.name}/{prefix}", **parameters)
             for row in answer.get(rows, []):
                 if not versions or row.get("IsLatest"):
-                    yield _source(row, part)
+                    yield _listed(row)
             if not answer.get("IsTruncated"):
                 return
             if versions:
@@ -279,13 +295,12 @@ def _content_md5(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-def _source(row: Mapping[str, Any], part: str) -> SourceObject:
-    return SourceObject(
+def _listed(row: Mapping[str, Any]) -> ListedObject:
+    return ListedObject(
         key=str(row["Key"]),
         size=int(row["Size"]),
         etag=str(row.get("ETag", "")).strip('"'),
         modified=int(row["LastModified"].timestamp()),
-        part=part,
         version_id=row.get("VersionId"),
         storage_class=row.get("StorageClass"),
         checksum=f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
@@ -299,21 +314,3 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
         if value:
             return f"{name}:{'COMPOSITE' if '-' in value else kind}:{value}"
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class SourceObject:
-    """One key as the listing showed it. `etag` without quotes, `modified` in epoch seconds (UTC)."""
-
-    key: str
-    size: int
-    etag: str
-    modified: int
-    part: str
-    version_id: str | None = None
-    storage_class: str | None = None
-    checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
-
-    @property
-    def is_marker(self) -> bool:
-        return self.key.endswith("/")
