@@ -8,7 +8,6 @@ before changing it: the cases are the tests' own, so what is measured here is wh
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -24,7 +23,6 @@ _stack = ExitStack()
 
 
 def run(*, quick: bool) -> list[Row]:
-    _paths()
     from harness.plates.fault_cases import CASES
 
     seeds = 1 if quick else SEEDS
@@ -43,12 +41,7 @@ def run(*, quick: bool) -> list[Row]:
     return rows
 
 
-def _paths() -> None:
-    sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "plugins")]  # the approval's judge lives there
-
-
 def _serve() -> None:
-    _paths()
     from harness.plates import servers
 
     _urls[False] = _stack.enter_context(servers.moto())

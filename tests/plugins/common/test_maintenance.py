@@ -199,7 +199,7 @@ def test_younger_doubts_and_what_is_not_in_doubt_are_not_told(
 @pytest.fixture
 def cancellers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Ledger, Submission], str]]:
     """The registry, for the length of a test."""
-    monkeypatch.setattr(maintenance, "CANCELLERS", {})
+    monkeypatch.setattr(upkeep, "CANCELLERS", {})
     return upkeep.CANCELLERS
 
 
