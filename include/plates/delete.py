@@ -39,6 +39,7 @@ from include.s3.guarded_delete import (
 )
 
 _DAY = 86_400.0
+_PROBE = b"Waybill asks whether this store honours conditional deletes.\n"
 
 
 async def delete_plate(
@@ -239,7 +240,7 @@ class _Deletion:
         if any(target.by_version for target in targets) or await self._source.versioning():
             return DeleteGuard.HEAD  # versions and null versions mixed (suspended versioning): look at each
         prefix = fill(self._verdict.layout.backup_prefix, self._verdict.plate)
-        return await detect_conditional_delete(self._source, f"{prefix}{self._verdict.tag}_condition_probe")
+        return await detect_conditional_delete(self._source, f"{prefix}{self._verdict.tag}_condition_probe", _PROBE)
 
     # Deleting
 

@@ -29,7 +29,7 @@ from include.plates.models import MIB, Frame, Frozen, Layout, Manifest, Manifest
 from include.plates.restore_target import Sink
 from include.s3.bucket import Bucket, Head
 from include.s3.checksums import Digester, plain_md5, whole_checksum
-from include.s3.errors import ArchiveExists, ColdObject
+from include.s3.errors import ColdObject, ObjectExists
 
 _RANGE = 8 * MIB
 _FRAMES_KEPT = 6
@@ -213,7 +213,7 @@ async def _restore_one(reader: TarballReader, member: ManifestMember, sink: Sink
         digester = Digester(md5=member.sha256 is None and plain_md5(member.etag), stored=stored[0] if stored else None)
         async with aclosing(reader.content(member, digester)) as chunks:
             await sink.write(member, chunks, lambda: _check(member, digester), overwrite=overwrite)
-    except ArchiveExists as error:
+    except ObjectExists as error:
         return FileOutcome(key, member.size, Restored.REFUSED, str(error))
     except (ColdObject, RequestError):
         raise

@@ -19,7 +19,7 @@ from obstore.exceptions import BaseError
 
 from include.core.errors import NotFound, TransientError, VerificationError
 from include.s3.client import S3Access, obstore_error
-from include.s3.errors import ArchiveExists, PreconditionFailed, SourceChanged, Unsupported
+from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
 _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
@@ -239,7 +239,7 @@ class Bucket:
     async def put_new(
         self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: str
     ) -> tuple[str, str | None]:
-        """Writes an object that must not exist yet; gives its ETag and version. Raises ArchiveExists.
+        """Writes an object that must not exist yet; gives its ETag and version. Raises ObjectExists.
 
         The same bytes found there count as written: a crash between PUT and the answer leaves exactly that.
         """
@@ -260,7 +260,7 @@ class Bucket:
     async def _same_or_refuse(self, key: str, data: bytes, there: Head) -> tuple[str, str | None]:
         if there.size == len(data) and await self.read_all(key) == data:
             return there.etag, there.version_id
-        raise ArchiveExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
+        raise ObjectExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
 
     async def put(self, key: str, data: bytes) -> None:
         """Writes a small document, over an older one if there is one (listings, as the SOP does)."""

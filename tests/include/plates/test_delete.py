@@ -85,7 +85,7 @@ def test_where_conditions_are_ignored_head_before_each_is_the_guard(real: Bench)
 
 
 def test_the_probe_leaves_nothing_behind(bench: Bench):
-    assert run(detect_conditional_delete(bench.source, "x/probe")) is DeleteGuard.SINGLE_ETAG
+    assert run(detect_conditional_delete(bench.source, "x/probe", b"probe")) is DeleteGuard.SINGLE_ETAG
     assert bench.keys(bench.live) == set()
 
 
