@@ -1,7 +1,7 @@
 """Archives a plate: streams its objects into tarballs on the archive bucket, resumably, without any scratch disk.
 
-Know before changing: memory is bounded by the parts in flight (a pool of buffers), and whatever happens, running again
-with the same plan and journal ends in the same bytes. A tarball is never overwritten; see uploading.py for how.
+Invariant: memory is bounded by the parts in flight (a pool of buffers), and whatever happens, running again
+with the same plan and journal ends in the same bytes. A tarball is never overwritten; see include/s3/multipart.py for how.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ class _VolumeJob:
         """A tarball's metadata is fixed before its content is known, so the manifest's digest becomes a tag.
 
         A store that does not know `?tagging` may take the request for a plain PUT and replace the tarball by the tags
-        (rclone does). So the small manifest is asked for its tags first; only a store that answers that is trusted.
+        (docs/protocols/s3.md 3.7). So the small manifest is asked for its tags first; only a store that answers that is trusted.
         """
         unmarked = "the manifest's digest is not on the tarball"
         if PLAN_METADATA not in there.metadata:
@@ -266,7 +266,6 @@ class _VolumeJob:
             manifest_sha256=digest,
             sent_parts=written.sent,
             resumed_parts=written.parts - written.sent,
-            overwrite_guard="If-None-Match sent, settled by HEAD",
             md5=written.md5,
             notes=tuple(notes),
         )

@@ -1,6 +1,6 @@
 """Deletes a plate's archived objects: from the verified manifests, key by key, each under a guard, in journaled batches.
 
-Know before changing: before the plate's first deletion any difference voids the approval and nothing is deleted; after it,
+Invariant: before the plate's first deletion any difference voids the approval and nothing is deleted; after it,
 whatever is not in the manifest, or is no longer what was archived, is left alone and listed. Nothing here takes a prefix.
 """
 

@@ -1,6 +1,6 @@
 """Writes one volume: reads, compresses, cuts and sends it, within a fixed amount of memory.
 
-Know before changing: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
+Invariant: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
 part holds a slot from its first byte on until it is on the store and in the journal: with the bytes read ahead
 (reading.py) and the groups being compressed that is the whole memory bound. Uncompressed bytes are never copied here.
 """

@@ -90,7 +90,7 @@ class PlateRestorePlanOperator(WaybillOperator):
                     manifests = manifests_of(wanted)
                     states = await tarball_states(manifests, access.bucket(request.archive_bucket))
                     row |= {"files": len(wanted), "bytes": sum(member.size for _, member in wanted)}
-                    row["tarballs"] = {state.key: state.warmth.value for state in states}
+                    row["tarballs"] = {state.key: state.status.value for state in states}
                 except (NotFound, VerificationError) as error:
                     row["problem"] = str(error)
                 rows.append(row)
@@ -109,10 +109,10 @@ class PlateWarmOperator(PlateOperator):
         """Looks for itself; the event only says why to wake."""
         request = restore_request(context)
         states = run_async(self._ask(request))
-        missing = [state.key for state in states if state.warmth is RestoreStatus.MISSING]
+        missing = [state.key for state in states if state.status is RestoreStatus.MISSING]
         if missing:
             raise NotFound(f"the tarball {missing[0]} is missing from {request.archive_bucket}")
-        cold = [state.key for state in states if state.warmth is not RestoreStatus.READY]
+        cold = [state.key for state in states if state.status is not RestoreStatus.READY]
         if cold:
             self._wait(context, request, cold, event)
         return dict(self.plate)

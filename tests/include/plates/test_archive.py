@@ -332,7 +332,7 @@ def test_archiving_again_finds_everything_done_and_sends_nothing(bench: Bench):
     assert all(v.sent_parts == 0 for v in again.volumes)
 
 
-# Sources that change (F23)
+# Sources that change (docs/faults.md, F23)
 
 
 def test_a_source_that_changes_after_the_plan_stops_the_archive(bench: Bench):
@@ -517,7 +517,7 @@ def test_a_broken_off_archive_sends_only_the_missing_parts_and_ends_in_the_same_
 
 
 def test_a_part_that_the_store_lost_is_sent_again(bench: Bench):
-    """F19: ListParts no longer shows a part that the journal holds."""
+    """docs/faults.md, F19: ListParts no longer shows a part that the journal holds."""
     plan = big_plate(bench, "none")
 
     def hide_part_two(request: proxy.Request, forward: proxy.Forward) -> Any:
@@ -547,7 +547,7 @@ def damage_part_two(request: proxy.Request, forward: proxy.Forward) -> Any:
 
 
 def test_a_part_that_arrives_changed_is_sent_again_at_once(bench: Bench):
-    """F19 on a store without checksums: there a part's ETag, its MD5, says what arrived."""
+    """docs/faults.md, F19, on a store without checksums: there a part's ETag, its MD5, says what arrived."""
     plan = big_plate(bench, "none")
     with proxied(bench.url) as front:
         front.rules.append(proxy.once(damage_part_two))

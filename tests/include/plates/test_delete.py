@@ -1,4 +1,4 @@
-"""Deletion under every guard a store can offer, its refusals, and its resumption."""
+"""Deletion under every guard a store can offer, its refusals, and its resumption. F20, F34 and the like: docs/faults.md."""
 
 from __future__ import annotations
 

@@ -230,7 +230,7 @@ def test_cold_tarballs_are_asked_for_once_and_their_state_is_told(bench: Bench, 
     for key in (MAIN + ".tar.gz", BACKEND + ".tar.gz"):
         bench.client.put_object(Bucket=bench.cold, Key=key, Body=bench.get(key), StorageClass="GLACIER")
     manifests = run(find_manifests(one, bench.layout, bench.archive))
-    assert {s.warmth for s in run(tarball_states(manifests, bench.archive))} == {RestoreStatus.COLD}
+    assert {s.status for s in run(tarball_states(manifests, bench.archive))} == {RestoreStatus.COLD}
     with pytest.raises(ColdObject):
         back(bench, one, FolderSink(tmp_path))
     with proxied(bench.url) as front:
@@ -238,7 +238,7 @@ def test_cold_tarballs_are_asked_for_once_and_their_state_is_told(bench: Bench, 
         first = run(request_restore(manifests, cold, days=3))
         again = run(request_restore(manifests, cold, days=3))
         assert front.count("POST", restore=1) == 2
-    assert {s.warmth for s in (*first, *again)} <= {RestoreStatus.RESTORING, RestoreStatus.READY}
+    assert {s.status for s in (*first, *again)} <= {RestoreStatus.RESTORING, RestoreStatus.READY}
     with pytest.raises(RequestError):
         run(request_restore(manifests, bench.archive, tier="Fastest"))
 
