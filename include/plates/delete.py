@@ -1,6 +1,6 @@
 """Deletes a plate's archived objects: from the verified manifests, key by key, each under a guard, in journaled batches.
 
-Know before changing: before the plate's first deletion any difference voids the approval and nothing is deleted; after it,
+Invariant: before the plate's first deletion any difference voids the approval and nothing is deleted; after it,
 whatever is not in the manifest, or is no longer what was archived, is left alone and listed. Nothing here takes a prefix.
 """
 
@@ -39,6 +39,7 @@ from include.s3.guarded_delete import (
 )
 
 _DAY = 86_400.0
+_PROBE = b"Waybill asks whether this store honours conditional deletes.\n"
 
 
 async def delete_plate(
@@ -239,7 +240,7 @@ class _Deletion:
         if any(target.by_version for target in targets) or await self._source.versioning():
             return DeleteGuard.HEAD  # versions and null versions mixed (suspended versioning): look at each
         prefix = fill(self._verdict.layout.backup_prefix, self._verdict.plate)
-        return await detect_conditional_delete(self._source, f"{prefix}{self._verdict.tag}_condition_probe")
+        return await detect_conditional_delete(self._source, f"{prefix}{self._verdict.tag}_condition_probe", _PROBE)
 
     # Deleting
 

@@ -1,6 +1,6 @@
 """What travels between the steps: plate, layout, plan, manifest rows, verdict, reports. All frozen.
 
-Know before changing: everything that reaches `volume_digest` (layout.py) or a manifest row is a stored format that
+Invariant: everything that reaches `volume_digest` (layout.py) or a manifest row is a stored format that
 archives written years ago are checked against; add fields with defaults, never rename.
 """
 
@@ -165,7 +165,10 @@ class PlatePlan(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class ManifestMember:
-    """One tar member. Offsets are into the uncompressed tar; `frames` is (offset, length, raw_offset) of the stored bytes.
+    """One tar member. Offsets are into the uncompressed tar.
+
+    `parts` (first and last upload part) and `frame` (offset, length, raw_offset of the stored bytes) are of the written
+    format: a reader without Waybill finds a single file by them, and a manifest that is healed must have the same bytes.
 
     `key` is None for a folder that no object stands for. `sha256` is None only for a member copied inside the store.
     """
@@ -246,7 +249,6 @@ class VolumeResult(Frozen):
     manifest_sha256: str
     sent_parts: int
     resumed_parts: int
-    overwrite_guard: str
     md5: str | None
     notes: tuple[str, ...] = ()
 
@@ -266,7 +268,7 @@ class Outcome(StrEnum):
 
 
 class Check(Frozen):
-    """One of V1 to V5: `detail` says how it was proved, or what is wrong."""
+    """One of V1 to V5 (docs/faults.md): `detail` says how it was proved, or what is wrong."""
 
     name: str
     outcome: Outcome

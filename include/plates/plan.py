@@ -1,6 +1,6 @@
 """Plans a plate: lists its parts, finds everything that would go wrong later, and fixes the bytes that will be stored.
 
-Know before changing: a plan holds *problems* rather than raising on the first, so that a person sees all of them at once;
+Invariant: a plan holds *problems* rather than raising on the first, so that a person sees all of them at once;
 only what would make the listing itself wrong (an empty id is a prefix of the whole batch) is refused outright. The plan is
 a pure function of the listing: no clock, no randomness.
 """

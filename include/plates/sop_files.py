@@ -1,6 +1,6 @@
-"""The SOP's own documents, byte for byte, for tools and habits that still expect them (plates contract 1.4, 1.6).
+"""The SOP's own documents, byte for byte, for tools and habits that still expect them (docs/protocols/s3.md 1.4, 1.6).
 
-Know before changing: the formats' weaknesses (a name is cut at its first space) are part of the format; nothing in
+Invariant: the formats' weaknesses (a name is cut at its first space) are part of the format; nothing in
 Waybill decides anything by these files. `sort` is that of the C locale, times are UTC.
 """
 

@@ -1,7 +1,7 @@
-"""Proves a stored archive, or says exactly what is not proved: invariants V1 to V5 of the plates contract (2.5).
+"""Proves a stored archive, or says exactly what is not proved: checks V1 to V5 of docs/faults.md.
 
-Know before changing: nothing here trusts the archiver's process; everything is read from the two buckets, and the tarball
-is read whole, from the store, by a parser of its own (tarcheck.py). Three outcomes, never two: what could not be looked
+Invariant: nothing here trusts the archiver's process; everything is read from the two buckets, and the tarball
+is read whole, from the store, by a parser of its own (verify_tar.py). Three outcomes, never two: what could not be looked
 at is unverifiable, not wrong and never right.
 """
 
@@ -278,7 +278,7 @@ class _Verification:
         self.say("V2", Outcome.VERIFIED, f"{volume.key}: {detail}")
 
     async def _is_encrypted(self, key: str, version_id: str | None) -> bool:
-        """With SSE-KMS or SSE-C an ETag looks like an MD5 and is none."""
+        """With SSE-KMS or SSE-C an ETag looks like an MD5 and is none (docs/protocols/s3.md 2.1)."""
         there = await self._source.head(key, version_id)
         return there is not None and there.encryption not in (None, "AES256")
 

@@ -1,7 +1,7 @@
 """What the verifier knows of a tarball: its manifest's raw lines, read by code of its own, and what was found on the store.
 
-Know before changing: like tarcheck.py this may not import the archiver's writers and readers (manifests, tarformat,
-reading). The formats it reads are described where they are written.
+Invariant: like verify_tar.py this may not import the archiver's writers and readers (manifest, tar_format,
+volume_reader). The formats it reads are described where they are written.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Produces a volume's uncompressed bytes, in order, from the source objects; hashes every member on the way.
 
-Know before changing: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
+Invariant: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
 where its last byte is produced, so a member that began in a finished part is read from its start again (and not sent).
 Every read names the ETag that was listed; a digest that contradicts the source's ETag or checksum stops the volume.
 """

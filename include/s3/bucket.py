@@ -1,7 +1,7 @@
 """One bucket: reading, listing, writing, deleting, each with the condition that makes it safe.
 
-Know before changing: a condition (If-Match, If-None-Match) is always sent *and* settled from the answer or by HEAD,
-because many stores ignore it without a word (plates contract 5.4). obstore reads; it cannot name keys with empty or dot
+Invariant: a condition (If-Match, If-None-Match) is always sent *and* settled from the answer or by HEAD,
+because many stores ignore it without a word (docs/protocols/s3.md 6). obstore reads; it cannot name keys with empty or dot
 segments, control characters or an outer slash, so those go through botocore.
 """
 
@@ -19,7 +19,7 @@ from obstore.exceptions import BaseError
 
 from include.core.errors import NotFound, TransientError, VerificationError
 from include.s3.client import S3Access, obstore_error
-from include.s3.errors import ArchiveExists, PreconditionFailed, SourceChanged, Unsupported
+from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
 _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
@@ -106,7 +106,7 @@ class Bucket:
                 part = (start, start + length) if ranged else None
                 data, found, total = await self._read_obstore(key, part, etag, version_id)
         except Unsupported:
-            # rclone answers a range with 200, which obstore refuses, rightly; botocore does not mind and we check.
+            # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
             self._answers_206 = False
             return await self.read(key, start, length, etag=etag, size=size, version_id=version_id)
         except PreconditionFailed:
@@ -239,7 +239,7 @@ class Bucket:
     async def put_new(
         self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: str
     ) -> tuple[str, str | None]:
-        """Writes an object that must not exist yet; gives its ETag and version. Raises ArchiveExists.
+        """Writes an object that must not exist yet; gives its ETag and version. Raises ObjectExists.
 
         The same bytes found there count as written: a crash between PUT and the answer leaves exactly that.
         """
@@ -260,10 +260,10 @@ class Bucket:
     async def _same_or_refuse(self, key: str, data: bytes, there: Head) -> tuple[str, str | None]:
         if there.size == len(data) and await self.read_all(key) == data:
             return there.etag, there.version_id
-        raise ArchiveExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
+        raise ObjectExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
 
     async def put(self, key: str, data: bytes) -> None:
-        """Writes a small document, over an older one if there is one (listings, as the SOP does)."""
+        """Writes a small document, over an older one if there is one ."""
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "ContentMD5": _content_md5(data)}
         await self.access.call("put_object", self.what("PUT", key), **parameters)
 

@@ -70,7 +70,7 @@ class PlateRestorePlanOperator(WaybillOperator):
                     manifests = manifests_of(wanted)
                     states = await tarball_states(manifests, access.bucket(request.archive_bucket))
                     row |= {"files": len(wanted), "bytes": sum(member.size for _, member in wanted)}
-                    row["tarballs"] = {state.key: state.warmth.value for state in states}
+                    row["tarballs"] = {state.key: state.status.value for state in states}
                 except (NotFound, VerificationError) as error:
                     row["problem"] = str(error)
                 rows.append(row)

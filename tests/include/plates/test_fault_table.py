@@ -1,4 +1,4 @@
-"""Every case of the fault table once: nothing is lost, and each ends as it must. And the table can fail."""
+"""Every case of the fault table (docs/faults.md) once: nothing is lost, and each ends as it must. And the table can fail."""
 
 from __future__ import annotations
 
