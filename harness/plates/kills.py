@@ -3,7 +3,8 @@
 Most kills come at a random request, just before or just after the store has carried it out; the others at a random moment
 of the command, since not every step is a request.
 
-Invariant: what is right is read from the buckets, what was sent from the proxy's log, and a kill counts only if it came before the command had ended by itself.
+Invariant: what is right is read from the buckets, what was sent from the proxy's log, and a kill counts only if it came
+before the command had ended by itself.
 """
 
 from __future__ import annotations
