@@ -1,6 +1,6 @@
 """What a caller may ask for: one pydantic model per DAG is form, check, and documentation.
 
-The thing to know before changing it: Airflow checks each parameter alone and lets unknown keys pass, so the strict check
+Invariant: Airflow checks each parameter alone and lets unknown keys pass, so the strict check
 of the whole runs again in the first task, and by `python -m include.<system> plan` without Airflow.
 """
 

@@ -31,7 +31,7 @@ EDGES = {
     "plate_restore": {
         "load_request": ["plan"], "plan": ["thaw"], "thaw": ["restore"], "restore": ["receipt"], "receipt": [],
     },
-    "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_doubts": []},
+    "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_in_doubt": []},
 }  # fmt: skip
 NOBODY_ASKS = {"waybill_maintenance"}  # no request, so no receipt
 OWN_VALUES = {

@@ -1,6 +1,6 @@
 """Asks a person before anything irreversible, and says who may answer. The answer is judged by operators/gate.py.
 
-The thing to know before changing it: an approval is for one digest. Airflow's own UI and API take the answer, a role with
+Invariant: an approval is for one digest. Airflow's own UI and API take the answer, a role with
 edit rights can mark the question success, and who may write XComs can write an answer there. So the question, its answer
 and what the gate let through are kept in `approval.json` beside the receipt, out of Airflow's reach, and only that counts.
 """

@@ -1,6 +1,6 @@
 """Lets through what a person approved, and nothing else. Everything irreversible stands behind it.
 
-The thing to know before changing it: each refusal here is a way in which an approval was bypassed or grew stale in a real
+Invariant: each refusal here is a way in which an approval was bypassed or grew stale in a real
 Airflow; removing one must make a test fail.
 """
 
