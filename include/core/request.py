@@ -1,6 +1,7 @@
 """What a caller may ask for: one pydantic model per DAG is form, check, and documentation.
 
-Invariant: Airflow checks each parameter alone and lets unknown keys pass, so the strict check
+Invariant: Airflow checks each parameter alone and lets unknown keys pass
+(docs/protocols/airflow.md 4.1, 4.2), so the strict check
 of the whole runs again in the first task, and by `python -m include.<system> plan` without Airflow.
 """
 

@@ -39,7 +39,7 @@ class WaybillRetry(RetryPolicy):
         return RetryDecision.default()
 
 
-# A deferring task needs at least one retry: Airflow 3.3.2 can fail a healthy task that is woken early, and so may a worker die.
+# A deferring task needs at least one retry: Airflow can fail a healthy task that is woken early (docs/protocols/airflow.md 2.1), and a worker may die.
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "waybill",
     "retries": 3,

@@ -234,7 +234,7 @@ def test_a_wish_about_a_doubt_is_left_until_the_doubt_is_settled(
     cancellers["icav2"] = lambda book, row: pytest.fail("there is no exact id to cancel by")
     row = at(ledger, state, wished=True)
     _, (told,) = execute(CancellationsOperator)
-    assert "the doubt comes first" in told
+    assert "it stays, since whether there is a job is not known" in told
     assert ledger.get(row.id) == row
 
 
