@@ -66,7 +66,7 @@ class VolumeWriter:
         archive: Bucket,
         journal: PartJournal,
         *,
-        room: InFlightLimits,
+        limits: InFlightLimits,
         on_progress: OnProgress,
     ):
         self._volume = volume
@@ -85,7 +85,7 @@ class VolumeWriter:
         }
         self.upload = upload_of(archive, volume.key, volume.digest, chosen, journal)
         self._on_progress = on_progress
-        self._room = room
+        self._limits = limits
         self._held = 0
         self._buffers: asyncio.LifoQueue[bytearray | None] = asyncio.LifoQueue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -103,7 +103,7 @@ class VolumeWriter:
         for _ in range(_CODEC_THREADS + 1):
             self._buffers.put_nowait(None)  # made on first use: a small volume needs one
         try:
-            async with self._room.reading:
+            async with self._limits.reading:
                 single = await self._send_missing()
             await self._drain()
         except Exception:
@@ -120,12 +120,12 @@ class VolumeWriter:
         return self._written(single)
 
     async def _take_slot(self) -> None:
-        await self._room.slots.acquire()
+        await self._limits.slots.acquire()
         self._held += 1
 
     def _give_slot(self) -> None:
         self._held -= 1
-        self._room.slots.release()
+        self._limits.slots.release()
 
     async def _send_missing(self) -> bytes | None:
         if self._codec is None:
