@@ -1,5 +1,5 @@
-"""Local stand-ins for the remote systems, for tests, rehearsals and benchmarks.
+"""Local stand-ins for the remote systems, for tests, demos and benchmarks.
 
-The one thing to know: this package and `include` never import each other. A simulator is written from the contract of its
+Invariant: this package and `include` never import each other. A simulator is written from the contract of its
 system, so that it does not share the mistakes of the client it is used to test.
 """

@@ -1,6 +1,6 @@
 """How long a batch copy takes, beside the ideal and beside the step function that it replaces; and how often ICA is asked.
 
-Every strategy meets the same luck: the simulator draws the duration and the fate of a job from (seed, destination,
+Every strategy meets the same random draws: the simulator draws the duration and the fate of a job from (seed, destination,
 attempt). The engine itself runs, against the simulated API, on a clock that jumps; its makespan counts from the first
 listing of the plan to the last proof. The original loop and its successor are replayed as plain policies, which are
 given what they cannot have: no faults, and a truncated copy passes, since they look at no file. The one thing to know before
@@ -69,9 +69,9 @@ def draws(seed: int, number: int) -> list[Draw]:
 def chain(seed: int, number: int) -> tuple[list[float], bool]:
     """The durations of a destination's submissions up to the first that succeeds, six at most; and whether one did."""
     seconds = []
-    for luck in draws(seed, number):
-        seconds.append(luck.duration_seconds)
-        if luck.outcome is Outcome.SUCCEEDED:
+    for drawn in draws(seed, number):
+        seconds.append(drawn.duration_seconds)
+        if drawn.outcome is Outcome.SUCCEEDED:
             return seconds, True
     return seconds, False
 

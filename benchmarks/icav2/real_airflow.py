@@ -24,15 +24,15 @@ SEED = 1
 SUBMISSIONS = 6
 
 
-def ideal_seconds(paths: list[str], knobs: Settings) -> float:
+def ideal_seconds(paths: list[str], settings: Settings) -> float:
     """M* of these destinations: each one's attempts end to end until one succeeds, at most six."""
     longest = 0.0
     for path in paths:
         chain = 0.0
         for attempt in range(1, SUBMISSIONS + 1):
-            luck = draw(SEED, destination_key(TARGET, path), attempt, knobs)
-            chain += luck.duration_seconds
-            if luck.outcome == Outcome.SUCCEEDED:
+            drawn = draw(SEED, destination_key(TARGET, path), attempt, settings)
+            chain += drawn.duration_seconds
+            if drawn.outcome == Outcome.SUCCEEDED:
                 break
         longest = max(longest, chain)
     return longest

@@ -81,9 +81,9 @@ class World:
     client: ICAv2Client
 
     @classmethod
-    def make(cls, loop: VirtualTimeLoop, folder: Path | None = None, **knobs: Any) -> World:
+    def make(cls, loop: VirtualTimeLoop, folder: Path | None = None, **settings: Any) -> World:
         clock = Clock(loop.time, epoch=loop.now())
-        sim = IcaSimulator(clock, Settings(**knobs), gzip=False)
+        sim = IcaSimulator(clock, Settings(**settings), gzip=False)
         place = folder or Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         url = URL.create("sqlite", database=str(place / "ledger.db"))
         init(url)
@@ -202,11 +202,11 @@ def _copies(source: str, destination: str, paths: list[tuple[str, str]]) -> list
     return [((from_project, p), (to_project, folder + p[len(above) :])) for p in chosen]
 
 
-def play(scene: Callable[[World], Awaitable[T]], **knobs: Any) -> T:
+def play(scene: Callable[[World], Awaitable[T]], **settings: Any) -> T:
     """Runs `scene(world)` on virtual time, in a world of its own."""
 
     async def main(loop: VirtualTimeLoop) -> T:
-        world = World.make(loop, **knobs)
+        world = World.make(loop, **settings)
         try:
             return await scene(world)
         finally:

@@ -1,21 +1,23 @@
-"""The table of faults: F16 to F25, F34 to F36, and the cases that plates have met or may meet.
+"""The table of faults: F16 to F25, F34 to F36 of docs/faults.md, and the cases that plates have met or may meet.
 
-Played once each by the tests and with many seeds by the benchmark. The thing to know before changing it: `ends` says how
-the engine must end, so a case that is refused for another reason than its fault fails.
+Played once each by the tests and with many seeds by the benchmark.
+
+Invariant: `ends` says how the engine must end, so a case that is refused for another reason than its fault fails.
 """
 
 from __future__ import annotations
 
-from harness.plates import proxy, sop_policy
+from harness.plates import sop_policy
 from harness.plates.fault_shapes import (
+    CUT_UPLOAD,
+    FORGOTTEN_PART,
+    SOME_FAIL,
     add,
     at,
     contents_swapped,
-    cut_upload,
     empty,
     even,
     flipped,
-    forgotten_part,
     full_disk,
     large,
     long_names,
@@ -30,7 +32,6 @@ from harness.plates.fault_shapes import (
     parts_swapped,
     refusing,
     short,
-    some_fail,
     vanish,
     with_markers,
     with_sibling,
@@ -53,6 +54,7 @@ from harness.plates.fault_stories import (
     wrong_person,
 )
 from harness.plates.fault_table import DELETED, LEFT, MISMATCH, REFUSED, UNVERIFIABLE, VOID, Case
+from harness.proxy import HONOUR_BATCH_ETAGS, ignore_headers
 
 
 def story(name: str, play: object, *, versioned: bool = False) -> Case:
@@ -76,8 +78,8 @@ CASES = (
     Case("F17 one flipped bit at rest", (MISMATCH,), at_rest=flipped),
     Case("F17 one flipped bit at rest, after the approval", (VOID,), after_approval=flipped),
     Case("F18 zeros after byte N", (MISMATCH,), at_rest=zeros),
-    Case("F19 the store keeps half of an upload", (REFUSED,), rules=at("archive", cut_upload), sop_stops=True),
-    Case("F19 the store forgets a part", (REFUSED,), files=large, rules=at("archive", forgotten_part), sop_stops=True),
+    Case("F19 the store keeps half of an upload", (REFUSED,), rules=at("archive", CUT_UPLOAD), sop_stops=True),
+    Case("F19 the store forgets a part", (REFUSED,), files=large, rules=at("archive", FORGOTTEN_PART), sop_stops=True),
     Case("F19 a part is lost at rest", (MISMATCH,), at_rest=part_lost),
     Case("F19 parts are out of order", (MISMATCH,), at_rest=parts_swapped),
     Case("one image is not in the tarball", (MISMATCH,), at_rest=member_dropped),
@@ -90,13 +92,13 @@ CASES = (
         "F20 past every look, ETags in batches honoured",
         (LEFT,),
         at_first_delete=overwrite_last,
-        rules=at("delete", proxy.honour_batch_etags),
+        rules=at("delete", HONOUR_BATCH_ETAGS),
     ),
     Case(
         "F20 past every look, conditions ignored",
         (LEFT,),
         at_first_delete=overwrite_last,
-        rules=at("delete", proxy.ignore_headers("if-match")),
+        rules=at("delete", ignore_headers("if-match")),
     ),
     Case("F21 a new object between listing and reading", (MISMATCH,), after_listing=add),
     Case("F21 a new object after the reading", (MISMATCH,), after_reading=add),
@@ -124,7 +126,7 @@ CASES = (
         rules=refusing("verify", "GET", "analysis.tar", **DENIED),
     ),
     Case("some keys may not be deleted", (LEFT,), rules=refusing("delete", "DELETE", "Images/r01", **DENIED)),
-    Case("errors inside a 200 of DeleteObjects", (LEFT,), rules=at("delete", some_fail), versioned=True),
+    Case("errors inside a 200 of DeleteObjects", (LEFT,), rules=at("delete", SOME_FAIL), versioned=True),
     Case(
         "HEAD is answered 403, and one image is not in the tarball",
         (UNVERIFIABLE,),

@@ -6,15 +6,14 @@ import errno
 import gzip
 import io
 import json
-import re
 import tarfile
 from collections.abc import Mapping
 from typing import Any
 
-from harness.plates import proxy
 from harness.plates.fault_judge import Files
 from harness.plates.fault_table import Draw, Live, few_files
 from harness.plates.servers import PROJECT, noise, plate
+from harness.proxy import RuleDict, peculiarity, refuse
 from include.core.journal import FileJournal, PartJournal
 from include.plates.models import Plate
 
@@ -77,8 +76,8 @@ def _rebuilt(data: bytes, draw: Draw, *, swap: bool) -> bytes:
     for n in images:
         sizes.setdefault(len(rows[n][1]), []).append(n)
     if swap:
-        twins = draw.choice([group for group in sizes.values() if len(group) > 1])
-        one, other = draw.sample(twins, 2)
+        duplicates = draw.choice([group for group in sizes.values() if len(group) > 1])
+        one, other = draw.sample(duplicates, 2)
         rows[one], rows[other] = (rows[one][0], rows[other][1]), (rows[other][0], rows[one][1])
     else:
         del rows[draw.choice(images)]
@@ -115,47 +114,17 @@ def vanish(live: Live, draw: Draw) -> None:
 
 
 def refusing(step: str, method: str, where: str, status: int, code: str, *, once: bool = False) -> Any:
-    rule = proxy.refuse(method, where, status, code)
-    return lambda _: {step: [proxy.once(rule) if once else rule]}
+    rule = refuse(method, where, status, code, times=1 if once else None)
+    return lambda _: {step: [rule]}
 
 
-def at(step: str, *rules: proxy.Rule) -> Any:
+def at(step: str, *rules: RuleDict) -> Any:
     return lambda _: {step: rules}
 
 
-def cut_upload(request: proxy.Request, forward: proxy.Forward) -> Any:
-    """The store keeps half of a tarball and says that all is well."""
-    if request.method != "PUT" or not request.key.endswith(".tar.gz"):
-        return None
-    headers = {n: v for n, v in request.headers.items() if n.lower() != "content-md5"}
-    half = request.body[: len(request.body) // 2]
-    return forward(proxy.Request(request.method, request.path, headers, half))
-
-
-def forgotten_part(request: proxy.Request, forward: proxy.Forward) -> Any:
-    """The store completes a multipart upload without one of its parts, and says that all is well."""
-    if request.method != "POST" or "uploadId" not in request.query:
-        return None
-    parts = re.findall(rb"<Part>.*?</Part>", request.body, re.DOTALL)
-    body = request.body.replace(parts[0], b"") if len(parts) > 1 else request.body
-    headers = {n: v for n, v in request.headers.items() if not n.lower().startswith(("x-amz-mp", "x-amz-checksum"))}
-    return forward(proxy.Request(request.method, request.path, headers, body))
-
-
-def some_fail(request: proxy.Request, forward: proxy.Forward) -> Any:
-    """DeleteObjects answers 200, and one of its keys was not deleted."""
-    if request.method != "POST" or "delete" not in request.query:
-        return None
-    rows = re.findall(rb"<Object>.*?</Object>", request.body, re.DOTALL)
-    name = re.search(rb"<Key>(.*?)</Key>", rows[0], re.DOTALL)
-    failed = b"<Error><Key>" + (name[1] if name else b"?") + b"</Key><Code>InternalError</Code></Error>"
-    headers = {n: v for n, v in request.headers.items() if n.lower() not in ("content-md5", "x-amz-checksum-crc32")}
-    body = request.body.replace(rows[0], b"")
-    if len(rows) == 1:
-        return proxy.Answer(200, {"Content-Type": "application/xml"}, b"<DeleteResult>" + failed + b"</DeleteResult>")
-    answer = forward(proxy.Request(request.method, request.path, headers, body))
-    answer.body = answer.body.replace(b"</DeleteResult>", failed + b"</DeleteResult>")
-    return answer
+CUT_UPLOAD = peculiarity("cut_body", method="PUT", path=r"\.tar\.gz$")
+FORGOTTEN_PART = peculiarity("forget_part", method="POST", query="uploadId=")
+SOME_FAIL = peculiarity("fail_one_key", method="POST", query="^delete")
 
 
 class FullDisk(PartJournal):

@@ -3,14 +3,14 @@
 Each case happens to two worlds that hold the same plate: buckets on a server, where the engine archives, verifies and
 deletes, and a dictionary, where the SOP's own check decides (sop_policy.py; it is taken to be obeyed, though nothing joins
 it to the deletion). Unsafe is an object that is gone although no stored tarball, read with Python's own tarfile, holds the
-bytes it had at the end, or although nobody allowed it. The thing to know before changing it: each case says how it must
-end, so that none is safe only because it broke off early.
+bytes it had at the end, or although nobody allowed it.
+
+Invariant: each case says how it must end, so that none is safe only because it broke off early.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.plates import proxy, servers, sop_policy
+from harness import proxy
+from harness.plates import servers, sop_policy
 from harness.plates.bench import Bench, new_bench, run
 from harness.plates.fault_judge import Files, lost, pack, still_there, stored, unlined
 from harness.plates.servers import noise, plate, plate_files
@@ -80,7 +81,7 @@ class LiveBucket(Live):
 
 Happens = Callable[[Live, Draw], None]
 Damage = Callable[[bytes, Draw], bytes | None]
-Rules = Mapping[str, Sequence[proxy.Rule]]  # step of the engine → what the proxy before the store does there
+Rules = Mapping[str, Sequence[proxy.RuleDict]]  # step of the engine → what the proxy before the store does there
 
 
 def few_files(one: Plate) -> Files:
@@ -239,21 +240,20 @@ class _Engine:
     def _failing(self, bench: Bench) -> Any:
         return lambda name: self.case.journal(bench.journal_for(name), self.draw)
 
-    def _at(self, number: int, method: str, happens: Happens) -> proxy.Rule:
+    def _at(self, number: int, method: str, happens: Happens) -> proxy.RuleDict:
         """Something happens just before the store sees a request of this kind."""
         seen: list[int] = []
 
-        def rule(request: proxy.Request, _: proxy.Forward) -> Any:
+        def hook(request: proxy.Call, _: proxy.Forward) -> None:
             many = request.method == "POST" and "delete" in request.query
             kind = "DELETE" if many else request.method
-            data = request.key in self.live.truth or many
+            data = proxy.key_of(request) in self.live.truth or many
             if kind == method and data:
                 seen.append(number)
                 if len(seen) == number + 1:
                     happens(self.live, self.draw)
-            return None
 
-        return rule
+        return proxy.call(hook)
 
     def step(self, name: str, work: Callable[[Bench], Any], again: Callable[[Bench], Any] | None = None) -> Any:
         """A step, through a proxy where the case has rules for it; a broken one is tried again, as the task would be."""
@@ -261,7 +261,7 @@ class _Engine:
             bench = self.bench
             if name in self.rules:
                 front = stack.enter_context(proxy.proxied(bench.url))
-                front.rules += self.rules[name]
+                front.add(*self.rules[name])
                 access = servers.access(front.url)
                 stack.callback(access.close)
                 bench = replace(bench, access=access)
@@ -290,19 +290,9 @@ def tarball_of(one: Plate, name: str = "images_illum_analysis") -> str:
     return f"{fill(BROAD2018.archive_prefix, one)}{tag_of(BROAD2018, one)}_{name}.tar.gz"
 
 
-def hide(key: str) -> proxy.Rule:
+def hide(key: str) -> proxy.RuleDict:
     """Listings that lag: one key is not in them."""
-
-    def rule(request: proxy.Request, forward: proxy.Forward) -> Any:
-        if request.method != "GET" or "list-type" not in request.query:
-            return None
-        answer = forward(request)
-        for row in re.findall(rb"<Contents>.*?</Contents>", answer.body, re.DOTALL):
-            if key.encode() in row:
-                answer.body = answer.body.replace(row, b"")
-        return answer
-
-    return rule
+    return proxy.peculiarity("hide_from_listing", method="GET", query="list-type=", text=key)
 
 
 # The SOP

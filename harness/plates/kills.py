@@ -1,8 +1,10 @@
 """The engine's commands in processes of their own, killed with SIGKILL; for tests, and for the figures with many kills.
 
 Most kills come at a random request, just before or just after the store has carried it out; the others at a random moment
-of the command, since not every step is a request. The thing to know before changing it: what is right is read from the
-buckets, what was sent from the proxy's log, and a kill counts only if it came before the command had ended by itself.
+of the command, since not every step is a request.
+
+Invariant: what is right is read from the buckets, what was sent from the proxy's journal, and a kill counts only if it came
+before the command had ended by itself.
 """
 
 from __future__ import annotations
@@ -17,13 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from harness.plates import fault_judge, servers
 from harness.plates.bench import Bench, run
 from harness.plates.fault_table import ALL
-from harness.plates.proxy import DROP, Forward, Proxy, Request, proxied
 from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
+from harness.proxy import Answer, Call, ConnectionDropped, Forward, Front, call, proxied
 from include.plates.models import MIB
 
 ROOT = Path(__file__).parent.parent.parent
@@ -65,20 +66,20 @@ class Target:
     """A command behind a proxy, to be killed. `normal` and `requests`: what it takes undisturbed."""
 
     bench: Bench
-    front: Proxy
+    front: Front
     rng: random.Random
     normal: float = 3.0
     requests: int = 60
 
     def finish(self, *arguments: str) -> bool:
         """Lets it end; whether with status 0. Raises AssertionError where it broke."""
-        began, before = time.monotonic(), len(self.front.log)
+        began, before = time.monotonic(), len(self.front.requests)
         done = subprocess.run(
             command(self.bench, *arguments), env=environment(), cwd=ROOT, capture_output=True, check=False
         )
         if done.returncode not in (0, 1, 3):
             raise AssertionError(done.stderr.decode()[-2000:])
-        self.normal, self.requests = time.monotonic() - began, len(self.front.log) - before
+        self.normal, self.requests = time.monotonic() - began, len(self.front.requests) - before
         return done.returncode == 0
 
     def kill(self, *arguments: str) -> bool:
@@ -86,25 +87,21 @@ class Target:
         at, carried_out = self.rng.randint(1, max(2, self.requests)), self.rng.random() < 0.5
         by_time = self.rng.random() < 0.3
         process = subprocess.Popen(command(self.bench, *arguments), env=environment(), cwd=ROOT, stdout=-3, stderr=-3)
-        seen: list[str] = []
 
-        def rule(request: Request, forward: Forward) -> Any:
-            seen.append(request.method)
-            if len(seen) != at:
-                return None
+        def kill(request: Call, forward: Forward) -> Answer:
             if carried_out:
                 forward(request)
             process.kill()
-            return DROP
+            raise ConnectionDropped("the client was killed")
 
         if not by_time:
-            self.front.rules.append(rule)
+            self.front.add(call(kill, after=at - 1, times=1))
         try:
             process.wait(self.normal * self.rng.uniform(0.3, 1.0) if by_time else 120)
         except subprocess.TimeoutExpired:
             process.kill()
         finally:
-            self.front.rules.clear()
+            self.front.clear()
         return process.wait() == -9
 
 
@@ -147,13 +144,13 @@ def contents(bench: Bench) -> dict[str, bytes]:
     return {key: bench.get(key) for key in bench.keys(bench.cold)}
 
 
-def resent(front: Proxy, journals: Path, act: Callable[[], None]) -> int:
+def resent(front: Front, journals: Path, act: Callable[[], None]) -> int:
     """Parts that are sent during `act` although the journals called them finished before."""
-    finished, before = finished_parts(journals), len(front.log)
+    finished, before = finished_parts(journals), len(front.requests)
     act()
     sent = [
         (request.key.rsplit("/", 1)[-1], int(request.query["partNumber"][0]))
-        for request in front.log[before:]
+        for request in front.requests[before:]
         if request.method == "PUT" and "partNumber" in request.query
     ]
     return sum(part in finished for part in sent)

@@ -172,7 +172,7 @@ class PlatesScene:
     def _deletions(self) -> list[str]:
         """Every object of the plates whose deletion the store carried out, by its own journal."""
         requests = journal_requests(self.address)
-        paths = [row["path"] for row in requests if row["method"] == "DELETE" and row["status"] < 300]
+        paths = [row["path"] for row in requests if row["method"] == "DELETE" and row["status"] in range(200, 300)]
         keys = sorted(path.removeprefix(f"/{LIVE}/") for path in paths if path.startswith(f"/{LIVE}/"))
         return [key for key in keys if not key.endswith("_condition_probe")]
 

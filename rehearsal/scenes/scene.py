@@ -94,6 +94,4 @@ def answer_question(
 def journal_requests(address: str) -> list[dict[str, Any]]:
     """Every request in a simulator's journal: its method, path, query and status among other things."""
     journal = httpx.get(f"{address}/_sim/journal", timeout=60, trust_env=False).raise_for_status().json()
-    if isinstance(journal, list):  # the form of a simulator that has its own; goes when all share one journal
-        return journal
     return [entry["details"] for entry in journal["entries"] if entry["kind"] == "request"]

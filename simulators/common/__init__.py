@@ -5,9 +5,9 @@ from simulators.common.faults import FaultScript, Rule
 from simulators.common.journal import Entry, Journal
 from simulators.common.registry import SERVICES, HttpService, Service, Setup, build
 from simulators.common.server import RunningServer, serve
-from simulators.common.simulator import Knobs, Simulator
+from simulators.common.simulator import Simulator, SimulatorSettings
 from simulators.common.transport import InProcessTransport
-from simulators.common.wire import Answer, Call, ConnectionDropped, ProblemError
+from simulators.common.wire import Answer, Call, ConnectionDropped, Operation, ProblemError
 
 __all__ = [
     "SERVICES",
@@ -21,13 +21,14 @@ __all__ = [
     "HttpService",
     "InProcessTransport",
     "Journal",
-    "Knobs",
+    "Operation",
     "ProblemError",
     "Rule",
     "RunningServer",
     "Service",
     "Setup",
     "Simulator",
+    "SimulatorSettings",
     "build",
     "http_date",
     "iso_millis",

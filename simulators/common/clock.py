@@ -1,7 +1,7 @@
 """The simulated clock and the agenda of what happens when.
 
-The one thing to know: nothing runs in the background. Whatever a remote would do by itself (a job that ends, a deletion that
-completes) is an entry of the agenda, and the agenda is settled in time order at the start of every request. So a
+Invariant: nothing runs in the background. Whatever a remote would do by itself (a job that ends, a deletion that completes)
+is an entry of the agenda, and what is due of the agenda is run in time order at the start of every request. So a
 simulator gives the same history on a real clock, a fast one, a frozen one and a virtual one.
 """
 
@@ -84,7 +84,7 @@ class Clock:
 class Agenda:
     """Future events in time order; ties keep the order in which they were scheduled.
 
-    `time` is the instant the simulated world has reached: the time of the running event, else of the last settlement.
+    `time` is the instant the simulated world has reached: the time of the running event, else of the last `run_due`.
     `on_sooner` is called when something new comes before all that was planned (for whoever sleeps until `next_due`).
     """
 
@@ -96,13 +96,13 @@ class Agenda:
         self._order = itertools.count()
 
     def schedule(self, when: float, event: Callable[[], object]) -> None:
-        """Run `event` at simulated epoch seconds `when` (at once on the next settlement when that is past)."""
+        """Run `event` at simulated epoch seconds `when` (by the next `run_due` when that is past)."""
         entry = (max(when, self.time), next(self._order), event)
         heapq.heappush(self._heap, entry)
         if self._heap[0] is entry:
             self.on_sooner()
 
-    def settle(self) -> float:
+    def run_due(self) -> float:
         """Run everything due by now, in time order, and return the present."""
         now = max(self.clock.now(), self.time)
         while self._heap and self._heap[0][0] <= now:

@@ -1,6 +1,6 @@
 """The fault script: which requests go wrong, and how.
 
-The one thing to know: *before commit* means that the simulated system never saw the request, *after commit* that it did
+Invariant: *before commit* means that the simulated system never saw the request, *after commit* that it did
 everything and only the answer suffered. Every fault keeps that line sharp, because the journal is read as the truth.
 
 | fault | parameters | what the client sees | committed |
@@ -16,7 +16,23 @@ everything and only the answer suffered. Every fault keeps that line sharp, beca
 | non_json | code (200), body | an HTML page | no |
 | outage | seconds, code (503), retry_after | 503 to every request for that time | no |
 
-A simulator may add kinds of its own (`SPECIAL`); those act after the commit and combine with one of the above.
+Of a request that suffers several of these the first rule acts. A simulator may add faults of its own, which act where
+it commits, combine with one of the above, and take their parameters from `options`:
+
+| simulator | fault | options | what happens |
+|---|---|---|---|
+| icav2 | hide_job | (`seconds`) | the new job is in no answer for that time |
+| s3 | flip_bit | | the object that was written has one other bit at rest: same size, same ETag, no error |
+
+A rule chooses its requests by:
+
+| field | matches |
+|---|---|
+| method | this method |
+| path | a substring or regular expression of the decoded path |
+| query | a substring or regular expression of the query string as it was sent (S3's operations differ by nothing else) |
+| contains | a substring of the body |
+| after, times | the first `after` of those that match pass, the next `times` (null: all) suffer |
 """
 
 from __future__ import annotations
@@ -25,7 +41,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 GENERIC = frozenset(
     {
@@ -41,13 +57,14 @@ GENERIC = frozenset(
         "outage",
     }
 )
+NOT_COMMITTED = frozenset({"status", "drop_before_commit", "non_json", "outage"})
 
 
 class Rule(BaseModel):
     """One line of the script. Requests that match are counted; the first `after` pass, the next `times` suffer.
 
-    `path` is a substring or a regular expression of the request path, `contains` a substring of the request body;
-    `times: null` means for ever. Times in the parameters are simulated seconds.
+    Fields and faults are in the tables above. `problem` changes fields of the error answer (for S3: `{"code": "SlowDown"}`).
+    Times in the parameters are simulated seconds.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,6 +72,7 @@ class Rule(BaseModel):
     fault: str
     method: str | None = None
     path: str | None = None
+    query: str | None = None
     contains: str | None = None
     after: int = Field(default=0, ge=0)
     times: int | None = Field(default=1, ge=0)
@@ -65,13 +83,27 @@ class Rule(BaseModel):
     retry_after: int | str | None = None
     body: str | None = None
     problem: dict[str, Any] | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
-    def matches(self, method: str, path: str, body: bytes) -> bool:
+    @field_validator("path", "query")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise ValueError(f"{value!r} is not a regular expression: {error}") from error
+        return value
+
+    def matches(self, method: str, path: str, query: str, body: bytes) -> bool:
         if self.method and self.method.upper() != method:
             return False
-        if self.path and self.path not in path and not re.search(self.path, path):
+        if not (_found(self.path, path) and _found(self.query, query)):
             return False
         return not self.contains or self.contains.encode() in body
+
+
+def _found(wanted: str | None, text: str) -> bool:
+    return not wanted or wanted in text or re.search(wanted, text) is not None
 
 
 @dataclass
@@ -81,11 +113,19 @@ class _Tally:
     matched: int = 0
     fired: int = 0
 
+    def takes(self, method: str, path: str, query: str, body: bytes) -> bool:
+        """Counts the request if it matches; whether it would suffer this rule, were there no other."""
+        if not self.rule.matches(method, path, query, body):
+            return False
+        self.matched += 1
+        spent = self.rule.times is not None and self.fired >= self.rule.times
+        return self.matched > self.rule.after and not spent
+
 
 class FaultScript:
     """The rules in force. Every matching rule counts a request; a request suffers all rules that are due.
 
-    Of the transport faults only the first due one acts, so that a script reads from top to bottom.
+    Of the faults that all simulators know only the first due one acts, so that a script reads from top to bottom.
     """
 
     def __init__(self, special: frozenset[str] = frozenset()) -> None:
@@ -99,11 +139,6 @@ class FaultScript:
         parsed = Rule(**rule)
         if parsed.fault not in self.known:
             raise ValueError(f"unknown fault {parsed.fault!r}; known: {', '.join(sorted(self.known))}")
-        if parsed.path:
-            try:
-                re.compile(parsed.path)
-            except re.error as error:
-                raise ValueError(f"path {parsed.path!r} is not a regular expression: {error}") from error
         self._last_id += 1
         self._tallies.append(_Tally(parsed, self._last_id))
         return self._last_id
@@ -114,26 +149,20 @@ class FaultScript:
         if rule_id is None:
             self._outage = None
 
-    def due(self, method: str, path: str, body: bytes, now: float) -> list[Rule]:
+    def due(self, method: str, path: str, query: str, body: bytes, now: float) -> list[Rule]:
         """Count this request and return the rules it suffers; a running outage hides it from all others."""
         if self._outage and now < self._outage[0]:
             return [self._outage[1]]
-        due: list[Rule] = []
-        for tally in self._tallies:
-            rule = tally.rule
-            if not rule.matches(method, path, body):
-                continue
-            tally.matched += 1
-            spent = rule.times is not None and tally.fired >= rule.times
-            second_transport = rule.fault in GENERIC and any(other.fault in GENERIC for other in due)
-            if tally.matched > rule.after and not spent and not second_transport:
-                tally.fired += 1
-                due.append(rule)
-        for rule in due:
-            if rule.fault == "outage":
-                self._outage = (now + rule.seconds, rule)
-                return [rule]
-        return due
+        ready = [tally for tally in self._tallies if tally.takes(method, path, query, body)]
+        generic = next((tally for tally in ready if tally.rule.fault in GENERIC), None)
+        if generic is not None and generic.rule.fault in NOT_COMMITTED:
+            ready = [generic]  # a fault that acts where the simulator commits is kept for a request that it commits
+        due = [tally for tally in ready if tally is generic or tally.rule.fault not in GENERIC]
+        for tally in due:
+            tally.fired += 1
+        if generic is not None and generic.rule.fault == "outage":
+            self._outage = (now + generic.rule.seconds, generic.rule)
+        return [tally.rule for tally in due]
 
     def describe(self) -> list[dict[str, Any]]:
         """The rules with how often each matched and fired."""

@@ -1,6 +1,6 @@
 """The journal: what a simulator was asked and what it really did. Tests take it as the truth.
 
-The one thing to know: it is append-only and holds no credential; requests are recorded without their headers.
+Invariant: it is append-only and holds no credential; of a request's headers nothing but names is recorded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The list of simulators, and what each must offer to be started by `python -m simulators`.
 
-The one thing to know: to add a simulator, add one line to `SERVICES`. Its function takes a `Setup` and returns a
-`Service`; an HTTP one returns `HttpService(simulator)`, others (SSH, SMTP) bring their own start and stop.
+To add a simulator, add one line to `SERVICES`. Its function takes a `Setup` and returns a `Service`; an HTTP one returns
+`HttpService(simulator)`, others (SSH, SMTP) bring their own start and stop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """Serve a simulator over a real loopback socket, in a thread or in the running loop.
 
-The one thing to know: uvicorn alone cannot close a connection without an answer, which is the fault that matters most. The
-protocol class here hands each request a way to abort its connection.
+uvicorn alone cannot close a connection without an answer, which is the fault that matters most. The protocol class here
+hands each request a way to abort its connection.
+
+Invariant: it listens on loopback only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An httpx transport to a simulator in the same event loop that behaves like a network.
 
-The one thing to know: unlike `httpx.ASGITransport` it honours the client's read timeout on the loop's own time (also a virtual
+Invariant: unlike `httpx.ASGITransport` it honours the client's read timeout on the loop's own time (also a virtual
 one), and the simulator goes on with a request after its client has given up, as a remote would.
 """
 

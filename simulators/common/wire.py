@@ -1,7 +1,7 @@
 """Requests and answers as plain values, and the ways in which an answer can fail to arrive.
 
-The one thing to know: an operation is a synchronous function from `Call` to `Answer`. That is what lets a fault commit it late,
-after the client has gone, and what makes each commit atomic.
+Invariant: an operation is a synchronous function from `Call` to `Answer`. That is what lets a fault commit it late, after the
+client has gone, and what makes each commit atomic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ ABORT = "waybill.simulator.abort"  # ASGI extension of our server: a function th
 
 @dataclass(frozen=True)
 class Call:
-    """One request, taken apart. `params` are the path parameters, header names are lower case."""
+    """One request, taken apart. `params` are the path parameters, header names are lower case.
+
+    `path` is decoded; `target` is path and query as they were sent, for those to whom the encoding matters.
+    """
 
     method: str
     path: str
@@ -33,6 +36,12 @@ class Call:
     headers: dict[str, str]
     body: bytes
     base_url: str
+    target: str = ""
+
+    @property
+    def raw_query(self) -> str:
+        """The query string as it was sent."""
+        return self.target.partition("?")[2]
 
     def json(self) -> Any:
         """The body as JSON. Raises `ProblemError` 400 when it is none."""
@@ -44,14 +53,14 @@ class Call:
 
 @dataclass
 class Answer:
-    """What an operation decided. `ref` names what was created, for faults that act on it.
+    """What an operation decided. `ref` names what was created, for faults that act on it. `media_type` None adds none.
 
     `hold_seconds`: the system itself answers that much later. `stream`: a body that is made while it is sent.
     """
 
     status: int
     body: Any = None
-    media_type: str = "application/json"
+    media_type: str | None = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
     ref: str | None = None
     hold_seconds: float = 0.0
@@ -80,7 +89,10 @@ Operation = Callable[[Call], Answer]
 
 
 class ConnectionDropped(httpx.RemoteProtocolError):
-    """What an in-process client sees where a real one sees its connection closed without an answer."""
+    """What an in-process client sees where a real one sees its connection closed without an answer.
+
+    An operation raises it to have the connection closed.
+    """
 
 
 class DropResponse(Response):

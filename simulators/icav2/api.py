@@ -1,6 +1,6 @@
 """The HTTP operations of ICA v3 that Waybill's clients may use.
 
-The one thing to know: each operation is synchronous and atomic (see `simulators.common.wire`); what takes time in the real
+Invariant: each operation is synchronous and atomic (see `simulators.common.wire`); what takes time in the real
 service is an entry of the agenda, or an answer that is held back.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from simulators.common import Answer, Call, ProblemError
 from simulators.common.wire import Operation
@@ -18,9 +18,7 @@ from simulators.icav2.model import ITEM_STATUSES, JOB_STATUSES, Job, Node, User
 from simulators.icav2.notification_api import notification_routes
 from simulators.icav2.reading import checked_object, choices, ok
 from simulators.icav2.render import PREFIXES, batch_json, item_json, job_json, page
-
-if TYPE_CHECKING:
-    from simulators.icav2.simulator import IcaSimulator
+from simulators.icav2.simulator import IcaWorld
 
 _JOB_SORT: dict[str, Callable[[Job], Any]] = {
     "timeCreated": lambda job: job.created,
@@ -29,7 +27,7 @@ _JOB_SORT: dict[str, Callable[[Job], Any]] = {
 }
 
 
-def add_routes(sim: IcaSimulator) -> None:
+def add_routes(sim: IcaWorld) -> None:
     """Register every operation. Paths with a `:verb` come before those whose last parameter would swallow it."""
     tokens, jobs, data, batches = _Tokens(sim), _Jobs(sim), DataOperations(sim), _Batches(sim)
     project = "/api/projects/{projectId}"
@@ -67,7 +65,7 @@ def _nothing_there(call: Call) -> Answer:
 
 
 class _Tokens:
-    def __init__(self, sim: IcaSimulator) -> None:
+    def __init__(self, sim: IcaWorld) -> None:
         self._sim = sim
 
     def create(self, call: Call) -> Answer:
@@ -78,7 +76,7 @@ class _Tokens:
 
 
 class _Jobs:
-    def __init__(self, sim: IcaSimulator) -> None:
+    def __init__(self, sim: IcaWorld) -> None:
         self._sim = sim
 
     def _visible(self, job: Job, user: User) -> bool:
@@ -106,7 +104,7 @@ class _Jobs:
 
 
 class _Batches:
-    def __init__(self, sim: IcaSimulator) -> None:
+    def __init__(self, sim: IcaWorld) -> None:
         self._sim = sim
 
     def create_copy(self, call: Call) -> Answer:

@@ -1,6 +1,6 @@
 """The HTTP operations on project data, and the object store behind their presigned URLs.
 
-The one thing to know: only content that was given or uploaded is kept; all other content is generated while it is read.
+Invariant: only content that was given or uploaded is kept; all other content is generated while it is read.
 """
 
 from __future__ import annotations
@@ -9,17 +9,15 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from simulators.common import Answer, Call, ProblemError
 from simulators.common.wire import Operation
 from simulators.icav2.model import DATA_STATUSES, Node, generated
 from simulators.icav2.reading import checked_object, choice, choices, ok
 from simulators.icav2.render import data_json, page
+from simulators.icav2.simulator import IcaWorld
 from simulators.icav2.tree import DataFilter, check_path, make_etag
-
-if TYPE_CHECKING:
-    from simulators.icav2.simulator import IcaSimulator
 
 _DATA_PARAMETERS = frozenset(
     {
@@ -49,7 +47,7 @@ class _Stored:
 
 
 class DataOperations:
-    def __init__(self, sim: IcaSimulator) -> None:
+    def __init__(self, sim: IcaWorld) -> None:
         self._sim = sim
         self._stored: dict[tuple[str, str, str], _Stored] = {}
 

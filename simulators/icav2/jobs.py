@@ -1,6 +1,6 @@
 """Copy and move jobs: how a batch becomes files.
 
-The one thing to know: a job is planned when it is accepted (the draw, the files, what happens to each) and carried out
+Invariant: a job is planned when it is accepted (the draw, the files, what happens to each) and carried out
 by entries of the agenda: waiting, running, the begin and end of each file in turn, the end of the job.
 """
 
@@ -132,12 +132,12 @@ class JobEngine:
         self._apply(job, self._settings.stuck_then if outcome is Outcome.STUCK else outcome)
 
     def _always_fails(self, source: Node) -> str | None:
-        knobs = self._settings
-        if any(re.search(pattern, source.path) for pattern in knobs.failing_files):
+        settings = self._settings
+        if any(re.search(pattern, source.path) for pattern in settings.failing_files):
             return "Copy of this file failed."
-        if (source.size_bytes or 0) < knobs.small_file_fails_below_bytes:
+        if (source.size_bytes or 0) < settings.small_file_fails_below_bytes:
             return "Access denied when tagging the object."
-        if knobs.single_part_fails and source.etag and "-" not in source.etag:
+        if settings.single_part_fails and source.etag and "-" not in source.etag:
             return "Access denied when tagging the object."
         return None
 
@@ -167,17 +167,17 @@ class JobEngine:
                 sizeable[int(fraction * len(sizeable))].fate = fate
 
     def _schedule(self, job: Job) -> None:
-        knobs, begin = self._settings, job.created
+        settings, begin = self._settings, job.created
         seconds = job.draw.duration_seconds
-        if knobs.bandwidth_bytes_per_second:
-            seconds += sum(work.source.size_bytes or 0 for work in job.works) / knobs.bandwidth_bytes_per_second
-        waiting = begin + seconds * knobs.initialized_fraction
-        running = waiting + seconds * knobs.waiting_fraction
+        if settings.bandwidth_bytes_per_second:
+            seconds += sum(work.source.size_bytes or 0 for work in job.works) / settings.bandwidth_bytes_per_second
+        waiting = begin + seconds * settings.initialized_fraction
+        running = waiting + seconds * settings.waiting_fraction
         job.ends = begin + seconds
         if job.draw.outcome is Outcome.STUCK:
-            job.ends += knobs.stuck_seconds
-            if knobs.stuck_status == "WAITING_FOR_RESOURCES":
-                running += knobs.stuck_seconds
+            job.ends += settings.stuck_seconds
+            if settings.stuck_status == "WAITING_FOR_RESOURCES":
+                running += settings.stuck_seconds
         self._agenda.schedule(waiting, lambda: self._wait(job))
         self._agenda.schedule(running, lambda: self._start(job))
 

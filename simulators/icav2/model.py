@@ -1,7 +1,7 @@
 """The things ICA keeps: users, projects, data, jobs, batches.
 
-The one thing to know: a `Node` keeps its history, because a listing may lag behind (`listing_lag_seconds`) while a look-up by id
-does not.
+Invariant: a `Node` keeps its history, because a listing may lag behind (`listing_lag_seconds`) while a look-up by id does
+not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 from simulators.icav2.settings import Draw
 
 Right = Literal["none", "viewer", "contributor"]
-TERMINAL = frozenset({"STOPPED", "SUCCEEDED", "PARTIALLY_SUCCEEDED", "FAILED"})
 DATA_STATUSES = ("PARTIAL", "AVAILABLE", "ARCHIVING", "ARCHIVED", "UNARCHIVING", "DELETING")
 ITEM_STATUSES = ("QUEUED", "COPYING", "COPIED", "PARTIALLY_COPIED", "FAILED")
 JOB_STATUSES = (

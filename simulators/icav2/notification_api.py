@@ -1,26 +1,23 @@
 """The HTTP operations on notification channels and subscriptions (ICA v3 API: schemas NotificationChannel and
 NotificationSubscription, and their lists, which have no pages).
 
-The one thing to know: what ICA offers and this simulator does not (mail, queues, other events, filters) is refused with
+Invariant: what ICA offers and this simulator does not (mail, queues, other events, filters) is refused with
 400, since a subscription that never fires would look like lost notifications.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from simulators.common import Answer, Call, ProblemError, iso_millis
+from simulators.common import Answer, Call, Operation, ProblemError, iso_millis
 from simulators.icav2.notifications import EVENT_CODE, PAYLOAD_VERSION, Channel, Subscription
 from simulators.icav2.reading import checked_object, ok
-
-if TYPE_CHECKING:
-    from simulators.common.wire import Operation
-    from simulators.icav2.simulator import IcaSimulator
+from simulators.icav2.simulator import IcaWorld
 
 _ADDRESS_LIMIT = 100  # characters, by the schema
 
 
-def notification_routes(sim: IcaSimulator) -> list[tuple[str, str, Operation]]:
+def notification_routes(sim: IcaWorld) -> list[tuple[str, str, Operation]]:
     """The operations, for `add_routes`."""
     channels, subscriptions = _Channels(sim), _Subscriptions(sim)
     one = "/api/notificationChannels"
@@ -63,7 +60,7 @@ def _only(body: dict[str, Any], name: str, simulated: str) -> None:
 class _Channels:
     """A caller sees the channels of its own."""
 
-    def __init__(self, sim: IcaSimulator) -> None:
+    def __init__(self, sim: IcaWorld) -> None:
         self._sim = sim
 
     def create(self, call: Call) -> Answer:
@@ -96,7 +93,7 @@ class _Channels:
 
 
 class _Subscriptions:
-    def __init__(self, sim: IcaSimulator) -> None:
+    def __init__(self, sim: IcaWorld) -> None:
         self._sim = sim
 
     def create(self, call: Call) -> Answer:

@@ -1,7 +1,7 @@
 """Push notifications: event `ICA_JOB_001` posted to HTTP channels at every change of a job's status (contract: push).
 
-The one thing to know: a status change only puts letters on the agenda, and the agenda puts them into the outbox when they are
-due. What needs time of its own is the posting: a pump, a task of the server's own loop, that lives while there are channels.
+Invariant: a status change only puts notifications on the agenda, and the agenda puts them into the outbox when they are due.
+What needs time of its own is the posting: a pump, a task of the server's own loop, that lives while there are channels.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AFTER_DUE_SECONDS = 1e-5  # a sleep may end a microsecond early, and a clock th
 
 @dataclass(eq=False)
 class Channel:
-    """Where letters go: `url` is what was checked, and what is posted to."""
+    """Where notifications go: `url` is what was checked, and what is posted to."""
 
     id: str
     owner: User
@@ -55,7 +55,7 @@ class Subscription:
 
 
 @dataclass(frozen=True)
-class Letter:
+class Notification:
     """An envelope on its way."""
 
     channel: Channel
@@ -79,7 +79,7 @@ def loopback_url(address: str) -> httpx.URL:
 
 
 class Notifications:
-    """Channels, subscriptions and the outbox. `transport` replaces the network, for letters in virtual time."""
+    """Channels, subscriptions and the outbox. `transport` replaces the network, for notifications in virtual time."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class Notifications:
         self.channels: dict[str, Channel] = {}
         self.subscriptions: dict[str, Subscription] = {}
         self.counts: Counter[str] = Counter()
-        self._outbox: deque[Letter] = deque()
+        self._outbox: deque[Notification] = deque()
         self._posting = asyncio.Lock()
         self._pump: asyncio.Task[None] | None = None
         self._woken = asyncio.Event()
@@ -117,7 +117,7 @@ class Notifications:
         return channel
 
     def remove_channel(self, channel: Channel) -> None:
-        """Its subscriptions go with it, and letters on their way to it are not sent any more (a guess, not documented)."""
+        """Its subscriptions go with it, and what is on its way to it is not sent any more (a guess, not documented)."""
         del self.channels[channel.id]
         for each in [each for each in self.subscriptions.values() if each.channel is channel]:
             del self.subscriptions[each.id]
@@ -132,10 +132,10 @@ class Notifications:
     # From a status change to the outbox
 
     def status_changed(self, job: Job, before: str) -> None:
-        """Write the letters of one status change; they tell the job as it is at this instant."""
+        """Write the notifications of one status change; they tell the job as it is at this instant."""
         for subscription in self.subscriptions.values():
             if subscription.project_id == job.project_id and subscription.enabled and subscription.channel.enabled:
-                self._plan(subscription, job, Letter(subscription.channel, self._envelope(job, before)))
+                self._plan(subscription, job, Notification(subscription.channel, self._envelope(job, before)))
 
     def _envelope(self, job: Job, before: str) -> dict[str, Any]:
         """As ICA's own (contract: push); which event parameters this code has is not documented."""
@@ -150,34 +150,32 @@ class Notifications:
             "payload": job_json(job, self._tenant_id),
         }
 
-    def _plan(self, subscription: Subscription, job: Job, letter: Letter) -> None:
-        """Draw the letter's fate. As for jobs, luck does not depend on the order in which things happen."""
-        knobs = self._settings
-        key = (
-            f"{knobs.seed}|{destination_key(job.project_id, job.path)}|{job.attempt}|{job.status}|{subscription.number}"
-        )
+    def _plan(self, subscription: Subscription, job: Job, notification: Notification) -> None:
+        """Draw the notification's fate. As for jobs, a draw does not depend on the order in which things happen."""
+        settings = self._settings
+        key = f"{settings.seed}|{destination_key(job.project_id, job.path)}|{job.attempt}|{job.status}|{subscription.number}"
         source = random.Random(int.from_bytes(hashlib.sha256(key.encode()).digest(), "big"))
-        # All numbers are drawn always and in this order, so that changing one knob leaves the other draws alone.
+        # All numbers are drawn always and in this order, so that changing one setting leaves the other draws alone.
         loss, duplicate, reorder = source.random(), source.random(), source.random()
-        due = self._agenda.time + knobs.notification_delay_seconds
-        late = due + knobs.notification_straggle_seconds
-        if loss < knobs.notification_loss_rate:
-            self._note("lost", letter)
+        due = self._agenda.time + settings.notification_delay_seconds
+        late = due + settings.notification_straggle_seconds
+        if loss < settings.notification_loss_rate:
+            self._note("lost", notification)
             return
-        send = partial(self._put_out, letter)
-        self._agenda.schedule(late if reorder < knobs.notification_reorder_rate else due, send)
-        if duplicate < knobs.notification_duplicate_rate:
+        send = partial(self._put_out, notification)
+        self._agenda.schedule(late if reorder < settings.notification_reorder_rate else due, send)
+        if duplicate < settings.notification_duplicate_rate:
             self._agenda.schedule(late, send)
 
-    def _put_out(self, letter: Letter) -> None:
-        self._outbox.append(letter)
+    def _put_out(self, notification: Notification) -> None:
+        self._outbox.append(notification)
         self._wake()
 
     # From the outbox to the channel
 
     async def deliver(self) -> int:
-        """Post every letter that is due by now, in turn, and return how many were; also those the pump is posting."""
-        self._agenda.settle()
+        """Post every notification that is due by now, in turn, and return how many; also those the pump is posting."""
+        self._agenda.run_due()
         posted = 0
         async with self._posting:
             if not self._outbox:
@@ -189,25 +187,25 @@ class Notifications:
                     posted += await self._post(client, self._outbox.popleft())
         return posted
 
-    async def _post(self, client: httpx.AsyncClient, letter: Letter) -> int:
+    async def _post(self, client: httpx.AsyncClient, notification: Notification) -> int:
         """One attempt: whether ICA tries again is not documented, and nobody may count on it."""
-        if letter.channel.id not in self.channels:
-            self._note("dropped", letter)
+        if notification.channel.id not in self.channels:
+            self._note("dropped", notification)
             return 0
         try:
-            answer = await client.post(letter.channel.url, json=letter.envelope)
+            answer = await client.post(notification.channel.url, json=notification.envelope)
         except httpx.HTTPError as error:
-            self._note("failed", letter, error=type(error).__name__)
+            self._note("failed", notification, error=type(error).__name__)
         else:
-            self._note("sent" if answer.is_success else "refused", letter, status=answer.status_code)
+            self._note("sent" if answer.is_success else "refused", notification, status=answer.status_code)
         return 1
 
-    def _note(self, fate: str, letter: Letter, **more: Any) -> None:
-        payload = letter.envelope["payload"]
+    def _note(self, fate: str, notification: Notification, **more: Any) -> None:
+        payload = notification.envelope["payload"]
         self.counts[fate] += 1
-        facts = {"job_id": payload["id"], "job_status": payload["status"], "channel_id": letter.channel.id}
+        facts = {"job_id": payload["id"], "job_status": payload["status"], "channel_id": notification.channel.id}
         self._journal.record(
-            "notification", fate=fate, correlation_id=letter.envelope["correlationId"], **facts, **more
+            "notification", fate=fate, correlation_id=notification.envelope["correlationId"], **facts, **more
         )
 
     # The pump

@@ -1,6 +1,6 @@
 """Reading requests: query parameters and bodies, refused in the API's manner when they are wrong.
 
-The one thing to know: empty query parameters count as absent, as generated clients send them.
+Invariant: empty query parameters count as absent, as generated clients send them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The JSON of the API, from the model (ICA v3 API: schemas Job, ProjectData, ProjectDataCopyBatch and their paged lists).
 
-The one thing to know: optional fields whose schema is not nullable are left out when empty, never null; and the cursor
+Invariant: optional fields whose schema is not nullable are left out when empty, never null; and the cursor
 of the last page is the empty string (contract: paging).
 """
 

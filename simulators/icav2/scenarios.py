@@ -1,7 +1,7 @@
 """Seeded worlds. `sop` holds the source files of both inputs of the copy-batch procedure and the empty projects they go to.
 
-The one thing to know: the manifests in `simulators/data/icav2` are the inputs as published; sizes and ETags are made up
-here, plausibly.
+Invariant: the manifests in `simulators/data/icav2` are the inputs as published; sizes and ETags are made up here,
+plausibly.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from simulators.icav2.simulator import IcaSimulator
-
+from simulators.icav2.simulator import IcaWorld
 
 _DATA = Path(__file__).resolve().parent.parent / "data" / "icav2"
 _GIGABYTE = 10**9
@@ -40,7 +38,7 @@ def _plausible_size(path: str, seed: int) -> int:
     return source.randint(400, 90_000)
 
 
-def seed_scenario(sim: IcaSimulator, name: str) -> dict[str, Any]:
+def seed_scenario(sim: IcaWorld, name: str) -> dict[str, Any]:
     """Seed the scenario `name` and say what is there: `projects` (id to label) and `manifests`.
 
     Raises ValueError for an unknown name.

@@ -1,7 +1,7 @@
-"""The knobs of the ICAv2 simulator and the draws of its copy jobs.
+"""The settings of the ICAv2 simulator and the random draws of its copy jobs.
 
-The one thing to know: a draw depends on (seed, destination, attempt) and on the knobs only, never on the order in which
-jobs come in. So two schedulers can be compared on the same luck, and the ideal makespan can be computed beforehand.
+Invariant: a draw depends on (seed, destination, attempt) and on the settings only, never on the order in which
+jobs come in. So two schedulers can be compared on the same draws, and the ideal makespan can be computed beforehand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from simulators.common import Knobs
+from simulators.common import SimulatorSettings
 
 
 class Outcome(StrEnum):
@@ -80,8 +80,8 @@ class Override(BaseModel):
         return self.destination in destination or re.search(self.destination, destination) is not None
 
 
-class Settings(Knobs):
-    """Every knob of the ICAv2 simulator; sizes in bytes, times in simulated seconds."""
+class Settings(SimulatorSettings):
+    """Every setting of the ICAv2 simulator; sizes in bytes, times in simulated seconds."""
 
     # API
     token_lifetime_seconds: float = 3600.0
@@ -160,7 +160,7 @@ class Settings(Knobs):
 
 
 class Draw(NamedTuple):
-    """The luck of one job. `fraction` in [0, 1) decides which files of the job an outcome hits."""
+    """The random draw of one job. `fraction` in [0, 1) decides which files of the job an outcome hits."""
 
     duration_seconds: float
     outcome: Outcome
@@ -177,15 +177,15 @@ def draw(seed: int, destination: str, attempt: int, settings: Settings | None = 
 
     The duration leaves out the bandwidth term and the extra time of a stuck job: both depend on more than the draw.
     """
-    knobs = settings or Settings()
+    chosen = settings or Settings()
     digest = hashlib.sha256(f"{seed}|{destination}|{attempt}".encode()).digest()
     source = random.Random(int.from_bytes(digest, "big"))
-    # All numbers are drawn always and in this order, so that changing one knob leaves the other draws alone.
+    # All numbers are drawn always and in this order, so that changing one setting leaves the other draws alone.
     normal, failure, kind, fraction = source.gauss(0, 1), source.random(), source.random(), source.random()
-    variance = math.log1p(knobs.duration_cv**2)
-    duration = math.exp(math.log(knobs.duration_mean_seconds) - variance / 2 + math.sqrt(variance) * normal)
-    outcome = _pick(kind, knobs.failure_weights) if failure < knobs.failure_rate else Outcome.SUCCEEDED
-    override = find_override(knobs, destination, attempt)
+    variance = math.log1p(chosen.duration_cv**2)
+    duration = math.exp(math.log(chosen.duration_mean_seconds) - variance / 2 + math.sqrt(variance) * normal)
+    outcome = _pick(kind, chosen.failure_weights) if failure < chosen.failure_rate else Outcome.SUCCEEDED
+    override = find_override(chosen, destination, attempt)
     if override is not None:
         duration = duration if override.duration_seconds is None else override.duration_seconds
         outcome = override.outcome or outcome

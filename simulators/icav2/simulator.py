@@ -1,7 +1,6 @@
-"""`IcaSimulator`: the whole simulated ICA, and the operations that tests use on it.
+"""`IcaWorld`: the whole simulated ICA, and the operations that tests use on it; the side channel offers them over HTTP.
 
-The one thing to know: every public method first settles the world up to the present, as a request does; the side channel
-offers the same methods over HTTP.
+Invariant: every public method first brings the world up to the present, as a request does.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ from typing import Any
 import httpx
 
 from simulators.common import Answer, Call, Clock, ProblemError, Rule, Simulator, iso_millis
-from simulators.icav2.api import add_routes
-from simulators.icav2.control import add_controls
 from simulators.icav2.jobs import JobEngine
 from simulators.icav2.model import Ids, Job, Node, Project, Right, User
 from simulators.icav2.notifications import Notifications
@@ -23,12 +20,12 @@ from simulators.icav2.tokens import Tokens
 from simulators.icav2.tree import Tree
 
 
-class IcaSimulator(Simulator):
-    """ICA v2 with its data, tokens and copy jobs.
+class IcaWorld(Simulator):
+    """ICA v2 with its data, tokens and copy jobs, and without a way in: `simulators.icav2.IcaSimulator` has its API too.
 
     Args:
         clock: simulated time; by default the real one. For a virtual-time loop pass `Clock(loop.time, epoch=...)`.
-        settings: the knobs; they can be changed at run time by `change_settings`.
+        settings: they can be changed at run time by `change_settings`.
         gzip: compress answers when asked to; switch off to save CPU in benchmarks.
         push_transport: carries the notifications instead of the network, for tests in virtual time.
     """
@@ -43,18 +40,18 @@ class IcaSimulator(Simulator):
         gzip: bool = True,
         push_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        knobs = settings or Settings()
-        super().__init__("icav2", knobs, clock, special_faults=frozenset({"hide_job"}), gzip=gzip)
-        ids = Ids(knobs.seed, self.agenda.time)
+        chosen = settings or Settings()
+        super().__init__("icav2", chosen, clock, special_faults=frozenset({"hide_job"}), gzip=gzip)
+        ids = Ids(chosen.seed, self.agenda.time)
         self.ids = ids
-        self.tokens = Tokens(self.agenda, knobs, ids)
-        self.tree = Tree(self.agenda, self.journal, knobs, ids)
-        self.engine = JobEngine(self.tree, self.agenda, self.journal, knobs, ids)
-        self.notifications = Notifications(self.agenda, self.journal, knobs, ids, self.tokens.tenant_id, push_transport)
+        self.tokens = Tokens(self.agenda, chosen, ids)
+        self.tree = Tree(self.agenda, self.journal, chosen, ids)
+        self.engine = JobEngine(self.tree, self.agenda, self.journal, chosen, ids)
+        self.notifications = Notifications(
+            self.agenda, self.journal, chosen, ids, self.tokens.tenant_id, push_transport
+        )
         self.engine.on_status = self.notifications.status_changed
-        self._bucket, self._bucket_at = knobs.rate_limit_burst, self.agenda.time
-        add_controls(self)  # before the routes, whose last one catches every path
-        add_routes(self)
+        self._bucket, self._bucket_at = chosen.rate_limit_burst, self.agenda.time
 
     # What the shell asks
 
@@ -77,9 +74,9 @@ class IcaSimulator(Simulator):
         ):
             raise ProblemError(415, "Unsupported media type", f"Cannot read a body of type {content_type!r}.")
 
-    def problem(self, status: int, title: str, detail: str) -> Answer:
+    def problem(self, status: int, title: str, detail: str, fields: dict[str, Any] | None = None) -> Answer:
         body = problem_json(status, title, detail, self.ids.uuid(), self.agenda.time)
-        return Answer(status, body, PROBLEM_TYPE)
+        return Answer(status, body | (fields or {}), PROBLEM_TYPE)
 
     def apply_special_fault(self, rule: Rule, call: Call, answer: Answer) -> None:
         job = self.engine.jobs.get(answer.ref or "")
@@ -128,7 +125,7 @@ class IcaSimulator(Simulator):
         self, project_id: str | None = None, name: str | None = None, rights: dict[str, Right] | None = None
     ) -> Project:
         """Make an empty project, or rename one and set its rights by user name."""
-        self.settle()
+        self.run_due()
         key = project_id or self.ids.uuid()
         project = self.tree.projects.setdefault(key, Project(key, name or f"project {key[:8]}"))
         project.name, project.rights = name or project.name, rights or project.rights
@@ -139,7 +136,7 @@ class IcaSimulator(Simulator):
 
         An ETag that is not given is made: the MD5 of a small file's content, `hex-N` above the multipart limit.
         """
-        self.settle()
+        self.run_due()
         if project_id not in self.tree.projects:
             raise KeyError(f"no such project: {project_id}")
         if size_bytes is None and more.get("content") is None:
@@ -148,43 +145,43 @@ class IcaSimulator(Simulator):
 
     def seed_folder(self, project_id: str, path: str) -> Node | None:
         """Make a folder with its parents."""
-        self.settle()
+        self.run_due()
         return self.tree.make_folders(project_id, path)
 
     def set_data(self, data_id: str, **changes: Any) -> Node:
         """Change status, size_bytes or etag of a node, as by a hand outside (archiving, corruption)."""
-        self.settle()
+        self.run_due()
         node = self.tree.nodes[data_id]
         self.tree.update(node, **({"size_bytes": node.size_bytes, "etag": node.etag} | changes))
         return node
 
     def dump(self, project_id: str) -> list[dict[str, Any]]:
         """The whole tree of a project as it is now, in path order."""
-        self.settle()
+        self.run_due()
         return [node_truth(node) for node in self.tree.all_of(project_id) if node.ready_from <= self.agenda.time]
 
     def job_truth(self) -> list[dict[str, Any]]:
         """Every job ever accepted with its draw, oldest first."""
-        self.settle()
+        self.run_due()
         return [self._truth(job) for job in self.engine.jobs.values()]
 
     def job_outage(self, seconds: float, starts_in: float = 0.0) -> None:
         """Correlated failure: running jobs fail when it starts, and jobs that start running in it fail at once."""
-        self.settle()
+        self.run_due()
         self.agenda.schedule(self.agenda.time + starts_in, lambda: self.engine.start_outage(seconds))
-        self.settle()
+        self.run_due()
 
     async def deliver(self) -> int:
         """Post every notification that is due by now and return how many were; a served simulator does so by itself."""
         return await self.notifications.deliver()
 
-    def quiesce(self, limit_seconds: float = 86400.0) -> float:
+    def run_until_idle(self, limit_seconds: float = 86400.0) -> float:
         """Advance the clock until nothing is planned any more (or by the limit); returns the simulated seconds passed."""
-        self.settle()
+        self.run_due()
         begin = self.agenda.time
         while (due := self.agenda.next_due()) is not None and due - begin <= limit_seconds:
             self.clock.advance(max(0.0, due - self.clock.now()) + 1e-3)
-            self.settle()
+            self.run_due()
         return self.agenda.time - begin
 
     def _truth(self, job: Job) -> dict[str, Any]:

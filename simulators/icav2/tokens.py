@@ -1,6 +1,6 @@
 """Who is calling: API keys, Basic credentials, JWTs.
 
-The one thing to know: clients read `exp` and `aud` without checking the signature (contract: auth), so both are real; `exp` is in
+Invariant: clients read `exp` and `aud` without checking the signature (contract: auth), so both are real; `exp` is in
 simulated time, which a client with its own clock only shares while the simulator runs at speed 1.
 """
 

@@ -1,6 +1,6 @@
 """Projects and their data: folders, files, listings, deletion.
 
-The one thing to know: paths are unique per project and exact, but listings match them ignoring case, as the service
+Invariant: paths are unique per project and exact, but listings match them ignoring case, as the service
 does (contract: find data by path); so all listing indexes are by lower-case path.
 """
 

@@ -1,6 +1,6 @@
 """Twenty plates from listing to receipt in a real Airflow, in parallel, while the store is busy and workers die.
 
-The thing to know before changing it: what is right is read from the buckets (and the tarballs, by Python's own tarfile),
+Invariant: what is right is read from the buckets (and the tarballs, by Python's own tarfile),
 not from what Waybill says of itself.
 """
 
@@ -67,11 +67,12 @@ def kill_worker_of(rehearsal: Rehearsal, run_id: str, task_id: str, plate_id: st
 
 def test_twenty_plates_go_from_listing_to_receipt_and_only_proved_ones_are_deleted(rehearsal: Rehearsal, store: Any):
     stack, api = rehearsal.stack, rehearsal.api
-    fault(stack, method="PUT", key=f"_{DAMAGED}_images_illum_analysis.tar.gz", fault="flip_bit")
-    fault(stack, method="PUT", key=f"_{KILLED_ARCHIVING}_backend.tar.gz", fault="hold", seconds=25)
-    fault(stack, method="DELETE", key=f"/{KILLED_DELETING}/", fault="hold", seconds=25)
-    fault(stack, method="GET", key=LIVE, fault="slow_down", count=15)
-    fault(stack, method="PUT", key=COLD, fault="slow_down", count=5)
+    busy = {"fault": "status", "code": 503, "problem": {"code": "SlowDown"}}
+    fault(stack, method="PUT", path=f"_{DAMAGED}_images_illum_analysis.tar.gz", fault="flip_bit")
+    fault(stack, method="PUT", path=f"_{KILLED_ARCHIVING}_backend.tar.gz", fault="slow", seconds=25)
+    fault(stack, method="DELETE", path=f"/{KILLED_DELETING}/", fault="slow", seconds=25)
+    fault(stack, method="GET", path=LIVE, times=15, **busy)
+    fault(stack, method="PUT", path=COLD, times=5, **busy)
     conf = {
         "project": plates.PROJECT, "batch": plates.BATCH, "bucket": LIVE, "archive_bucket": COLD, "retention": "none",
         "plates": [{"plate_id": one, "plate_id_full": one} for one in IDS], "delete_parts": list(plates.PARTS),

@@ -66,7 +66,7 @@ class Ica:
         """Lets so many simulated seconds pass: jobs end."""
         self.call(lambda sim: sim.clock.advance(seconds))
 
-    def knobs(self, **changes: Any) -> None:
+    def change_settings(self, **changes: Any) -> None:
         self.call(lambda sim: sim.change_settings(**changes))
 
     def fault(self, **rule: Any) -> int:

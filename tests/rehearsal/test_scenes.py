@@ -309,8 +309,6 @@ def test_the_journals_requests_are_read_and_nothing_else(simulator: str) -> None
     other = {"seq": 2, "kind": "job_finished", "details": {"job_id": "1"}}
     _Journal.body = {"entries": [{"seq": 1, "kind": "request", "details": request}, other], "last_seq": 2}
     assert journal_requests(simulator) == [request]
-    _Journal.body = [request]
-    assert journal_requests(simulator) == [request]
 
 
 def test_a_question_is_answered_by_the_user_who_may_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

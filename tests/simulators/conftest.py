@@ -11,11 +11,11 @@ from ica_rehearsal import Rehearsal
 
 @pytest.fixture
 def rehearse() -> Iterator[Callable[..., Rehearsal]]:
-    """Start simulators with the given knobs; failures are off and the clock stands still unless said otherwise."""
+    """Start simulators with the given settings; failures are off and the clock stands still unless said otherwise."""
     open_ones: list[Rehearsal] = []
 
-    def start(**knobs: Any) -> Rehearsal:
-        open_ones.append(Rehearsal(**knobs))
+    def start(**settings: Any) -> Rehearsal:
+        open_ones.append(Rehearsal(**settings))
         return open_ones[-1]
 
     yield start

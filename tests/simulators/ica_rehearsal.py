@@ -1,6 +1,6 @@
 """A client for the simulator tests: every answer it receives is checked against the OpenAPI subset of ICA.
 
-The one thing to know: object schemas are closed here (no unknown field passes), which is stricter than the specification.
+Invariant: object schemas are closed here (no unknown field passes), which is stricter than the specification.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ CONFORMANCE = Conformance()
 class Rehearsal:
     """A simulator on a real socket with a clock that stands still, two projects, and a client with a token."""
 
-    def __init__(self, *, speed: float = 0.0, **knobs: Any) -> None:
+    def __init__(self, *, speed: float = 0.0, **settings: Any) -> None:
         defaults = {"failure_rate": 0.0, "folder_create_seconds": 0.0, "token_lifetime_seconds": 10**6}
-        self.sim = IcaSimulator(Clock(epoch=START, speed=speed), Settings(**(defaults | knobs)))
+        self.sim = IcaSimulator(Clock(epoch=START, speed=speed), Settings(**(defaults | settings)))
         for project in (SOURCE, TARGET):
             self.sim.seed_project(project)
         self.server = serve(self.sim.app)
@@ -128,10 +128,10 @@ class Rehearsal:
         return [item["data"] for item in self.get(f"/api/projects/{project}/data", **params)["items"]]
 
     def advance(self, seconds: float) -> None:
-        self.server.call(lambda: (self.sim.clock.advance(seconds), self.sim.settle()))
+        self.server.call(lambda: (self.sim.clock.advance(seconds), self.sim.run_due()))
 
-    def quiesce(self) -> None:
-        self.server.call(self.sim.quiesce)
+    def run_until_idle(self) -> None:
+        self.server.call(self.sim.run_until_idle)
 
     def seed(self, path: str, size_bytes: int = 1000, project: str = SOURCE, **more: Any) -> str:
         return self.server.call(lambda: self.sim.seed_file(project, path, size_bytes, **more)).id
@@ -157,7 +157,7 @@ class Rehearsal:
         """Submit a batch and let its job end; returns the batch as it is then."""
         response = self.submit(data_ids, folder_id, action)
         assert response.status_code == 201, response.text
-        self.quiesce()
+        self.run_until_idle()
         return self.get(f"/api/projects/{TARGET}/dataCopyBatch/{response.json()['id']}")
 
     def items(self, batch: dict[str, Any], **params: Any) -> list[dict[str, Any]]:

@@ -193,7 +193,7 @@ def test_the_rate_limit_is_a_bucket_that_refills(rehearse, retry_after, header):
     assert [ica.call("GET", "/api/jobs").status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_a_knob_with_a_wrong_name_or_value_changes_nothing(ica):
+def test_a_setting_with_a_wrong_name_or_value_changes_nothing(ica):
     for change in ({"failure_rat": 1}, {"failure_rate": 2}, {"failure_rate": 0.9, "same_project": "perhaps"}):
         assert ica.control.patch("/settings", json=change).status_code == 400
     assert ica.control.get("/settings").json()["failure_rate"] == 0

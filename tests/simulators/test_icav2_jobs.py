@@ -19,7 +19,7 @@ def statuses(ica, batch) -> list[str]:
 
 
 def fate(outcome: str, **more) -> dict:
-    """Knobs that give the first job this outcome and let later ones succeed."""
+    """Settings that give the first job this outcome and let later ones succeed."""
     return {"overrides": [Override(destination="/in/", attempts=[1], outcome=Outcome(outcome), **more)]}
 
 
@@ -116,17 +116,17 @@ def test_a_stuck_job_stays_for_that_long_and_then_ends_as_told(rehearse, where):
     batch = ica.submit([ica.seed("/r/a.txt")], ica.folder("/in/")).json()
     ica.advance(4900)
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == where
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == "FAILED"
 
 
 @pytest.mark.parametrize(
-    "knobs",
+    "settings",
     [{"failing_files": [r"b\.txt$"]}, {"small_file_fails_below_bytes": 5000}, {"single_part_fails": True}],
-    ids=lambda knobs: next(iter(knobs)),
+    ids=lambda settings: next(iter(settings)),
 )
-def test_some_files_fail_in_every_job(rehearse, knobs):
-    ica = rehearse(**knobs)
+def test_some_files_fail_in_every_job(rehearse, settings):
+    ica = rehearse(**settings)
     data, folder = [ica.seed("/r/a.gz", 10**9), ica.seed("/r/b.txt", 4000)], ica.folder("/in/")
     for _ in range(3):
         batch = ica.copy(data, folder)
@@ -156,7 +156,7 @@ def test_a_status_outside_the_enum_is_shown_as_told(rehearse):
     job = ica.submit([ica.seed("/r/a.txt")], ica.folder("/in/")).json()["job"]["id"]
     ica.advance(4)
     assert ica.http.get(f"/api/jobs/{job}").json()["status"] == "PAUSED"
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.http.get(f"/api/jobs/{job}").json()["status"] == "REVIEWED"
 
 
@@ -178,11 +178,11 @@ def test_skip_keeps_what_is_there_and_overwrite_and_rename_do_what_they_say(rehe
 
 
 @pytest.mark.parametrize(
-    ("knob", "job", "file"),
+    ("setting", "job", "file"),
     [("skip", "SUCCEEDED", "PARTIAL"), ("overwrite", "SUCCEEDED", "AVAILABLE"), ("fail", "FAILED", "PARTIAL")],
 )
-def test_what_skip_does_to_a_partial_file_is_a_knob(rehearse, knob, job, file):
-    ica = rehearse(skip_partial=knob, **fate("failed_partial"))
+def test_what_skip_does_to_a_partial_file_is_a_setting(rehearse, setting, job, file):
+    ica = rehearse(skip_partial=setting, **fate("failed_partial"))
     data, folder = [ica.seed("/r/a.txt")], ica.folder("/in/")
     ica.copy(data, folder)
     assert ica.files()["/in/a.txt"]["status"] == "PARTIAL"
@@ -212,7 +212,7 @@ def test_a_file_deleted_while_it_is_written_fails_its_item(rehearse):
     batch = ica.submit([ica.seed("/r/a.txt")], ica.folder("/in/")).json()
     ica.advance(50)
     ica.call("POST", f"/api/projects/{TARGET}/data/{ica.files()['/in/a.txt']['id']}:delete")
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == "FAILED"
     assert ica.files() == {}
 
@@ -222,7 +222,7 @@ def test_a_destination_folder_deleted_after_acceptance_fails_the_job_and_is_not_
     folder = ica.folder("/in/")
     batch = ica.submit([ica.seed("/r/a.txt")], folder).json()
     ica.call("POST", f"/api/projects/{TARGET}/data/{folder}:delete")
-    ica.quiesce()
+    ica.run_until_idle()
     assert ica.get(f"/api/jobs/{batch['job']['id']}")["status"] == "FAILED"
     assert ica.listing() == []
 
@@ -232,7 +232,7 @@ def test_a_copy_carries_tags_only_when_asked(rehearse):
     data = ica.seed("/r/a.txt", user_tags=["mine"], technical_tags=["run=1"])
     ica.submit([data], ica.folder("/with/"))
     ica.submit([data], ica.folder("/without/"), copyUserTags=False, copyTechnicalTags=False)
-    ica.quiesce()
+    ica.run_until_idle()
     files = ica.files()
     assert (files["/with/a.txt"]["user_tags"], files["/with/a.txt"]["technical_tags"]) == (["mine"], ["run=1"])
     assert (files["/without/a.txt"]["user_tags"], files["/without/a.txt"]["technical_tags"]) == ([], [])
@@ -266,7 +266,7 @@ def test_archived_and_vanished_sources_fail_their_item_only(rehearse):
     good, archived, gone = ica.seed("/a"), ica.seed("/b", status="ARCHIVED"), ica.seed("/c")
     batch = ica.submit([good, archived, gone], ica.folder("/in/")).json()
     ica.call("POST", f"/api/projects/{SOURCE}/data/{gone}:delete")
-    ica.quiesce()
+    ica.run_until_idle()
     assert statuses(ica, batch) == ["COPIED", "FAILED", "FAILED"]
 
 
@@ -285,12 +285,12 @@ def test_without_a_folder_the_copy_goes_to_the_root(rehearse):
     assert list(ica.files()) == ["/a.txt"]
 
 
-@pytest.mark.parametrize(("knob", "code", "status"), [("reject_400", 400, None), ("job_failed", 201, "FAILED")])
-def test_a_copy_within_one_project_meets_the_knob(rehearse, knob, code, status):
-    ica = rehearse(same_project=knob)
+@pytest.mark.parametrize(("setting", "code", "status"), [("reject_400", 400, None), ("job_failed", 201, "FAILED")])
+def test_a_copy_within_one_project_meets_the_setting(rehearse, setting, code, status):
+    ica = rehearse(same_project=setting)
     answer = ica.submit([ica.seed("/a.txt", project=TARGET)], ica.folder("/in/"))
     assert answer.status_code == code
-    ica.quiesce()
+    ica.run_until_idle()
     assert [entry["status"] for entry in ica.journal("job_finished")] == ([status] if status else [])
 
 
@@ -303,7 +303,7 @@ def test_within_one_project_a_folder_cannot_go_into_itself_and_a_file_not_onto_i
 
 
 @pytest.mark.parametrize("changes", [False, True])
-def test_whether_a_multipart_etag_survives_a_copy_is_a_knob(rehearse, changes):
+def test_whether_a_multipart_etag_survives_a_copy_is_a_setting(rehearse, changes):
     ica = rehearse(multipart_etag_changes=changes)
     ica.copy([ica.seed("/r/a.gz", 10**9), ica.seed("/r/b.txt", 1000)], ica.folder("/in/"))
     copies, sources = ica.files(), ica.files(SOURCE)
@@ -329,7 +329,7 @@ def test_two_open_jobs_for_the_same_items_and_folder_are_counted_as_duplicates(r
     counters = ica.control.get("/counters").json()
     assert counters["duplicate_jobs"][0]["jobs"] == [first, second]
     assert (counters["peak_jobs_in_flight"], counters["submissions"]) == (3, {IN: 3})
-    ica.quiesce()
+    ica.run_until_idle()
     ica.submit(data, folder)
     counters = ica.control.get("/counters").json()
     assert (len(counters["duplicate_jobs"]), counters["jobs_in_flight"]) == (2, 1)
@@ -349,7 +349,7 @@ def test_one_listing_shows_every_job_by_status_and_the_newest_first(rehearse):
     assert last["nextPageToken"] == ""
 
 
-def test_jobs_of_other_users_are_seen_or_not_by_knob(rehearse):
+def test_jobs_of_other_users_are_seen_or_not_by_setting(rehearse):
     ica = rehearse()
     ica.control.post("/users", json={"name": "other", "api_key": "other-key"})
     ica.submit([ica.seed("/a")], ica.folder("/in/"))
@@ -381,7 +381,7 @@ def test_draws_do_not_depend_on_the_order_of_submission(rehearse):
     assert first == {key: (seconds, outcome.value) for key, (seconds, outcome) in expected.items()}
 
 
-def test_draws_follow_the_knobs():
+def test_draws_follow_the_settings():
     settings = Settings(duration_mean_seconds=20, duration_cv=0.5, failure_rate=0.3)
     draws = [draw(1, f"p/{number}/", 1, settings) for number in range(4000)]
     seconds = [each.duration_seconds for each in draws]

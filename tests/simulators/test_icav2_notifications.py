@@ -72,7 +72,9 @@ def test_every_change_of_a_jobs_status_is_posted_without_anybody_asking(rehearse
     subscribe(ica, receiver)
     job_id = start_job(ica)
     for count, seconds in enumerate((6, 10, 90), 1):
-        ica.server.call(lambda by=seconds: ica.sim.clock.advance(by))  # no request, no settlement: only time passes
+        ica.server.call(
+            lambda by=seconds: ica.sim.clock.advance(by)
+        )  # no request, nothing that is due is run: only time passes
         receiver.wait_for(count)
     assert receiver.statuses() == LIFE
     assert {letter["payload"]["id"] for letter in receiver.letters} == {job_id}
@@ -111,7 +113,7 @@ def test_a_letter_tells_the_job_as_it_was_when_it_changed(rehearse, receiver):
     ica = rehearse(overrides=HUNDRED, notification_delay_seconds=500)
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     first, second, _ = receiver.wait_for(3)
     assert (first["payload"]["status"], first["payload"]["timeStarted"]) == ("WAITING_FOR_RESOURCES", None)
     assert (second["payload"]["status"], second["payload"]["timeStarted"]) == ("RUNNING", second["timestamp"])
@@ -122,7 +124,7 @@ def test_a_failed_job_says_why_in_its_last_letter(rehearse, receiver):
     ica = rehearse(overrides=[Override(destination=".", outcome="failed_clean", duration_seconds=10)])
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     last = receiver.wait_for(3)[-1]["payload"]
     assert (last["status"], last["additionalStatusInformation"]) == ("FAILED", "The job did not complete.")
     assert last["timeFinished"] is not None
@@ -137,7 +139,7 @@ def test_only_enabled_subscriptions_of_the_jobs_project_are_served(rehearse, rec
     body = {"eventCode": "ICA_JOB_001", "enabled": True, "notificationChannelId": made}
     assert ica.http.post(elsewhere, json=body).status_code == 201
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     assert flush(ica) == 0
     assert receiver.letters == []
 
@@ -182,12 +184,12 @@ def test_lost_letters_do_not_arrive_and_the_journal_counts_them(rehearse, receiv
     assert ica.control.get("/counters").json()["notifications"] == {"lost": 2, "sent": 1}
 
 
-def lost_of_twenty(rehearse, receiver, names: list[str], **knobs) -> set[tuple[str, str]]:
+def lost_of_twenty(rehearse, receiver, names: list[str], **settings) -> set[tuple[str, str]]:
     """Destination and status of what did not arrive from twenty jobs that were sent in this order."""
-    ica = rehearse(overrides=HUNDRED, notification_loss_rate=0.3, **knobs)
+    ica = rehearse(overrides=HUNDRED, notification_loss_rate=0.3, **settings)
     subscribe(ica, receiver)
     jobs = {start_job(ica, name): name for name in names}
-    ica.quiesce()
+    ica.run_until_idle()
     flush(ica)
     lost = [entry for entry in ica.journal("notification") if entry["fate"] == "lost"]
     return {(jobs[entry["job_id"]], entry["job_status"]) for entry in lost}
@@ -205,7 +207,7 @@ def test_a_duplicate_is_the_same_envelope_once_more_and_later(rehearse, receiver
     ica = rehearse(overrides=HUNDRED, notification_duplicate_rate=1.0, notification_straggle_seconds=200)
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     letters = receiver.wait_for(6)
     assert receiver.statuses() == LIFE * 2
     assert letters[:3] == letters[3:]
@@ -217,7 +219,7 @@ def test_a_letter_that_is_held_back_is_overtaken(rehearse, receiver):
     start_job(ica)
     ica.advance(6)
     ica.control.patch("/settings", json={"notification_reorder_rate": 0.0})
-    ica.quiesce()
+    ica.run_until_idle()
     receiver.wait_for(3)
     assert receiver.statuses() == ["RUNNING", "SUCCEEDED", "WAITING_FOR_RESOURCES"]
 
@@ -228,7 +230,7 @@ def test_a_receiver_that_does_not_take_it_is_not_asked_again(rehearse, status):
     with PushReceiver(status) as unwilling:
         subscribe(ica, unwilling)
         start_job(ica)
-        ica.quiesce()
+        ica.run_until_idle()
         unwilling.wait_for(3)
         flush(ica)
         assert unwilling.statuses() == LIFE
@@ -241,7 +243,7 @@ def test_a_receiver_that_is_gone_loses_its_letters_and_stops_nothing(rehearse, r
         subscribe(ica, gone)
     subscribe(ica, receiver)
     start_job(ica)
-    ica.quiesce()
+    ica.run_until_idle()
     receiver.wait_for(3)
     flush(ica)
     assert receiver.statuses() == LIFE
@@ -328,7 +330,7 @@ def test_a_deleted_channel_takes_its_subscriptions_and_the_letters_on_their_way_
     ica.advance(6)
     assert ica.http.delete(f"{CHANNELS}/{made}").status_code == 204
     assert ica.http.get(SUBSCRIPTIONS).json() == {"items": []}
-    ica.quiesce()
+    ica.run_until_idle()
     flush(ica)
     assert (receiver.letters, fates(ica)) == ([], ["dropped"])
 

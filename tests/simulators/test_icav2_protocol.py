@@ -183,7 +183,7 @@ def test_libica_drives_a_copy_from_token_to_items(rehearse):
             ),
         )
         assert JobApi(client).get_job(batch.job.id).status == "INITIALIZED"
-        ica.quiesce()
+        ica.run_until_idle()
         assert JobApi(client).get_job(batch.job.id).status == "SUCCEEDED"
         assert [job.id for job in JobApi(client).get_jobs(status=["SUCCEEDED"]).items] == [batch.job.id]
         again = ProjectDataCopyBatchApi(client).get_project_data_copy_batch(TARGET, batch.id)
@@ -222,7 +222,7 @@ def test_every_operation_of_the_specification_that_is_simulated_answers_as_it_sa
     assert ica.call("POST", f"{project}/data/{new}:createDownloadUrl").status_code == 200
     moved = ica.call("POST", f"{project}/dataMoveBatch", json={"items": [{"dataId": new}]})
     assert moved.status_code == 201
-    ica.quiesce()
+    ica.run_until_idle()
     assert "/a.txt" in ica.files() and "/in/a.txt" not in ica.files()
     assert ica.call("POST", f"{project}/data/{new}:delete").status_code == 204
     simulated = {

@@ -87,10 +87,10 @@ def test_the_agenda_runs_events_in_time_order_at_their_own_time():
     agenda.schedule(
         3, lambda: (seen.append(("early", agenda.time)), agenda.schedule(4, lambda: seen.append("chained")))
     )
-    agenda.settle()
+    agenda.run_due()
     assert seen == []
     clock.advance(10)
-    agenda.settle()
+    agenda.run_due()
     assert seen == [("early", 3), "chained", ("late", 5)]
     assert agenda.time == 10
 

@@ -19,19 +19,21 @@ from typing import Any
 import pytest
 import zstandard
 
-from harness.plates import proxy, servers
+from harness import proxy
+from harness.plates import servers
 from harness.plates.bench import Bench, run
-from harness.plates.proxy import Proxy, proxied
 from harness.plates.servers import BATCH, PROJECT, plate, plate_files
+from harness.proxy import Front, proxied
+from harness.store_faults import without_headers
 from include.core.errors import RequestError, TransientError, VerificationError, WaybillError
 from include.core.journal import FileJournal
 from include.plates import archive as archiving
 from include.plates.manifest import read_manifest
 from include.plates.models import MIB, ArchiveSettings, Outcome, Plate, PlatePlan
+from include.plates.volume_upload import VolumePart, upload_of
 from include.s3 import checksums
-from include.s3 import multipart as uploading
 from include.s3.bucket import Head
-from include.s3.errors import ArchiveExists, ConcurrentWriter, SourceChanged
+from include.s3.errors import ConcurrentWriter, ObjectExists, SourceChanged
 
 ROOT = f"projects/{PROJECT}"
 IMAGES = f"{ROOT}/{BATCH}/images/20586/"
@@ -260,14 +262,14 @@ def test_archived_sources_are_found_before_anything_is_sent(probe: bool, bench: 
     assert not bench.keys(bench.cold)
 
 
-def through(bench: Bench, front: Proxy) -> Bench:
+def through(bench: Bench, front: Front) -> Bench:
     return dataclasses.replace(bench, access=servers.access(front.url), url=front.url)
 
 
 def test_keys_that_may_be_listed_but_not_read_are_found_up_front(bench: Bench):
     one = full_plate(bench)
     with proxied(bench.url) as front:
-        front.rules.append(proxy.refuse("GET", r"Index\.idx\.xml", 403, "AccessDenied"))
+        front.add(proxy.refuse("GET", r"Index\.idx\.xml", 403, "AccessDenied"))
         plan = run(through(bench, front).plan(one))
     assert any("may not be read" in problem and "Index.idx.xml" in problem for problem in plan.problems)
 
@@ -276,7 +278,7 @@ def test_planning_writes_nothing(bench: Bench):
     one = full_plate(bench)
     with proxied(bench.url) as front:
         run(through(bench, front).plan(one))
-        assert {request.method for request in front.log} <= {"GET", "HEAD"}
+        assert {request.method for request in front.requests} <= {"GET", "HEAD"}
 
 
 # Overwriting
@@ -286,7 +288,7 @@ def test_a_foreign_tarball_is_a_problem_of_the_plan_and_is_never_overwritten(ben
     one = full_plate(bench)
     plan = run(bench.plan(one))
     bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar.gz", Body=b"theirs")
-    with pytest.raises(ArchiveExists):
+    with pytest.raises(ObjectExists):
         run(bench.archive_it(plan))
     assert bench.get(MAIN + ".tar.gz") == b"theirs"
     assert any("exists already" in problem for problem in run(bench.plan(one)).problems)
@@ -301,22 +303,23 @@ def test_a_tarball_that_appears_meanwhile_is_not_overwritten(size: int, honoured
     bench.put({IMAGES + "a": servers.noise("a", size)})
     plan = run(bench.plan(one))
     appeared: list[str] = []
+    heads: list[str] = []
 
-    def appear(request: proxy.Request, _: proxy.Forward) -> Any:
-        last = request.method == "PUT" and request.key.endswith("analysis.tar") and "partNumber" not in request.query
+    def appear(request: proxy.Call, _: proxy.Forward) -> None:
+        ours = request.path.endswith("analysis.tar")
+        last = request.method == "PUT" and ours and "partNumber" not in request.query
         joining = request.method == "POST" and "uploadId" in request.query
-        before = joining or last if honoured else request.method == "HEAD" and request.key.endswith("analysis.tar")
-        heads = sum(r.method == "HEAD" and r.key.endswith("analysis.tar") for r in front.log)
-        if before and not appeared and (honoured or heads == 2):
+        before = joining or last if honoured else request.method == "HEAD" and ours
+        heads.extend("x" if request.method == "HEAD" and ours else "")
+        if before and not appeared and (honoured or len(heads) == 2):
             appeared.append("x")
             bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar", Body=b"theirs")
-        return None
 
     with proxied(bench.url) as front:
-        front.rules.append(appear)
+        front.add(appear)
         if not honoured:
-            front.rules.append(proxy.ignore_headers("if-none-match"))
-        with pytest.raises((ArchiveExists, ConcurrentWriter)):
+            front.add(proxy.ignore_headers("if-none-match"))
+        with pytest.raises((ObjectExists, ConcurrentWriter)):
             run(through(bench, front).archive_it(plan))
     assert appeared and bench.get(MAIN + ".tar") == b"theirs"
 
@@ -332,7 +335,7 @@ def test_archiving_again_finds_everything_done_and_sends_nothing(bench: Bench):
     assert all(v.sent_parts == 0 for v in again.volumes)
 
 
-# Sources that change (F23)
+# Sources that change (docs/faults.md, F23)
 
 
 def test_a_source_that_changes_after_the_plan_stops_the_archive(bench: Bench):
@@ -371,15 +374,8 @@ def test_an_archived_version_is_read_although_a_newer_one_came(versioned: Bench)
     assert verdict.outcome is Outcome.MISMATCH and "1 objects changed" in verdict.reasons[0]
 
 
-def flip_body(key: str) -> proxy.Rule:
-    def rule(request: proxy.Request, forward: proxy.Forward) -> Any:
-        if request.method == "GET" and request.key == key:
-            answer = forward(request)
-            answer.body = bytes([answer.body[0] ^ 1]) + answer.body[1:]
-            return answer
-        return None
-
-    return rule
+def flip_body(key: str, times: int | None = None) -> proxy.RuleDict:
+    return proxy.peculiarity("flip_answer", times=times, method="GET", path=f"/{re.escape(key)}$")
 
 
 @pytest.mark.parametrize("size", [6, 17 * MIB], ids=["small", "in ranges"])
@@ -388,7 +384,7 @@ def test_bytes_that_contradict_the_etag_are_not_archived(size: int, bench: Bench
     bench.put({IMAGES + "x": servers.noise("x", size)})
     plan = run(bench.plan(one))
     with proxied(bench.url) as front:
-        front.rules.append(flip_body(IMAGES + "x"))
+        front.add(flip_body(IMAGES + "x"))
         with pytest.raises(VerificationError, match="MD5"):
             run(through(bench, front).archive_it(plan))
     assert MAIN + ".tar.gz" not in bench.keys(bench.cold)
@@ -399,7 +395,7 @@ def test_a_bit_lost_once_on_the_way_is_read_again(bench: Bench):
     bench.put({IMAGES + "x": b"abcdef"})
     plan = run(bench.plan(one))
     with proxied(bench.url) as front:
-        front.rules.append(proxy.once(flip_body(IMAGES + "x")))
+        front.add(flip_body(IMAGES + "x", times=1))
         run(through(bench, front).archive_it(plan))
     assert run(bench.verify(one)).outcome is Outcome.VERIFIED
 
@@ -408,21 +404,20 @@ def test_with_kms_an_etag_is_no_md5_and_is_not_taken_for_one(bench: Bench):
     one = plate()
     bench.put({IMAGES + "x": b"abcdef"})
 
-    def kms(request: proxy.Request, forward: proxy.Forward) -> Any:
+    def kms(request: proxy.Call, forward: proxy.Forward) -> proxy.Answer | None:
         """As S3 shows an SSE-KMS object: an ETag of 32 digits that is not the MD5, everywhere the same."""
-        ours = request.key == IMAGES + "x" or "list-type" in request.query
+        ours = proxy.key_of(request) == IMAGES + "x" or "list-type" in request.query
         if request.method not in ("GET", "HEAD") or not ours:
             return None
-        request.headers = {n: v for n, v in request.headers.items() if n.lower() != "if-match"}
-        answer = forward(request)
+        answer = forward(without_headers(request, "if-match"))
         true, shown = hashlib.md5(b"abcdef").hexdigest(), "f" * 32
-        answer.body = answer.body.replace(true.encode(), shown.encode())
+        answer.body = answer.content().replace(true.encode(), shown.encode())
         answer.headers = {n: v.replace(true, shown) for n, v in answer.headers.items()}
         answer.headers["x-amz-server-side-encryption"] = "aws:kms"
         return answer
 
     with proxied(bench.url) as front:
-        front.rules.append(kms)
+        front.add(kms)
         secret = through(bench, front)
         run(secret.archive_it(run(secret.plan(one))))
         manifest = run(read_manifest(bench.archive, MAIN + ".tar.gz"))
@@ -441,8 +436,8 @@ def test_large_members_are_copied_by_the_store_and_proved_by_their_sources_md5(b
     plan = run(bench.plan(one))
     with proxied(bench.url) as front:
         run(through(bench, front).archive_it(plan))
-        copies = [r for r in front.log if "x-amz-copy-source" in {n.lower() for n in r.headers}]
-    assert len(copies) == 1 and "x-amz-copy-source-if-match" in {n.lower() for n in copies[0].headers}
+        copies = [r for r in front.requests if "x-amz-copy-source" in r.header_names]
+    assert len(copies) == 1 and "x-amz-copy-source-if-match" in copies[0].header_names
     assert with_tarfile(bench.get(BACKEND + ".tar"), "none")[big] == bench.files[big]
     assert BACKEND + ".md5" not in bench.keys(bench.cold)
     assert run(bench.verify(one)).outcome is Outcome.VERIFIED
@@ -457,12 +452,12 @@ def test_a_source_changed_while_it_is_copied_is_seen_although_the_store_ignores_
     bench.settings = SETTINGS["none"].model_copy(update={"copy_from_bytes": 20 * MIB})
     plan = run(bench.plan(one))
 
-    def change(request: proxy.Request, _: proxy.Forward) -> Any:
-        if "x-amz-copy-source" in {n.lower() for n in request.headers}:
+    def change(request: proxy.Call, _: proxy.Forward) -> None:
+        if "x-amz-copy-source" in request.headers:
             bench.client.put_object(Bucket=bench.live, Key=big, Body=servers.noise("other", 21 * MIB))
 
     with proxied(bench.url) as front:
-        front.rules += [change, proxy.ignore_headers("x-amz-copy-source-if-match")]
+        front.add(change, proxy.ignore_headers("x-amz-copy-source-if-match"))
         with pytest.raises(SourceChanged):
             run(through(bench, front).archive_it(plan))
     assert BACKEND + ".tar" not in bench.keys(bench.cold)
@@ -488,23 +483,25 @@ def big_plate(bench: Bench, compression: str = "gzip") -> PlatePlan:
     return run(bench.plan(one))
 
 
-def fail_part(number: int) -> proxy.Rule:
-    def rule(request: proxy.Request, _: proxy.Forward) -> Any:
-        return proxy.error(403, "AccessDenied") if request.query.get("partNumber") == [str(number)] else None
+def of_part(number: int) -> str:
+    """The query of the requests that send a part."""
+    return f"(^|&)partNumber={number}(&|$)"
 
-    return rule
+
+def fail_part(number: int) -> proxy.RuleDict:
+    return proxy.refuse(None, None, 403, "AccessDenied", query=of_part(number))
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_a_broken_off_archive_sends_only_the_missing_parts_and_ends_in_the_same_bytes(compression: str, bench: Bench):
     plan = big_plate(bench, compression)
     with proxied(bench.url) as front:
-        front.rules.append(fail_part(3))
+        front.add(fail_part(3))
         with pytest.raises(WaybillError):
             run(through(bench, front).archive_it(plan))
     with proxied(bench.url) as front:
         done = run(through(bench, front).archive_it(plan))
-        sent = {r.query["partNumber"][0] for r in front.log if r.method == "PUT" and "partNumber" in r.query}
+        sent = {r.query["partNumber"][0] for r in front.requests if r.method == "PUT" and "partNumber" in r.query}
     volume = done.volumes[0]
     assert volume.resumed_parts >= 2 and volume.sent_parts == len(sent) and "3" in sent and "1" not in sent
     resumed = bench.get(volume.key)
@@ -517,42 +514,36 @@ def test_a_broken_off_archive_sends_only_the_missing_parts_and_ends_in_the_same_
 
 
 def test_a_part_that_the_store_lost_is_sent_again(bench: Bench):
-    """F19: ListParts no longer shows a part that the journal holds."""
+    """docs/faults.md, F19: ListParts no longer shows a part that the journal holds."""
     plan = big_plate(bench, "none")
-
-    def hide_part_two(request: proxy.Request, forward: proxy.Forward) -> Any:
-        if request.method == "GET" and "uploadId" in request.query:
-            answer = forward(request)
-            answer.body = re.sub(rb"<Part><PartNumber>2</PartNumber>.*?</Part>", b"", answer.body)
-            return answer
-        return None
+    text = "<PartNumber>2</PartNumber>"
+    hide_part_two = proxy.peculiarity(
+        "hide_from_listing", times=1, method="GET", query="uploadId=", text=text, element="Part"
+    )
 
     with proxied(bench.url) as front:
-        front.rules.append(proxy.once(hide_part_two))
+        front.add(hide_part_two)
         with pytest.raises(TransientError, match=r"lost or changed parts \[2\]"):
             run(through(bench, front).archive_it(plan))
     assert MAIN + ".tar" not in bench.keys(bench.cold)
     with proxied(bench.url) as front:
-        front.rules.append(proxy.once(hide_part_two))
+        front.add(hide_part_two)
         again = run(through(bench, front).archive_it(plan))
     assert again.volumes[0].sent_parts == 1
     assert run(bench.verify(plan.plate)).outcome is Outcome.VERIFIED
 
 
-def damage_part_two(request: proxy.Request, forward: proxy.Forward) -> Any:
-    if request.query.get("partNumber") == ["2"]:
-        headers = {n: v for n, v in request.headers.items() if "checksum" not in n.lower()}
-        return forward(dataclasses.replace(request, body=b"?" + request.body[1:], headers=headers))
-    return None
+def damage_part_two(times: int | None = None) -> proxy.RuleDict:
+    return proxy.peculiarity("damage_body", times=times, query=of_part(2))
 
 
 def test_a_part_that_arrives_changed_is_sent_again_at_once(bench: Bench):
-    """F19 on a store without checksums: there a part's ETag, its MD5, says what arrived."""
+    """docs/faults.md, F19, on a store without checksums: there a part's ETag, its MD5, says what arrived."""
     plan = big_plate(bench, "none")
     with proxied(bench.url) as front:
-        front.rules.append(proxy.once(damage_part_two))
+        front.add(damage_part_two(times=1))
         run(through(bench, front).archive_it(plan))
-        assert sum(r.query.get("partNumber") == ["2"] for r in front.log) == 2
+        assert sum(r.query.get("partNumber") == ["2"] for r in front.requests) == 2
     assert run(bench.verify(plan.plate)).outcome is Outcome.VERIFIED
 
 
@@ -569,7 +560,7 @@ def test_a_volume_that_fails_half_way_keeps_no_other_from_being_finished(compres
 def test_a_part_that_always_arrives_changed_stops_the_archive(bench: Bench):
     plan = big_plate(bench, "none")
     with proxied(bench.url) as front:
-        front.rules.append(damage_part_two)
+        front.add(damage_part_two())
         with pytest.raises(VerificationError, match="part 2"):
             run(through(bench, front).archive_it(plan))
     assert MAIN + ".tar" not in bench.keys(bench.cold)
@@ -580,31 +571,29 @@ def test_a_lost_answer_to_complete_is_settled_by_head(server: str, request: pyte
     bench: Bench = request.getfixturevalue(server)
     plan = big_plate(bench, "none")
     with proxied(bench.url) as front:
-        front.rules.append(proxy.once(proxy.lose_answer("POST", uploadId=1)))
+        front.add(proxy.lose_answer("POST", "uploadId="))
         done = run(through(bench, front).archive_it(plan))
     assert done.volumes[0].sent_parts > 1
     assert run(bench.verify(plan.plate)).outcome is Outcome.VERIFIED
 
 
-def naming_another(before: Callable[[], object] = lambda: None) -> proxy.Rule:
+def naming_another(before: Callable[[], object] = lambda: None) -> proxy.RuleDict:
     """The answer to Complete names another object than that of our parts; `before` happens to the store first."""
 
-    def rule(request: proxy.Request, forward: proxy.Forward) -> proxy.Answer | None:
-        if request.method != "POST" or "uploadId" not in request.query:
-            return None
+    def rename(request: proxy.Call, forward: proxy.Forward) -> proxy.Answer:
         answer = forward(request)
         before()
-        body = re.sub(rb"[0-9a-f]{32}-", b"0" * 32 + b"-", answer.body)
+        body = re.sub(rb"[0-9a-f]{32}-", b"0" * 32 + b"-", answer.content())
         body = re.sub(rb"<(Checksum\w+)>[^<]*</\1>", b"", body)
         assert body != answer.body
         return dataclasses.replace(answer, body=body)
 
-    return rule
+    return proxy.call(rename, method="POST", query="uploadId=")
 
 
-def heads_after_complete(front: Proxy) -> int:
-    done = next(i for i, r in enumerate(front.log) if r.method == "POST" and "uploadId" in r.query)
-    return sum(r.method == "HEAD" and r.key == MAIN + ".tar" for r in front.log[done:])
+def heads_after_complete(front: Front) -> int:
+    done = next(i for i, r in enumerate(front.requests) if r.method == "POST" and "uploadId" in r.query)
+    return sum(r.method == "HEAD" and r.key == MAIN + ".tar" for r in front.requests[done:])
 
 
 @pytest.mark.parametrize("server", ["bench", "real"])
@@ -614,7 +603,7 @@ def test_only_an_answer_that_names_our_parts_needs_no_head(named: bool, server: 
     plan = big_plate(bench, "none")
     with proxied(bench.url) as front:
         if not named:
-            front.rules.append(naming_another())
+            front.add(naming_another())
         run(through(bench, front).archive_it(plan))
         assert heads_after_complete(front) == (0 if named else 1)
     assert run(bench.verify(plan.plate)).outcome is Outcome.VERIFIED
@@ -624,10 +613,8 @@ def test_a_store_that_joined_something_else_is_found_out(bench: Bench):
     plan = big_plate(bench, "none")
     with proxied(bench.url) as front:
         key = MAIN + ".tar"
-        front.rules.append(
-            naming_another(lambda: bench.client.put_object(Bucket=bench.cold, Key=key, Body=b"half of it"))
-        )
-        with pytest.raises(ArchiveExists):
+        front.add(naming_another(lambda: bench.client.put_object(Bucket=bench.cold, Key=key, Body=b"half of it")))
+        with pytest.raises(ObjectExists):
             run(through(bench, front).archive_it(plan))
     assert MAIN + ".manifest.jsonl.zst" not in bench.keys(bench.cold)
 
@@ -644,7 +631,7 @@ def test_a_crash_between_complete_and_manifest_is_healed_without_sending_anythin
     assert MAIN + ".tar.gz" in bench.keys(bench.cold) and MAIN + ".manifest.jsonl.zst" not in bench.keys(bench.cold)
     with proxied(bench.url) as front:
         run(through(bench, front).archive_it(plan))
-        assert not [r for r in front.log if r.method == "PUT" and "partNumber" in r.query]
+        assert not [r for r in front.requests if r.method == "PUT" and "partNumber" in r.query]
     assert run(bench.verify(plan.plate)).outcome is Outcome.VERIFIED
 
 
@@ -657,7 +644,7 @@ async def _complete_all(bench: Bench, plan: PlatePlan) -> None:
     volume = plan.volumes[0]
     journal = bench.journal_for(volume.name)
     settings = next(row["settings"] for row in journal.load() if "upload" in row)
-    upload = uploading.Upload(bench.archive, volume.key, volume.digest, settings, journal)
+    upload = upload_of(bench.archive, volume.key, volume.digest, settings, journal)
     await upload.load()
     await upload.complete()
 
@@ -680,7 +667,7 @@ def test_a_tarball_of_ours_without_manifest_and_journal_is_proved_ours_by_conten
 def test_a_journal_of_another_plan_is_not_used(bench: Bench):
     plan = big_plate(bench)
     with proxied(bench.url) as front:
-        front.rules.append(fail_part(3))
+        front.add(fail_part(3))
         with pytest.raises(WaybillError):
             run(through(bench, front).archive_it(plan))
     bench.put({f"{IMAGES}f0.tiff": servers.noise("other", 3 * MIB)})
@@ -692,7 +679,7 @@ def test_a_journal_of_another_plan_is_not_used(bench: Bench):
 def test_an_upload_that_was_aborted_meanwhile_starts_afresh(bench: Bench):
     plan = big_plate(bench)
     with proxied(bench.url) as front:
-        front.rules.append(fail_part(3))
+        front.add(fail_part(3))
         with pytest.raises(WaybillError):
             run(through(bench, front).archive_it(plan))
     for upload in bench.client.list_multipart_uploads(Bucket=bench.cold)["Uploads"]:
@@ -716,29 +703,29 @@ def test_no_store_without_tags_is_ever_asked_to_tag_the_tarball(real: Bench):
     plan = big_plate(real, "none")
     with proxied(real.url) as front:
         done = run(through(real, front).archive_it(plan))
-        assert not [r for r in front.log if r.method == "PUT" and "tagging" in r.query]
+        assert not [r for r in front.requests if r.method == "PUT" and "tagging" in r.query]
     assert "not on the tarball" in done.volumes[0].notes[0]
     assert run(real.verify(plan.plate)).outcome is Outcome.VERIFIED
 
 
 def test_a_store_that_answers_for_tags_without_knowing_them_is_not_asked_to_tag(bench: Bench):
     plan = big_plate(bench, "none")
-
-    def vague(request: proxy.Request, _: proxy.Forward) -> Any:
-        asked = request.method == "GET" and "tagging" in request.query
-        return proxy.Answer(200, {"Content-Type": "application/xml"}, b"<Hello/>") if asked else None
-
+    vague = {"fault": "status", "method": "GET", "query": "tagging", "code": 200, "body": "<Hello/>", "times": None}
     with proxied(bench.url) as front:
-        front.rules.append(vague)
+        front.add(vague)
         done = run(through(bench, front).archive_it(plan))
-        assert not [r for r in front.log if r.method == "PUT" and "tagging" in r.query]
+        assert not [r for r in front.requests if r.method == "PUT" and "tagging" in r.query]
     assert "not on the tarball" in done.volumes[0].notes[0]
 
 
 @pytest.mark.parametrize("fault", ["another plan", "another size", "another checksum"])
 def test_what_lies_under_our_name_is_ours_only_with_our_plan_size_and_checksum(fault: str, bench: Bench):
-    upload = uploading.Upload(bench.archive, "k.tar", "our-plan", {}, FileJournal(bench.journals / "j"))
-    upload.done = {1: uploading.PartDone(1, 0, 3, 3, "e", checksums.encode(checksums.crc64nvme(b"abc")))}
+    upload = upload_of(bench.archive, "k.tar", "our-plan", {}, FileJournal(bench.journals / "j"))
+    upload.done = {
+        1: VolumePart(
+            number=1, start=0, end=3, size=3, etag="e", crc64nvme=checksums.encode(checksums.crc64nvme(b"abc"))
+        )
+    }
     right = Head(
         "k.tar",
         3,
@@ -754,5 +741,5 @@ def test_what_lies_under_our_name_is_ours_only_with_our_plan_size_and_checksum(f
         "another size": {"size": 4},
         "another checksum": {"checksum": "CRC64NVME:FULL_OBJECT:AAAAAAAAAAA="},
     }[fault]
-    with pytest.raises((ArchiveExists, VerificationError)):
+    with pytest.raises((ObjectExists, VerificationError)):
         run(upload.ours_or_refuse(dataclasses.replace(right, **wrong)))

@@ -1,4 +1,4 @@
-"""Deletion under every guard a store can offer, its refusals, and its resumption."""
+"""Deletion under every guard a store can offer, its refusals, and its resumption. F20, F34 and the like: docs/faults.md."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness.plates import proxy
+from harness import proxy
 from harness.plates.bench import Bench, run
-from harness.plates.proxy import proxied
 from harness.plates.servers import PROJECT, plate, plate_files
+from harness.proxy import proxied
 from include.core.errors import ConflictingRequest, RequestError, TransientError, VerificationError
 from include.core.journal import FileJournal
 from include.plates.delete import DeleteReport, delete_plate
@@ -74,7 +74,7 @@ def test_where_if_match_is_honoured_one_by_one_it_is_the_guard(bench: Bench):
 def test_where_batch_etags_are_honoured_they_are_the_guard(bench: Bench):
     verdict = proved(bench)
     with proxied(bench.url) as front:
-        front.rules.append(proxy.honour_batch_etags)
+        front.add(proxy.HONOUR_BATCH_ETAGS)
         report = delete(through(bench, front), verdict)
     assert report.guard == DeleteGuard.BATCH_ETAG.value and report.complete and not plate_keys(bench)
 
@@ -85,22 +85,21 @@ def test_where_conditions_are_ignored_head_before_each_is_the_guard(real: Bench)
 
 
 def test_the_probe_leaves_nothing_behind(bench: Bench):
-    assert run(detect_conditional_delete(bench.source, "x/probe")) is DeleteGuard.SINGLE_ETAG
+    assert run(detect_conditional_delete(bench.source, "x/probe", b"probe")) is DeleteGuard.SINGLE_ETAG
     assert bench.keys(bench.live) == set()
 
 
-def overwrite_at_first_delete(bench: Bench, key: str) -> proxy.Rule:
+def overwrite_at_first_delete(bench: Bench, key: str) -> proxy.RuleDict:
     """F20 at its worst: the object changes after every check, when the deletion is already on its way."""
     state: list[str] = []
 
-    def rule(request: proxy.Request, _: proxy.Forward) -> Any:
+    def overwrite(request: proxy.Call, _: proxy.Forward) -> None:
         deleting = request.method == "DELETE" or (request.method == "POST" and "delete" in request.query)
         if deleting and "probe" not in request.path and b"probe" not in request.body and not state:
             state.append("done")
             bench.client.put_object(Bucket=bench.live, Key=key, Body=b"<NEW/>")
-        return None
 
-    return rule
+    return proxy.call(overwrite)
 
 
 @pytest.mark.parametrize("guard", ["versions", "batch", "single", "head"])
@@ -109,9 +108,9 @@ def test_f20_an_object_overwritten_between_check_and_delete_survives(guard: str,
     verdict = proved(bench)
     key = sorted(bench.files)[-1]
     with proxied(bench.url) as front:
-        front.rules.append(overwrite_at_first_delete(bench, key))
+        front.add(overwrite_at_first_delete(bench, key))
         if guard == "batch":
-            front.rules.append(proxy.honour_batch_etags)
+            front.add(proxy.HONOUR_BATCH_ETAGS)
         report = delete(through(bench, front), verdict)
     assert bench.get(key, bench.live) == b"<NEW/>"
     if guard != "versions":  # there the archived version went, and the new one is another
@@ -251,7 +250,7 @@ def test_a_key_that_somebody_else_deleted_meanwhile_is_absent_and_not_ours(bench
 def test_a_lost_answer_to_a_batch_is_safe_to_repeat(versioned: Bench):
     verdict = proved(versioned)
     with proxied(versioned.url) as front:
-        front.rules.append(proxy.once(proxy.lose_answer("POST", delete=1)))
+        front.add(proxy.lose_answer("POST", "^delete"))
         report = delete(through(versioned, front), verdict)
     assert report.complete and versions(versioned) == []
 
@@ -259,15 +258,10 @@ def test_a_lost_answer_to_a_batch_is_safe_to_repeat(versioned: Bench):
 def test_errors_inside_a_200_are_read_key_by_key(versioned: Bench):
     verdict = proved(versioned)
     stuck = sorted(versioned.files)[0]
-
-    def partial(request: proxy.Request, forward: proxy.Forward) -> Any:
-        if request.method == "POST" and "delete" in request.query and stuck.encode() in request.body:
-            rows = f"<Error><Key>{stuck}</Key><Code>AccessDenied</Code></Error>"
-            return proxy.Answer(200, {}, f"<DeleteResult>{rows}</DeleteResult>".encode())
-        return None
-
+    rows = f"<Error><Key>{stuck}</Key><Code>AccessDenied</Code></Error>"
+    partial = {"fault": "status", "code": 200, "body": f"<DeleteResult>{rows}</DeleteResult>", "times": None}
     with proxied(versioned.url) as front:
-        front.rules.append(partial)
+        front.add({**partial, "method": "POST", "query": "^delete", "contains": stuck})
         report = delete(through(versioned, front), verdict)
     assert not report.complete and stuck in report.failed
     assert len(report.failed) == 4  # keys that the answer does not mention are not taken as deleted
@@ -278,16 +272,14 @@ def test_a_transient_error_of_one_key_is_tried_again(versioned: Bench):
     verdict = proved(versioned)
     key = sorted(versioned.files)[0]
 
-    def slow_down(request: proxy.Request, forward: proxy.Forward) -> Any:
-        if request.method == "POST" and "delete" in request.query:
-            rows = f"<Error><Key>{key}</Key><Code>InternalError</Code></Error>"
-            answer = forward(request)
-            answer.body = answer.body.replace(b"</DeleteResult>", rows.encode() + b"</DeleteResult>")
-            return answer
-        return None
+    def slow_down(request: proxy.Call, forward: proxy.Forward) -> proxy.Answer:
+        rows = f"<Error><Key>{key}</Key><Code>InternalError</Code></Error>"
+        answer = forward(request)
+        answer.body = answer.content().replace(b"</DeleteResult>", rows.encode() + b"</DeleteResult>")
+        return answer
 
     with proxied(versioned.url) as front:
-        front.rules.append(proxy.once(slow_down))
+        front.add(proxy.call(slow_down, method="POST", query="^delete", times=1))
         assert delete(through(versioned, front), verdict).complete
 
 
@@ -332,12 +324,12 @@ def test_a_batch_with_failed_keys_is_sent_again_by_the_next_try(bench: Bench):
     verdict = proved(bench)
     stuck = sorted(bench.files)[0]
     with proxied(bench.url) as front:
-        front.rules.append(proxy.refuse("DELETE", stuck, 403, "AccessDenied"))
+        front.add(proxy.refuse("DELETE", stuck, 403, "AccessDenied"))
         report = delete(through(bench, front), verdict)
     assert report.failed == (stuck,) and plate_keys(bench) == {stuck}
     with proxied(bench.url) as front:
         report = delete(through(bench, front), verdict)
-        assert {request.key for request in front.log if request.method == "DELETE"} == {stuck}
+        assert {request.key for request in front.requests if request.method == "DELETE"} == {stuck}
     assert report.complete and not plate_keys(bench) and report.inferred == ()
 
 
@@ -357,7 +349,7 @@ def test_the_caller_wraps_each_batch_with_a_stable_key_and_digest(bench: Bench):
 def test_a_store_out_of_reach_is_an_error_and_not_an_outcome(bench: Bench):
     verdict = proved(bench)
     with proxied(bench.url) as front:
-        front.rules.append(proxy.refuse("DELETE", "Images", 503, "SlowDown"))
+        front.add(proxy.refuse("DELETE", "Images", 503, "SlowDown"))
         with pytest.raises(TransientError):
             delete(through(bench, front), verdict)
     assert delete(bench, verdict).complete

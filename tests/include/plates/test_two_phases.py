@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from harness.plates import proxy
+from harness import proxy
 from harness.plates.bench import Bench
-from harness.plates.proxy import proxied
+from harness.proxy import proxied
 from include.core.errors import ConflictingRequest, RequestError
 from include.plates.errors import ApprovalVoid
 from include.s3.guarded_delete import DeleteBatch, DeleteGuard, Outcomes, SendBatch
@@ -102,14 +102,14 @@ def test_markers_of_a_worker_that_died_before_it_wrote_them_down_are_found_and_p
 def test_a_marker_whose_answer_is_lost_is_found_and_not_set_twice(versioned: Bench):
     verdict = proved(versioned)
     with proxied(versioned.url) as front:
-        front.rules.append(proxy.once(proxy.lose_answer("DELETE"), times=3))
+        front.add(proxy.lose_answer("DELETE", times=3))
         report = delete(through(versioned, front), verdict, order(verdict, phase="marker"))
     assert report.complete and len(report.inferred) >= 3
     assert markers(versioned) == len(versioned.files), "removing one marker brings each object back"
     assert delete(versioned, verdict, order(verdict, phase="purge")).complete and markers(versioned) == 0
 
 
-@pytest.mark.parametrize("meanwhile", ["replaced and deleted", "deleted for good"])
+@pytest.mark.parametrize("meanwhile", ["replaced and deleted", "deleted permanently"])
 def test_a_marker_that_cannot_be_ours_is_not_taken_for_it(meanwhile: str, versioned: Bench):
     """Between the crash and the next worker somebody else was at the object."""
     verdict = proved(versioned)
@@ -122,14 +122,14 @@ def test_a_marker_that_cannot_be_ours_is_not_taken_for_it(meanwhile: str, versio
         delete(versioned, verdict, marking, around_batch=crash)
     key = sorted(versioned.files)[0]
     archived = next(row["VersionId"] for row in versions(versioned) if row["Key"] == key)
-    if meanwhile == "deleted for good":
+    if meanwhile == "deleted permanently":
         versioned.client.delete_object(Bucket=versioned.live, Key=key, VersionId=archived)
     else:
         versioned.client.put_object(Bucket=versioned.live, Key=key, Body=b"new")
         versioned.client.delete_object(Bucket=versioned.live, Key=key)
     report = delete(versioned, verdict, marking)
     assert report.changed == ((key,) if meanwhile == "replaced and deleted" else ())
-    assert report.absent == (1 if meanwhile == "deleted for good" else 0)
+    assert report.absent == (1 if meanwhile == "deleted permanently" else 0)
     assert report.inferred == () and report.deleted == len(versioned.files) - 1
     delete(versioned, verdict, order(verdict, phase="purge"))
     assert [row["Key"] for row in versions(versioned)] == [key, key] * len(report.changed)

@@ -1,4 +1,5 @@
-"""The verifier against everything that can be wrong with an archive, and beside it what the SOP's check says."""
+"""The verifier against everything that can be wrong with an archive, and beside it what the SOP's check says. V1, F16 and the
+like: docs/faults.md."""
 
 from __future__ import annotations
 
@@ -7,16 +8,16 @@ import gzip
 import hashlib
 import io
 import random
-import re
 import tarfile
 from typing import Any
 
 import pytest
 
-from harness.plates import proxy, servers, sop_policy
+from harness import proxy
+from harness.plates import servers, sop_policy
 from harness.plates.bench import Bench, run
-from harness.plates.proxy import proxied
 from harness.plates.servers import BATCH, PROJECT, plate, plate_files
+from harness.proxy import proxied
 from include.core.errors import RequestError
 from include.plates.manifest import decode_manifest, encode_manifest
 from include.plates.models import MIB, ArchiveSettings, Manifest, Outcome, Plate, Verdict
@@ -94,7 +95,7 @@ def test_f19_parts_out_of_order_are_a_mismatch(bench: Bench):
 
 
 def test_a_swapped_pair_of_members_of_one_size_is_a_mismatch(bench: Bench):
-    """Same names, same sizes, same listings: only content tells (plates contract 2.3)."""
+    """Same names, same sizes, same listings: only content tells (docs/protocols/s3.md 1.9)."""
     one = plate()
     bench.settings = ArchiveSettings(compression="none")
     bench.put({IMAGES + "a": b"1" * 600, IMAGES + "b": b"2" * 600})
@@ -222,18 +223,9 @@ def test_a_changed_or_vanished_source_is_a_mismatch(change: str, bench: Bench):
 
 def test_f22_a_listing_that_lags_behind_is_unverifiable_and_not_a_deletion(bench: Bench):
     one = archived(bench)
-
-    def lag(request: proxy.Request, forward: proxy.Forward) -> Any:
-        if request.method == "GET" and "list-type" in request.query:
-            answer = forward(request)
-            rows = re.findall(rb"<Contents>.*?</Contents>", answer.body, re.DOTALL)
-            for row in rows:
-                answer.body = answer.body.replace(row, b"" if b"Index.idx.xml" in row else row)
-            return answer
-        return None
-
+    lag = proxy.peculiarity("hide_from_listing", method="GET", query="list-type=", text="Index.idx.xml")
     with proxied(bench.url) as front:
-        front.rules.append(lag)
+        front.add(lag)
         verdict = run(through(bench, front).verify(one))
     assert verdict.outcome is Outcome.UNVERIFIABLE and "are not listed" in verdict.reasons[0]
 
@@ -251,7 +243,7 @@ def test_a_sibling_plate_changes_nothing(bench: Bench):
 def test_what_may_not_be_read_is_unverifiable(what: str, bench: Bench):
     one = archived(bench)
     with proxied(bench.url) as front:
-        front.rules.append(proxy.refuse("GET", what, 403, "AccessDenied"))
+        front.add(proxy.refuse("GET", what, 403, "AccessDenied"))
         verdict = run(through(bench, front).verify(one))
     assert verdict.outcome is Outcome.UNVERIFIABLE
     assert not failing(verdict)
@@ -260,7 +252,7 @@ def test_what_may_not_be_read_is_unverifiable(what: str, bench: Bench):
 def test_403_on_head_is_unverifiable_and_the_sop_takes_it_for_absent(bench: Bench):
     one = archived(bench)
     with proxied(bench.url) as front:
-        front.rules.append(proxy.refuse("HEAD", r"backend\.tar", 403, "Forbidden"))
+        front.add(proxy.refuse("HEAD", r"backend\.tar", 403, "Forbidden"))
         verdict = run(through(bench, front).verify(one))
     assert verdict.outcome is Outcome.UNVERIFIABLE
     assert sop_policy.check_plate(sop_policy.SopRun(None, None))
@@ -309,12 +301,16 @@ def test_a_plate_that_was_never_archived_is_unverifiable_and_bad_ids_are_refused
 def test_a_tarball_that_changes_while_it_is_read_is_a_mismatch(bench: Bench):
     one = archived(bench, size=4 * MIB)
 
-    def change(request: proxy.Request, _: proxy.Forward) -> Any:
-        if request.method == "GET" and request.key.endswith("analysis.tar") and "bytes=8388608" in str(request.headers):
+    def change(request: proxy.Call, _: proxy.Forward) -> None:
+        if (
+            request.method == "GET"
+            and request.path.endswith("analysis.tar")
+            and "bytes=8388608" in str(request.headers)
+        ):
             bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar", Body=b"other")
 
     with proxied(bench.url) as front:
-        front.rules.append(change)
+        front.add(change)
         verdict = run(through(bench, front).verify(one))
     assert "V4" in failing(verdict) or verdict.outcome is Outcome.MISMATCH
 

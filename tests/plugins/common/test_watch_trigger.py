@@ -196,7 +196,7 @@ def test_it_watches_the_jobs_of_its_run_by_one_listing_and_wakes_when_one_fails(
 ):
     from tests.plugins.icav2.test_copy_batch import Copy
 
-    ica.knobs(overrides=[{"destination": "/cache/d1/", "outcome": "failed_clean", "duration_seconds": 1.0}])
+    ica.change_settings(overrides=[{"destination": "/cache/d1/", "outcome": "failed_clean", "duration_seconds": 1.0}])
     copy = Copy(ica.conf(3), RUN_ID)
     trigger = copy.wait().trigger
     ica.pass_time(2)

@@ -17,7 +17,7 @@ from operators.icav2.plan import ICAv2PlanOperator
 from operators.icav2.receipt import ICAv2ReceiptOperator
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
-from include.core.errors import Doubtful, RequestError, VerificationError
+from include.core.errors import Held, RequestError, VerificationError
 from include.core.http import HttpPolicy
 from include.core.ledger import Ledger, State
 from include.core.request import XCOM_LIMIT_BYTES
@@ -122,8 +122,8 @@ def test_the_deadline_of_a_wait_is_that_of_the_oldest_job(ica: Ica, ledger: Ledg
 
 
 def test_a_stuck_job_is_superseded_once_and_the_rest_sent_again(ica: Ica, ledger: Ledger):
-    ica.knobs(overrides=[{"destination": "/cache/d0/", "attempts": [1], "outcome": "stuck"}])
-    ica.knobs(stuck_seconds=1e6, stuck_status="WAITING_FOR_RESOURCES")
+    ica.change_settings(overrides=[{"destination": "/cache/d0/", "attempts": [1], "outcome": "stuck"}])
+    ica.change_settings(stuck_seconds=1e6, stuck_status="WAITING_FOR_RESOURCES")
     copy = Copy(ica.conf(1, job_timeout_minutes=1 / 60))
     copy.wait()
     time.sleep(1.1)  # longer than the job's timeout, on the ledger's clock
@@ -135,7 +135,7 @@ def test_a_stuck_job_is_superseded_once_and_the_rest_sent_again(ica: Ica, ledger
 
 
 def test_failed_jobs_are_sent_again_and_the_output_lists_them(ica: Ica):
-    ica.knobs(overrides=[{"destination": "/cache/d1/", "attempts": [1, 2], "outcome": "failed_clean"}])
+    ica.change_settings(overrides=[{"destination": "/cache/d1/", "attempts": [1, 2], "outcome": "failed_clean"}])
     copy = Copy(ica.conf(2))
     copy.wait()
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_failed_jobs_are_sent_again_and_the_output_lists_them(ica: Ica):
 
 
 def test_used_up_attempts_fail_the_task_with_a_report_that_names_each_file_and_why(ica: Ica):
-    ica.knobs(overrides=[{"destination": "/cache/d0/", "outcome": "failed_clean"}])
+    ica.change_settings(overrides=[{"destination": "/cache/d0/", "outcome": "failed_clean"}])
     copy = Copy(ica.conf(2, max_resubmissions=1))
     copy.wait()
     ica.pass_time(60)
@@ -172,14 +172,14 @@ def test_used_up_attempts_fail_the_task_with_a_report_that_names_each_file_and_w
 
 
 def test_a_new_run_copies_only_what_is_missing(ica: Ica):
-    ica.knobs(overrides=[{"destination": "/cache/d0/", "outcome": "failed_clean"}])
+    ica.change_settings(overrides=[{"destination": "/cache/d0/", "outcome": "failed_clean"}])
     conf = ica.conf(2, max_resubmissions=0)
     first = Copy(conf)
     first.wait()
     ica.pass_time(60)
     with pytest.raises(VerificationError):
         first.leg("wake")
-    ica.knobs(overrides=[])
+    ica.change_settings(overrides=[])
     second = Copy(conf, "second")
     second.wait()
     ica.pass_time(60)
@@ -224,7 +224,7 @@ def test_a_copy_that_left_no_reason_behind_is_not_blamed_on_anybody(ica: Ica):
 
 
 def test_without_deferring_it_waits_on_the_worker_and_gives_the_same(ica: Ica):
-    ica.knobs(overrides=[{"destination": "/cache/d1/", "attempts": [1], "outcome": "failed_partial"}])
+    ica.change_settings(overrides=[{"destination": "/cache/d1/", "attempts": [1], "outcome": "failed_partial"}])
     copy = Copy(ica.conf(2, poll_seconds=1))
     ica.call(lambda sim: setattr(sim.clock, "speed", 60.0))
     output = copy.operator(deferrable=False).execute(copy.run.context("copy"))
@@ -238,7 +238,7 @@ def test_a_held_destination_names_the_command_that_settles_it(ica: Ica, ledger: 
     row = rows_of(ledger)[0]
     with ledger._engine.begin() as conn:  # no path leads a copy to HELD by itself: SKIP makes a second one harmless
         conn.exec_driver_sql("UPDATE waybill_submissions SET state = 'HELD', external_id = NULL")
-    with pytest.raises(Doubtful, match=r"python -m include\.core\.ledger settle"):
+    with pytest.raises(Held, match=r"python -m include\.core\.ledger resolve"):
         copy.leg("wake")
     assert str(row.business_key) in str(copy.receipt()["held"])
 

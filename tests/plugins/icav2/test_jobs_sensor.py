@@ -46,7 +46,7 @@ def start(ica: Ica) -> Start:
         return str(answer.raise_for_status().json()["job"]["id"])
 
     def both(**fate: Any) -> list[str]:
-        ica.knobs(overrides=[{"destination": "/by-hand/two/", **fate}] if fate else [])
+        ica.change_settings(overrides=[{"destination": "/by-hand/two/", **fate}] if fate else [])
         return [by_hand("one"), by_hand("two")]
 
     return both

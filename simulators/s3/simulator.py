@@ -1,0 +1,47 @@
+"""`S3World`: a store with the simulated clock, the seed, the fault script and the journal of every simulator.
+
+Invariant: the journal has an entry `request` for everything that was asked, with its status; whoever wants to know what
+changed reads those of PUT, POST and DELETE.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simulators.common import Answer, Call, Clock, Rule, Simulator, SimulatorSettings
+from simulators.s3.errors import error_answer
+from simulators.s3.store import MotoStore
+
+
+class S3World(Simulator):
+    """S3 without a way in: `simulators.s3.S3Simulator` has its API too.
+
+    Args:
+        clock: simulated time, which dates objects, delete markers, restores and answers; the signatures of requests, which
+            real clients date by their own clocks, are not checked.
+        settings: the seed gives version ids and upload ids.
+    """
+
+    def __init__(self, clock: Clock | None = None, settings: SimulatorSettings | None = None) -> None:
+        special = frozenset({"flip_bit"})
+        super().__init__("s3", settings or SimulatorSettings(), clock, special_faults=special, gzip=False)
+        self._store = MotoStore(self.settings.seed, lambda: self.agenda.time)
+
+    def store(self, call: Call) -> Answer:
+        """The one operation: whatever the request asks for."""
+        return self._store.ask(call)
+
+    def reset(self) -> None:
+        """Forget all buckets and objects. The journal stays; draws begin again from the seed."""
+        self._store.reset()
+        self.journal.record("reset")
+
+    # What the shell asks
+
+    def problem(self, status: int, title: str, detail: str, fields: dict[str, Any] | None = None) -> Answer:
+        return error_answer(status, (fields or {}).get("code"), (fields or {}).get("message", detail))
+
+    def apply_special_fault(self, rule: Rule, call: Call, answer: Answer) -> None:
+        bucket, _, key = call.path.lstrip("/").partition("/")
+        if rule.fault == "flip_bit" and answer.status == 200 and self._store.flip_bit(bucket, key):
+            self.journal.record("bit_flipped", bucket=bucket, key=key)
