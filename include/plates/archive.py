@@ -29,7 +29,8 @@ from include.plates.models import (
 )
 from include.plates.plan import FULL_ID_METADATA, PLAN_METADATA, plan_digest_of
 from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
-from include.plates.volume_writer import InFlightLimits, VolumeWriter, Written
+from include.plates.volume_upload import Written
+from include.plates.volume_writer import InFlightLimits, VolumeWriter
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import ObjectExists, Unsupported
 

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError
@@ -59,8 +59,7 @@ class VersionState:
     marker: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ListedObject:
+class ListedObject(NamedTuple):
     """One key as a listing shows it. `etag` without quotes, `modified` in epoch seconds (UTC).
 
     `checksum` names the algorithm alone ("CRC64NVME:"): HEAD gives the value.
@@ -297,13 +296,13 @@ def _content_md5(data: bytes) -> str:
 
 def _listed(row: Mapping[str, Any]) -> ListedObject:
     return ListedObject(
-        key=str(row["Key"]),
-        size=int(row["Size"]),
-        etag=str(row.get("ETag", "")).strip('"'),
-        modified=int(row["LastModified"].timestamp()),
-        version_id=row.get("VersionId"),
-        storage_class=row.get("StorageClass"),
-        checksum=f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
+        str(row["Key"]),
+        int(row["Size"]),
+        str(row.get("ETag", "")).strip('"'),
+        int(row["LastModified"].timestamp()),
+        row.get("VersionId"),
+        row.get("StorageClass"),
+        f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
     )
 
 
