@@ -117,7 +117,8 @@ def base_environment(home: Path, *, short_timings: bool, inherited: Mapping[str,
         "HOME": str(home / "user"),
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "127.0.0.1,localhost",
-        # Airflow renames its processes, which wipes their environment in /proc and with it the mark they are found by (docs/protocols/airflow.md 7.1).
+        # Airflow renames its processes, which wipes their environment in /proc and with it the mark they are found
+        # by (docs/protocols/airflow.md 7.1).
         "SPT_NOENV": "1",
         **airflow_settings(short_timings=short_timings),
         **keys(home),

@@ -159,7 +159,8 @@ def asked_to_wait(rows: Sequence[Submission], now: float) -> float | None:
 def storm_until(rows: Iterable[Submission], now: float) -> float | None:
     """Until when nothing is sent because nearly all jobs fail just now, None where they do not.
 
-    ICA's failures are not independent (docs/protocols/icav2.md 5.5): in an outage of its storage all jobs fail within seconds, and six submissions sent
+    ICA's failures are not independent (docs/protocols/icav2.md 5.5): in an outage of its storage all jobs fail
+    within seconds, and six submissions sent
     at once would be used up before it ends.
     """
     ended = [row for row in rows if row.closed_at is not None and now - row.closed_at < STORM_SECONDS]

@@ -1,7 +1,8 @@
 """`WatchTrigger`: what every Waybill trigger is. A subclass says what to look at, and nothing else.
 
 Invariant: a trigger only reads and wakes. Airflow calls `on_kill` on mark-failed, but also on
-clear, on mark-success and when a stalled triggerer comes back to find its triggers moved (docs/protocols/airflow.md 2.4); so `on_kill` looks at the task
+clear, on mark-success and when a stalled triggerer comes back to find its triggers moved (docs/protocols/airflow.md
+2.4); so `on_kill` looks at the task
 instance and, only if a person made it fail, writes a cancellation request into the ledger. It never cancels.
 """
 

@@ -1,6 +1,7 @@
 """Who is calling: API keys, Basic credentials, JWTs.
 
-Invariant: clients read `exp` and `aud` without checking the signature (docs/protocols/icav2.md 1.3), so both are real; `exp` is in
+Invariant: clients read `exp` and `aud` without checking the signature (docs/protocols/icav2.md 1.3), so both are
+real; `exp` is in
 simulated time, which a client with its own clock only shares while the simulator runs at speed 1.
 """
 
