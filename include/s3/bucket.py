@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import obstore
 from obstore.exceptions import BaseError
 
-from include.core.errors import NotFound, TransientError, VerificationError
-from include.s3.client import S3Access, obstore_error
+from include.core.errors import NotFound, RequestError, TransientError, VerificationError
+from include.s3.client import S3Client, obstore_error
 from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
@@ -77,7 +77,7 @@ class ListedObject(NamedTuple):
 class Bucket:
     """One bucket. Get it from S3Access.bucket."""
 
-    def __init__(self, name: str, access: S3Access, store: Any):
+    def __init__(self, name: str, access: S3Client, store: Any):
         self.name = name
         self.access = access
         self._store = store
@@ -313,3 +313,13 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
         if value:
             return f"{name}:{'COMPOSITE' if '-' in value else kind}:{value}"
     return None
+
+
+class S3Access(S3Client):
+    """A store whose buckets can be opened."""
+
+    def bucket(self, name: str) -> Bucket:
+        """A bucket by name. Nothing is asked of the store yet. Raises RequestError for an empty name."""
+        if not name or "/" in name:
+            raise RequestError(f"{name!r} is no bucket name: give the bare name")
+        return Bucket(name, self, self.obstore(name))
