@@ -16,7 +16,7 @@ from include.core.errors import RequestError
 from include.core.text import printable
 
 XCOM_LIMIT_BYTES = 48 * 1024  # documents up to this size travel in XCom; larger ones by URI and sha256
-BULKY = {"bulky": True}
+BULKY: dict[str, Any] = {"bulky": True}
 
 
 class Request(pydantic.BaseModel):

@@ -35,8 +35,9 @@ class LoadRequestOperator(WaybillOperator):
         with self.refusing(context) as facts:
             request = self._checked(context["dag_run"].conf or {})
             ledger()
-            facts["request"] = request.model_dump(mode="json", exclude=bulky_fields(self.model))
-        return facts["request"]
+            shown: dict[str, Any] = request.model_dump(mode="json", exclude=bulky_fields(self.model))
+            facts["request"] = shown
+        return shown
 
     def _checked(self, conf: Mapping[str, Any]) -> Request:
         """The request. Raises RequestError with the faults of single fields, of the whole and of `check` together."""
