@@ -71,6 +71,14 @@ def bulky_fields(model: type[Request]) -> set[str]:
     return {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("bulky")}
 
 
+def asked_of(model: type[R], conf: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a receipt says was asked for: the request with its defaults and without its bulky fields; empty where refused."""
+    try:
+        return load(model, conf).model_dump(mode="json", exclude=bulky_fields(model))
+    except RequestError:
+        return {}
+
+
 def truncate_for_xcom(lines: Sequence[str]) -> list[str]:
     """As many of these lines as XCom may hold; the last one says how many more there are."""
     left = XCOM_LIMIT_BYTES - 200

@@ -31,6 +31,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
     message names each; a new run copies only those. Above 48 KiB the output is returned as {uri, sha256, size_bytes}.
     """
 
+    step = "copy"
     template_fields: Sequence[str] = ("plan", "request")
     operator_extra_links = (ReceiptLink(),)
 
@@ -56,10 +57,10 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         """One leg: look, settle, send; then wait or finish. The event says why to wake, never what is true."""
         if event:
             self.log.info("woken: %s", event["why"])
-        with self.refusing(context):
-            return run_async(self._leg(context))
+        with self.refusing(context) as facts:
+            return run_async(self._leg(context, facts))
 
-    async def _leg(self, context: Context) -> Any:
+    async def _leg(self, context: Context, facts: dict[str, Any]) -> Any:
         store = receipts()
         data = await store.objects.get_document(self.plan["plan"])
         plan, request = CopyPlan.model_validate_json(data), CopyRequest.model_construct(**self.request)
@@ -73,7 +74,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             if not progress.finished:
                 await self._tell_so_far(context, store, engine, progress)
                 self._defer(context, request, progress)
-            return await self._finish(context, store, engine, progress)
+            return await self._finish(context, store, engine, progress, facts)
 
     async def _tell_so_far(self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: Progress) -> None:
         """The partial receipt that the link opens while the run goes on."""
@@ -110,7 +111,9 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             method_name="resume",
         )
 
-    async def _finish(self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: Progress) -> Any:
+    async def _finish(
+        self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: Progress, facts: dict[str, Any]
+    ) -> Any:
         """A last fresh look at everything; the documents; and the SOP's object, or the failure."""
         proofs = await engine.final_proofs()
         output = report.output(progress.standings, engine.rows(), engine.owner.run_id)
@@ -121,13 +124,14 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             "output": await store.objects.put(f"{place}/output.json", report.dumps(output)),
             "not copied": await store.objects.put(f"{place}/not_copied.json", report.dumps(missing)),
         }
-        told = {
+        summary = {
             "documents": {name: document.to_dict() for name, document in documents.items()},
             "totals": report.totals(proofs, output),
             "missing": truncate_for_xcom(missing)[:50],
             "missing_count": len(missing),
         }
-        context["ti"].xcom_push(key="report", value=told)
+        facts["report"] = summary  # what the receipt reads, also where the step fails below
+        context["ti"].xcom_push(key="report", value=summary)
         held = [standing.why for standing in progress.standings if standing.phase == Phase.HELD]
         if held:
             raise Held("; ".join(held))

@@ -49,6 +49,12 @@ def records_of(context: Context, label: str) -> StepRecords:
     return step_records(context, f"plates/{label}", STEPS)
 
 
+def refusals_of(context: Context) -> list[str]:
+    """Why the request was refused, by the records of the first two steps; empty where it was not."""
+    steps = run_async(step_records(context).read_all(("load_request", "plan")))
+    return [problem for record in steps.values() for problem in record.get("problems", [])]
+
+
 def backup_request(context: Context) -> BackupRequest:
     return load(BackupRequest, context["dag_run"].conf)
 

@@ -52,6 +52,8 @@ class PlatePlanOperator(WaybillOperator):
     the receipt; a dry run returns none. Planning again is harmless: the same plate gives the same plan.
     """
 
+    step = "plan"
+
     def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id

@@ -42,6 +42,8 @@ def manifests_of(wanted: Wanted) -> list[Manifest]:
 class PlateRestorePlanOperator(WaybillOperator):
     """Returns an entry per plate of which something is archived and wanted; none on a dry run. Starts nothing."""
 
+    step = "plan"
+
     def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id
