@@ -106,7 +106,7 @@ class CopyEngine:
             some, queue = queue[: free - len(wanted)], queue[free - len(wanted) :]
             found = await self._look([by_key[key] for key in some], rows)
             wanted += [work for work in found.values() if isinstance(work, Work)]
-            standings |= {work.destination.key: work for work in found.values() if isinstance(work, Standing)}
+            standings |= {s.target.key: s for s in found.values() if isinstance(s, Standing)}
         return wanted, standings | {key: Standing(by_key[key], Phase.WAITING, "a free slot") for key in queue}
 
     async def _look(

@@ -796,7 +796,7 @@ def test_strangers_at_a_destination_are_refused_by_name_and_ours_are_not():
         world.sim.seed_file(TARGET, "/cache/d0000/notes.txt", 5)
         problems = await occupants(world, what)
         assert len(problems) == 1
-        assert "it holds 1 that Waybill did not place there (“notes.txt”)" in problems[0]
+        assert "it holds 1 that Waybill did not create there (“notes.txt”)" in problems[0]
         assert "require_empty_destination" in problems[0]
         assert await occupants(world, what, refuse=False) == []
 
@@ -896,7 +896,7 @@ def test_a_file_where_the_folder_should_be_is_told():
         world.sim.seed_file(TARGET, "/cache/d0001", 5)
         progress = await world.run(world.engine(plan))
         assert phases(progress) == ["passed", "failed"]
-        assert "a file of that name stands there; choose another folder" in progress.standings[1].why
+        assert "a file of that name is there; choose another folder" in progress.standings[1].why
 
     play(scene, **CALM)
 
