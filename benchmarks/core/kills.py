@@ -4,7 +4,7 @@ Ours: `submit_once` on SQLite (even seeds) and PostgreSQL (odd seeds). The peer:
 its `execute_resumable` as it is, on a task state store that commits to SQLite; killed at the same instants of the same
 remote. A duplicate is a second job of one submission, a forgotten job one whose id is nowhere on our side.
 
-The thing to know before changing it: finished steps are kept under `.bench/kills` by a digest of the code that they
+Invariant: finished steps are kept under `.bench/kills` by a digest of the code that they
 tried, so an interrupted run goes on where it was, and a change of the ledger starts anew.
 """
 

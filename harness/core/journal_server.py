@@ -1,6 +1,6 @@
 """A remote that takes jobs over HTTP and keeps a journal: the truth of the kill tests.
 
-The thing to know: it runs in a process of its own, and a request says itself how it shall go wrong (`hold`, `delay`,
+Invariant: it runs in a process of its own, and a request says itself how it shall go wrong (`hold`, `delay`,
 `hidden`, in seconds), so that scenarios that run at once do not disturb each other.
 
 | request | does |

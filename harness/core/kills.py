@@ -1,6 +1,6 @@
 """Real processes, real SIGKILL: one intent is submitted, its worker dies at a chosen instant, others carry on.
 
-The thing to know before changing it: this process only forks, waits and judges. It never opens a ledger while a child
+Invariant: this process only forks, waits and judges. It never opens a ledger while a child
 runs (SQLite's locks do not survive a fork), and it takes the truth from the remote's journal, not from the ledger.
 Children are forked from here with everything imported, so that a death costs a few milliseconds.
 """
@@ -105,12 +105,16 @@ async def _submit(asked: Asked, client: HttpClient, ledger: Ledger, faults: dict
     return await submit_once(ledger, intent, send=send, probe=probe)
 
 
+def _clock_of(scenario: str) -> Callable[[], float] | None:
+    """The database's clock, or where clocks step, one of this process's own that is up to an hour off."""
+    if scenario != "clock steps":
+        return None
+    offset = random.Random(os.getpid()).choice((-3_600.0, 0.0, 3_600.0))
+    return lambda: time.time() + offset
+
+
 def _worker(asked: Asked, *, die_at: str = "", stop_at: str = "", patient: bool = False, **faults: float) -> None:
     """A task: opens the ledger and submits, trying again as Airflow would, until the row is SENT."""
-    clock = None
-    if asked.scenario == "clock steps":  # every process has its own idea of the time, up to an hour off
-        offset = random.Random(os.getpid()).choice((-3_600.0, 0.0, 3_600.0))
-        clock = lambda: time.time() + offset  # noqa: E731
 
     def on_step(step: str, _row: Submission) -> None:
         if step == die_at:
@@ -120,7 +124,7 @@ def _worker(asked: Asked, *, die_at: str = "", stop_at: str = "", patient: bool 
 
     async def until_sent() -> None:
         async with _client(asked.server, patient=patient) as client:
-            ledger = Ledger(asked.url, clock=clock, on_step=on_step)
+            ledger = Ledger(asked.url, clock=_clock_of(asked.scenario), on_step=on_step)
             if die_at == "before the intent":
                 os.kill(os.getpid(), signal.SIGKILL)
             while True:
@@ -129,11 +133,9 @@ def _worker(asked: Asked, *, die_at: str = "", stop_at: str = "", patient: bool 
                     return
                 except InDoubt as pending:
                     await asyncio.sleep(min(pending.retry_after or 0.1, 2.5))
-                except AttemptLost:
-                    if stop_at:
+                except TransientError as error:
+                    if stop_at and isinstance(error, AttemptLost):
                         os._exit(3)  # what the paused holder is expected to find
-                    await asyncio.sleep(0.05)
-                except TransientError:
                     await asyncio.sleep(0.05)
 
     asyncio.run(until_sent())

@@ -21,7 +21,7 @@ from include.icav2.credentials import ApiKey
 from include.icav2.engine import CopyEngine, Progress
 from include.icav2.manifest import checked, flip
 from include.icav2.models import CopyPlan
-from include.icav2.resolve import resolve
+from include.icav2.plan import resolve
 from include.icav2.rules import CopySettings
 from simulators.common import Clock, InProcessTransport
 from simulators.icav2 import IcaSimulator, Settings

@@ -1,6 +1,6 @@
 """The dozen ICA endpoints that a copy needs, typed (docs/protocols/icav2.md 2 to 5).
 
-The thing to know before changing it: the server matches paths without regard to case, so every look-up compares the full
+Invariant: the server matches paths without regard to case, so every look-up compares the full
 path here, to the letter. Paging ends at an empty `nextPageToken`.
 """
 
@@ -97,7 +97,7 @@ class ICAv2Client:
         return {data.path: data.id for data in found if data.path in wanted and data.status != "DELETING"}
 
     async def make_folder(self, project_id: str, path: str) -> str:
-        """The id of a folder, made if it is not there. A lost answer or a race is settled by looking.
+        """The id of a folder, made if it is not there. After a lost answer or a race it looks for the folder.
 
         Raises RemoteError where a file has the name, TransientError where somebody else is just making or deleting it.
         """
@@ -115,7 +115,7 @@ class ICAv2Client:
                 raise error
         file = path.rstrip("/")
         if any(data.path == file for data in await self._data(project_id, {"filePath": file, "type": "FILE"}, what)):
-            raise RemoteError(f"{what}: a file of that name stands there; choose another folder", no_effect=True)
+            raise RemoteError(f"{what}: a file of that name is there; choose another folder", no_effect=True)
         raise TransientError(f"{what}: it is just being made or deleted by somebody else", retry_after=2.0)
 
     async def delete_data(self, project_id: str, data_id: str, *, fence: Callable[[], None] | None = None) -> None:
@@ -211,7 +211,7 @@ class ICAv2Client:
         oldest = min(wanted.values()) - 1.0
         async for page in self._job_pages():
             found |= {job.id: job for job in page if job.id in wanted}
-            # A few old jobs are not worth a walk through all that came after them.
+            # A few old jobs are not worth reading all that came after them.
             if len(wanted) - len(found) <= SINGLE_LOOKUPS or (page and page[-1].created < oldest):
                 break
 
@@ -226,7 +226,7 @@ class ICAv2Client:
 
 
 def _read(make: Callable[[Any], T], answer: Any, what: str) -> T:
-    """What an answer says. A success that does not look like ICA's says nothing: a doubt, not a refusal."""
+    """What an answer says. A success that does not look like ICA's says nothing: the request is in doubt, not refused."""
     try:
         return make(answer)
     except (KeyError, TypeError, ValueError, AttributeError):

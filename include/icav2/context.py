@@ -1,4 +1,4 @@
-"""What settling and sending share: the collaborators of one run, and how a destination is looked at and searched."""
+"""What reconciling and sending share: the collaborators of one run, and how a destination is looked at and searched."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from include.core.ledger import Ledger, Owner, Probe, Submission
 from include.icav2.client import ICAv2Client
 from include.icav2.job_search import JobSearch
 from include.icav2.models import Destination, Item, Proof, Verdict
-from include.icav2.resolve import look_at
+from include.icav2.plan import look_at
 from include.icav2.rules import CopySettings
 from include.icav2.verify import incomplete, prove
 
 
 @dataclass(frozen=True)
-class Desk:
+class CopyContext:
     """The collaborators of one run. `sleep` may be a virtual clock's.
 
-    `patient`: a pass may hold up the worker while a deletion is carried out, since the next pass is dear (a deferred
-    task). Else the pass goes on with the other destinations, and the next one, a second later, sees to it.
+    `wait_for_deletion`: a pass may hold up the worker while a deletion is carried out, since the next pass is expensive
+    (a deferred task). Else the pass goes on with the other destinations, and the next one, a second later, sees to it.
     """
 
     client: ICAv2Client
@@ -27,30 +27,31 @@ class Desk:
     owner: Owner
     settings: CopySettings
     sleep: Callable[[float], Awaitable[None]]
-    patient: bool = True
+    wait_for_deletion: bool = True
 
     @property
     def deletion_seconds(self) -> float:
         """How long a pass waits for a deletion."""
-        return self.settings.request_timeout_seconds / 2 if self.patient else 0.0
+        return self.settings.request_timeout_seconds / 2 if self.wait_for_deletion else 0.0
 
     @property
     def come_back_seconds(self) -> float:
         """When to look again after something that is not yet gone."""
-        return 10.0 if self.patient else 1.0
+        return 10.0 if self.wait_for_deletion else 1.0
 
     @property
     def search(self) -> JobSearch:
         return JobSearch(self.client, self.ledger, self.settings)
 
-    async def proofs(self, destination: Destination, *, patient: bool = False) -> list[Proof]:
-        """What the destination holds now. `patient`: a job says it succeeded, so give its files time to be listed."""
+    async def proofs(self, destination: Destination, *, allow_listing_lag: bool = False) -> list[Proof]:
+        """What the destination holds now. `allow_listing_lag`: a job says that it succeeded, so its files get
+        time to be listed."""
         for last in (False, False, True):
             proofs = prove(destination, await look_at(self.client, destination), use_etag=self.settings.use_etag)
             lagging = any(proof.verdict in (Verdict.MISSING, Verdict.PARTIAL) for proof in proofs)
-            if not (patient and lagging) or last:
+            if not (allow_listing_lag and lagging) or last:
                 break
-            await self.sleep(self.settings.settle_seconds / 2)
+            await self.sleep(self.settings.listing_lag_seconds / 2)
         return proofs
 
     def probe(self, destination: Destination) -> Probe:

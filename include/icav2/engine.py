@@ -1,6 +1,6 @@
-"""The copy itself: one pass over all destinations settles what has ended, proves it, and sends what is still missing.
+"""The copy itself: one pass over all destinations closes what has ended, proves it, and sends what is still missing.
 
-The thing to know before changing it: `act` may be called by anyone, at any time, twice at once, after any crash. It looks
+Invariant: `act` may be called by anyone, at any time, twice at once, after any crash. It looks
 (ledger, jobs, destination), then acts through the ledger; nothing is remembered between two calls. One open row per
 destination keeps two runs off one folder: whoever finds a job there waits for it, then copies what it lacks itself.
 """
@@ -15,66 +15,31 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from include.core import effects
 from include.core.concurrency import map_by_key
+from include.core.effects import FINAL, Phase, Progress, Standing
 from include.core.errors import (
-    AuthError,
-    ConflictingRequest,
     Forbidden,
-    Held,
-    LedgerError,
     TransientError,
-    WaybillError,
 )
 from include.core.ledger import Ledger, Owner, State, Submission
 from include.core.watch import WatchPolicy, watch
 from include.icav2 import rules
 from include.icav2.client import ICAv2Client
-from include.icav2.context import Desk
+from include.icav2.context import CopyContext
 from include.icav2.folders import ensure_folders, missing_folders
 from include.icav2.models import CopyPlan, Destination, Proof
-from include.icav2.rules import FINAL, KIND, SYSTEM, CopySettings, Phase, Standing
-from include.icav2.settle import Settler
+from include.icav2.reconcile import Reconciler
+from include.icav2.rules import KIND, SYSTEM, CopySettings, CopyStanding
 from include.icav2.submit import Sender, Work
 from include.icav2.verify import prove
 from include.icav2.watch import JobWatch, created_at, watched_jobs
 
 log = logging.getLogger(__name__)
-LOOK_AGAIN_SECONDS = 30.0  # after trouble with one destination for which the remote names no time
-OUT_OF_REACH_SECONDS = 120.0  # after trouble with all
-BREATH_SECONDS = 0.5  # between two passes in one process: what ends together is settled together
+OUT_OF_REACH_SECONDS = 120.0  # until the next pass when ICA cannot be reached at all
+MIN_PASS_INTERVAL_SECONDS = 0.5  # between two passes in one process: what ends together is handled together
+CopyProgress = Progress[Destination]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What one pass left behind."""
-
-    standings: list[Standing]
-    now: float
-
-    @property
-    def finished(self) -> bool:
-        return all(s.phase in FINAL for s in self.standings)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        return {str(phase): sum(1 for s in self.standings if s.phase == phase) for phase in Phase}
-
-    @property
-    def look_again_at(self) -> float | None:
-        """The earliest instant (ledger time) at which a worker is needed even if no job ends."""
-        return min((s.look_again_at for s in self.standings if s.look_again_at is not None), default=None)
-
-    @property
-    def more_to_send(self) -> bool:
-        """Whether copies wait for a free slot, so that the end of any job is a reason to wake."""
-        return any(s.phase == Phase.WAITING and s.look_again_at is None for s in self.standings)
-
-    @property
-    def troubles(self) -> list[str]:
-        """Why destinations wait for something else than a slot or a job: what a person wants to read meanwhile."""
-        waits = [s for s in self.standings if s.phase == Phase.WAITING and s.look_again_at is not None]
-        return list(dict.fromkeys(s.why for s in waits))
 
 
 @dataclass
@@ -88,34 +53,39 @@ class CopyEngine:
     settings: CopySettings
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
-    patient: bool = True
+    wait_for_deletion: bool = True
 
     @property
-    def _desk(self) -> Desk:
-        return Desk(self.client, self.ledger, self.owner, self.settings, self.sleep, self.patient)
+    def _context(self) -> CopyContext:
+        return CopyContext(self.client, self.ledger, self.owner, self.settings, self.sleep, self.wait_for_deletion)
 
     # -- one pass -----------------------------------------------------------------------------------------------
 
-    async def act(self) -> Progress:
-        """Settles, proves, sends. Raises AuthError, LedgerError; where ICA is out of reach, all destinations wait."""
+    async def act(self) -> CopyProgress:
+        """Reconciles, proves, sends. Raises AuthError, LedgerError; where ICA is out of reach, all destinations wait."""
         rows = self.rows()
         try:
             jobs = await self.client.statuses(self._jobs_of(rows))
         except TransientError as error:
-            waits = [self._waits(d, error, OUT_OF_REACH_SECONDS) for d in self.plan.destinations]
-            return Progress(waits, self.ledger.now())
-        by_key, settler = {d.key: d for d in self.plan.destinations}, Settler(self._desk, self.ledger.now())
-        settled = await map_by_key(
-            by_key, lambda key: self._guarded(by_key[key], settler.settle(by_key[key], rows[key], jobs))
+            now = self.ledger.now()
+            waiting = [effects.waits(d, error, now, OUT_OF_REACH_SECONDS) for d in self.plan.destinations]
+            return Progress(waiting, now)
+        by_key, reconciler = {d.key: d for d in self.plan.destinations}, Reconciler(self._context, self.ledger.now())
+        reconciled = await map_by_key(
+            by_key, lambda key: self._guarded(by_key[key], reconciler.reconcile(by_key[key], rows[key], jobs))
         )
-        standings = {key: standing for key, standing in settled.items() if standing is not None}
+        standings = {key: standing for key, standing in reconciled.items() if standing is not None}
         ready = [by_key[key] for key in by_key if key not in standings]
-        rows |= self.rows([destination.key for destination in ready])  # settling has changed them
-        busy = sum(1 for key, standing in standings.items() if standing.phase not in FINAL and rules.at_ica(rows[key]))
-        calm_at = rules.storm_until((row for found in rows.values() for row in found), self.ledger.now())
-        if calm_at is not None:
-            why = "nearly all jobs fail at once just now: nothing is sent for a minute"
-            standings |= {d.key: Standing(d, Phase.WAITING, why, look_again_at=calm_at) for d in ready}
+        rows |= self.rows([destination.key for destination in ready])  # reconciling has changed them
+        busy = sum(
+            1
+            for key, standing in standings.items()
+            if standing.phase not in FINAL and effects.may_be_running(rows[key])
+        )
+        circuit_until = effects.circuit_open_until((row for found in rows.values() for row in found), self.ledger.now())
+        if circuit_until is not None:
+            why = "circuit breaker open: nearly all jobs have just failed, so nothing is sent for a minute"
+            standings |= {d.key: Standing(d, Phase.WAITING, why, look_again_at=circuit_until) for d in ready}
             ready = []
         wanted, seen = await self._work_for(ready, rows, max(0, self.settings.max_in_flight - busy))
         standings |= seen | await self._launch_all(wanted, rows)
@@ -123,39 +93,43 @@ class CopyEngine:
 
     async def _work_for(
         self, ready: list[Destination], rows: Mapping[str, list[Submission]], free: int
-    ) -> tuple[list[Work], dict[str, Standing]]:
-        """What to send into the free slots, and where all other ready destinations stand.
+    ) -> tuple[list[Work], dict[str, CopyStanding]]:
+        """What to send into the free slots, and the standing of all other ready destinations.
 
         Failed copies go first, since theirs is the longest way to the end. Only as many are looked at as there are slots.
         """
         queue = sorted((d.key for d in ready), key=lambda key: -len(rows[key]))
         by_key = {d.key: d for d in ready}
         wanted: list[Work] = []
-        standings: dict[str, Standing] = {}
+        standings: dict[str, CopyStanding] = {}
         while queue and len(wanted) < free:
             some, queue = queue[: free - len(wanted)], queue[free - len(wanted) :]
             found = await self._look([by_key[key] for key in some], rows)
             wanted += [work for work in found.values() if isinstance(work, Work)]
-            standings |= {work.destination.key: work for work in found.values() if isinstance(work, Standing)}
+            standings |= {s.target.key: s for s in found.values() if isinstance(s, Standing)}
         return wanted, standings | {key: Standing(by_key[key], Phase.WAITING, "a free slot") for key in queue}
 
-    async def _look(self, some: list[Destination], rows: Mapping[str, list[Submission]]) -> dict[str, Work | Standing]:
+    async def _look(
+        self, some: list[Destination], rows: Mapping[str, list[Submission]]
+    ) -> dict[str, Work | CopyStanding]:
         """What is missing at these destinations. Folders that nothing was ever sent to are mostly not there yet: one call
         tells that of many, and saves a look at each."""
-        sender, by_key = Sender(self._desk, self.ledger.now()), {d.key: d for d in some}
+        sender, by_key = Sender(self._context, self.ledger.now()), {d.key: d for d in some}
         absent = await missing_folders(self.client, [(d.project_id, d.path) for d in some if not rows[d.key]])
 
-        def look(key: str) -> Awaitable[Work | Standing]:
+        def look(key: str) -> Awaitable[Work | CopyStanding]:
             destination = by_key[key]
             bare = (destination.project_id, destination.path) in absent
             return self._guarded(destination, sender.missing(destination, rows[key], bare=bare))
 
         return await map_by_key(by_key, look)
 
-    async def _launch_all(self, wanted: Sequence[Work], rows: Mapping[str, list[Submission]]) -> dict[str, Standing]:
+    async def _launch_all(
+        self, wanted: Sequence[Work], rows: Mapping[str, list[Submission]]
+    ) -> dict[str, CopyStanding]:
         places = [(w.destination.project_id, w.destination.path) for w in wanted]
         folders = await ensure_folders(self.client, places)
-        sender = Sender(self._desk, self.ledger.now())
+        sender = Sender(self._context, self.ledger.now())
         work = {w.destination.key: w for w in wanted}
         return await map_by_key(
             work,
@@ -173,24 +147,8 @@ class CopyEngine:
         alive = [r for key in rows for r in rows[key] if r.state == State.SENT or rules.not_seen_to_end(r)]
         return {str(row.external_id): created_at(row.detail, row.sending_at) for row in alive}
 
-    async def _guarded(self, destination: Destination, work: Awaitable[T]) -> T | Standing:
-        """Trouble with one destination does not stop the others. Only a wrong credential and a bad ledger stop all."""
-        try:
-            return await work
-        except Forbidden as error:
-            return Standing(destination, Phase.FAILED, str(error))
-        except (AuthError, LedgerError):
-            raise
-        except Held as error:
-            return Standing(destination, Phase.HELD, str(error))
-        except (TransientError, ConflictingRequest) as error:
-            return self._waits(destination, error)
-        except WaybillError as error:
-            return Standing(destination, Phase.FAILED, str(error))
-
-    def _waits(self, destination: Destination, error: WaybillError, seconds: float = LOOK_AGAIN_SECONDS) -> Standing:
-        wait = getattr(error, "retry_after", None) or seconds
-        return Standing(destination, Phase.WAITING, str(error), look_again_at=self.ledger.now() + wait)
+    def _guarded(self, destination: Destination, work: Awaitable[T]) -> Awaitable[T | CopyStanding]:
+        return effects.guarded(destination, work, self.ledger.now)
 
     # -- the whole run ------------------------------------------------------------------------------------------
 
@@ -201,20 +159,20 @@ class CopyEngine:
         now: Callable[[], float] = time.time,
         rng: random.Random | None = None,
         say: Callable[[str], None] = log.info,
-    ) -> Progress:
+    ) -> CopyProgress:
         """Acts and watches in turns until nothing is left to do, in this process."""
-        self.patient = False
-        policy = replace(policy, quiet_seconds=max(policy.quiet_seconds, BREATH_SECONDS))
+        self.wait_for_deletion = False
+        policy = replace(policy, quiet_seconds=max(policy.quiet_seconds, MIN_PASS_INTERVAL_SECONDS))
         said: list[str] = []
         warned: set[str] = set()
         while True:
             progress = await self.act()
             if progress.finished:
                 return progress
-            for trouble in progress.troubles:
-                if trouble not in said:
-                    say(f"waiting: {trouble}")
-            said = progress.troubles
+            for reason in progress.waiting_reasons:
+                if reason not in said:
+                    say(f"waiting: {reason}")
+            said = progress.waiting_reasons
             jobs = watched_jobs(self.ledger, self.owner.dag_id, self.owner.run_id)
             # A pass is cheap in here, so each job is judged when it ends: one that succeeded may have left a wrong file.
             watcher = JobWatch(self.client, jobs, more_to_send=True, warned=warned)
@@ -230,16 +188,16 @@ class CopyEngine:
 
         async def look(destination: Destination) -> list[Proof]:
             try:
-                return await self._desk.proofs(destination)
+                return await self._context.proofs(destination)
             except Forbidden:
                 return prove(destination, {}, use_etag=self.settings.use_etag)
 
-        desk, rows = self._desk, self.rows()
+        context, rows = self._context, self.rows()
         by_key = {d.key: d for d in self.plan.destinations}
         proofs = await map_by_key(by_key, lambda key: look(by_key[key]))
         for destination in self.plan.destinations:
             try:  # superseded jobs that were never found may have become visible: for the record only
-                await desk.search.find(destination, rows[destination.key])
+                await context.search.find(destination, rows[destination.key])
             except (TransientError, Forbidden) as error:
                 log.warning("%s: lost jobs cannot be looked for now (%s)", destination.dest_uri, error)
         return [proof for destination in self.plan.destinations for proof in proofs[destination.key]]

@@ -1,9 +1,9 @@
 """Jobs whose answer was lost: how ICA is searched for them.
 
-The thing to know before changing it: ICA takes no key of ours, and does not say who may see which job
-(docs/protocols/icav2.md 2.3, 5.2, 5.4). So a search can
-find, but never prove absence; a job that stays unfound is superseded, which is harmless, since a copy with SKIP leaves
-what is there.
+ICA takes no key of ours, and does not say who may see which job. A job that stays unfound is superseded, which is harmless,
+since a copy with SKIP leaves what is there.
+
+Invariant: a search can find a job, and never proves that there is none.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from include.icav2.watch import CLOCK_SKEW_SECONDS
 
 log = logging.getLogger(__name__)
 SKIP_DOES_NO_HARM = "a second copy with SKIP does no harm: it leaves what is there"
-CLOCK_DOUBT_SECONDS = 300.0  # how wrong the comparison of two clocks by the Date header may be
+CLOCK_ERROR_SECONDS = 300.0  # how wrong the comparison of two clocks by the Date header may be
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class JobSearch:
         found = await self._matches(destination, row)
         # Earlier attempts whose answers were lost too may come to light now: the oldest jobs are theirs.
         rows = self.ledger.generations(SYSTEM, KIND, destination.key)
-        twins = [r for r in lost(rows) if r.id < row.id and r.payload_sha256 == row.payload_sha256]
-        for twin in twins[: max(0, len(found) - 1)]:
-            self.ledger.record_sent(twin, found.pop(0), why="found with a later one")
+        earlier = [r for r in lost(rows) if r.id < row.id and r.payload_sha256 == row.payload_sha256]
+        for lost_row in earlier[: max(0, len(found) - 1)]:
+            self.ledger.record_sent(lost_row, found.pop(0), why="found with a later one")
         remote_now = self.client.http.remote_now or self.ledger.now()
         return RemoteSearch(tuple(found), complete=True, remote_now=remote_now)
 
@@ -66,9 +66,9 @@ class JobSearch:
         """Jobs that no row has, whose batch has exactly the folder and the items of this row; oldest first."""
         jobs = await self.client.jobs_since(self._not_before(row))
         known = self.ledger.known(SYSTEM, KIND, [job.id for job in jobs])
-        strangers = [job for job in jobs if job.id not in known and job.subject_id]
-        same = await map_by_key(strangers, lambda job: self._is_same(destination, row, job))
-        found = sorted((job for job in strangers if same[job]), key=lambda job: job.created)
+        unmanaged = [job for job in jobs if job.id not in known and job.subject_id]
+        same = await map_by_key(unmanaged, lambda job: self._is_same(destination, row, job))
+        found = sorted((job for job in unmanaged if same[job]), key=lambda job: job.created)
         return [job.id for job in found]
 
     def _not_before(self, row: Submission) -> float:
@@ -76,7 +76,7 @@ class JobSearch:
         sending_at, remote_now = row.sending_at or row.reserved_at, self.client.http.remote_now
         if remote_now is None:
             return sending_at - CLOCK_SKEW_SECONDS
-        return sending_at + (remote_now - self.ledger.now()) - CLOCK_DOUBT_SECONDS
+        return sending_at + (remote_now - self.ledger.now()) - CLOCK_ERROR_SECONDS
 
     async def _is_same(self, destination: Destination, row: Submission, job: Job) -> bool:
         try:

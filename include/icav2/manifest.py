@@ -1,6 +1,6 @@
 """The SOP's first two steps without a network: read either input form, flip it, and refuse what cannot be right.
 
-The thing to know before changing it: paths are opaque. Nothing is decoded, normalised or stripped; a URI is cut by hand at
+Invariant: paths are opaque. Nothing is decoded, normalised or stripped; a URI is cut by hand at
 the first `/` after the project. All refusals are collected, each with its place in the input, before anything is launched.
 """
 

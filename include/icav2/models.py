@@ -1,6 +1,6 @@
 """What a caller may ask of an ICAv2 copy, and the typed things that travel between the modules of this package.
 
-The thing to know before changing it: `CopyRequest` is at once the UI form, the strict check and the documentation.
+Invariant: `CopyRequest` is at once the UI form, the strict check and the documentation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class CopyRequest(Request):
         description="How a copied file is proved: by its size, and by its MD5 ETag where both sides are single-part; or by size.",
     )
     require_empty_destination: bool = Field(
-        True, description="Refuse destinations that hold files which Waybill did not place there."
+        True, description="Refuse destinations that hold files which Waybill did not create there."
     )
     same_project: Literal["refuse", "allow"] = Field(
         "refuse", description="What to do with a copy within one project, which ICA has refused in the past."

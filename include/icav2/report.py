@@ -1,7 +1,7 @@
-"""What a run tells: the SOP's own output object, the failures with their reasons, and the rows of the receipt.
+"""What a run reports: the SOP's own output object, the failures with their reasons, and the rows of the receipt.
 
-The thing to know before changing it: the output's fields are those of the step function, also the ones that leak its inner
-loop (`wait`, `job_status_iterable`): callers read them.
+Invariant: the output's fields are those of the step function, also the ones that show its inner loop (`wait`,
+`job_status_iterable`): callers read them.
 """
 
 from __future__ import annotations
@@ -12,43 +12,44 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from include.core import effects
+from include.core.effects import Phase
 from include.core.ledger import Submission
 from include.core.text import format_bytes, pluralize, printable
-from include.icav2 import rules
 from include.icav2.models import Proof, Verdict
-from include.icav2.rules import Phase, Standing
+from include.icav2.rules import CopyStanding, covers
 
 STATUS = {Phase.PASSED: True, Phase.FAILED: False, Phase.HELD: False, Phase.RUNNING: None, Phase.WAITING: None}
 ORDER = {True: 0, False: 1, None: 2}
 
 
-def proved(standings: Sequence[Standing], proofs: Sequence[Proof]) -> list[Standing]:
+def proved(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[CopyStanding]:
     """The standings as the last look leaves them: what is there now decides, whatever was said before."""
     bad = Counter(proof.dest_uri for proof in proofs if proof.verdict != Verdict.OK)
-    settled = []
+    found = []
     for standing in standings:
-        missing = bad[standing.destination.dest_uri]
+        missing = bad[standing.target.dest_uri]
         if standing.phase == Phase.FAILED and not missing:
             standing = replace(standing, phase=Phase.PASSED, why="all files are there")
         elif standing.phase == Phase.PASSED and missing:
             standing = replace(standing, phase=Phase.FAILED, why="gone or changed since it was copied")
-        settled.append(standing)
-    return settled
+        found.append(standing)
+    return found
 
 
 def output(
-    standings: Sequence[Standing],
+    standings: Sequence[CopyStanding],
     rows: Mapping[str, Sequence[Submission]],
     run_id: str,
     proofs: Sequence[Proof] | None = None,
 ) -> dict[str, Any]:
-    """The step function's output for the destinations as they stand: passed, then failed, then running.
+    """The step function's output for the destinations as they are now: passed, then failed, then running.
 
     `proofs` are those of the last look, where there was one: they decide what has passed.
     """
     if proofs is not None:
         standings = proved(standings, proofs)
-    jobs = [_job(standing, rows.get(standing.destination.key, ()), run_id) for standing in standings]
+    jobs = [_job(standing, rows.get(standing.target.key, ()), run_id) for standing in standings]
     jobs.sort(key=lambda job: ORDER[job["job_status"]])
     counted = Counter(job["job_status"] for job in jobs)
     return {
@@ -59,14 +60,14 @@ def output(
     }
 
 
-def _job(standing: Standing, rows: Sequence[Submission], run_id: str) -> dict[str, Any]:
+def _job(standing: CopyStanding, rows: Sequence[Submission], run_id: str) -> dict[str, Any]:
     """One destination as the SOP lists it. The counter is one more than the failed jobs, except after the last failure.
 
     `job_id` is this run's last job; where this run needed none, the one that placed the files earlier.
     """
-    failed = rules.failed_jobs(rows, run_id, standing.destination)
+    failed = effects.failed_jobs(rows, run_id, covers(*standing.target.items))
     status = STATUS[standing.phase]
-    own = [row.external_id for row in rules.of_run(rows, run_id) if row.external_id]
+    own = [row.external_id for row in effects.of_run(rows, run_id) if row.external_id]
     earlier = [row.external_id for row in rows if row.external_id] if status else []
     current = standing.job_id or next(iter([*own[::-1], *earlier[::-1]]), None)
     if status is not False and current in failed:
@@ -76,15 +77,15 @@ def _job(standing: Standing, rows: Sequence[Submission], run_id: str) -> dict[st
         "job_attempt_counter": max(1, tried) if status is False else len(failed) + 1,
         "job_id": current,
         "failed_jobs_list": failed,
-        "dest_uri": standing.destination.dest_uri,
-        "source_uris": [item.source_uri for item in standing.destination.items],
+        "dest_uri": standing.target.dest_uri,
+        "source_uris": [item.source_uri for item in standing.target.items],
         "job_status": status,
     }
 
 
-def not_copied(standings: Sequence[Standing], proofs: Sequence[Proof]) -> list[str]:
+def not_copied(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[str]:
     """One sentence for each file that is not where it should be: what, where, and why."""
-    why = {s.destination.dest_uri: s.why for s in proved(standings, proofs)}
+    why = {s.target.dest_uri: s.why for s in proved(standings, proofs)}
     return [
         f"{printable(proof.source_uri)} → {printable(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"
         + (f" ({why[proof.dest_uri]})" if why.get(proof.dest_uri) else "")

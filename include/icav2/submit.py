@@ -1,6 +1,6 @@
-"""What is missing at a destination where no job is open, and how it is sent: swept, reserved, sent once.
+"""What is missing at a destination where no job is open, and how it is sent: cleaned up, reserved, sent once.
 
-The thing to know before changing it: everything goes through `submit_once`; what this looked at may be old by then, and
+Invariant: everything goes through `submit_once`; what this looked at may be old by then, and
 the ledger's open row is what keeps two workers off one folder.
 """
 
@@ -8,18 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from include.core import effects
+from include.core.effects import Phase, Standing
 from include.core.errors import TransientError, WaybillError
 from include.core.http import Busy
 from include.core.ledger import Intent, SendFence, Sent, State, Submission, submit_once
 from include.icav2 import rules
-from include.icav2.cleanup import sweeper
-from include.icav2.context import Desk
+from include.icav2.cleanup import partial_file_cleanup
+from include.icav2.context import CopyContext
 from include.icav2.folders import Place
 from include.icav2.models import Data, Destination, Item, Proof, Verdict
-from include.icav2.resolve import look_at
-from include.icav2.rules import KIND, SYSTEM, Phase, Standing
-from include.icav2.verify import incomplete, leftovers, prove
+from include.icav2.plan import look_at
+from include.icav2.rules import KIND, SYSTEM, CopyStanding
+from include.icav2.verify import incomplete, partial_files, prove
 
 
 @dataclass(frozen=True)
@@ -36,74 +39,73 @@ class Work:
 class Sender:
     """Finds out what to send, and sends it, for one destination at a time. `now`: the ledger's time in this pass."""
 
-    desk: Desk
+    context: CopyContext
     now: float
 
-    async def missing(self, destination: Destination, rows: list[Submission], *, bare: bool = False) -> Standing | Work:
+    async def missing(
+        self, destination: Destination, rows: list[Submission], *, bare: bool = False
+    ) -> CopyStanding | Work:
         """The items to send to a destination where nothing is open, or why there are none.
 
         `bare`: its folder is known not to exist, so that there is nothing to look at.
         """
-        wish = rules.asked_to_wait(rows, self.now)
-        if wish is not None:
-            return Standing(destination, Phase.WAITING, "ICA has asked to be left alone", look_again_at=wish)
-        there = {} if bare else await look_at(self.desk.client, destination)
-        proofs = prove(destination, there, use_etag=self.desk.settings.use_etag)
+        limit = effects.rate_limited_until(rows, self.now)
+        if limit is not None:
+            why = f"rate limited by ICA until {datetime.fromtimestamp(limit, UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return Standing(destination, Phase.WAITING, why, look_again_at=limit)
+        there = {} if bare else await look_at(self.context.client, destination)
+        proofs = prove(destination, there, use_etag=self.context.settings.use_etag)
         rest = incomplete(destination, proofs)
         if not rest:
             return Standing(destination, Phase.PASSED, "all files are there", rows[-1].external_id if rows else None)
-        refusal = rules.refused(rows, self.desk.owner.run_id)
+        refusal = effects.refused(rows, self.context.owner.run_id)
         if refusal:
             return Standing(destination, Phase.FAILED, refusal)
-        may = rules.may_send(rows, self.desk.owner.run_id, rest, self.desk.settings)
+        may = rules.may_send(rows, self.context.owner.run_id, rest, self.context.settings)
         if not may:
-            tries = self.desk.settings.max_resubmissions + 1
+            tries = self.context.settings.max_resubmissions + 1
             return Standing(destination, Phase.FAILED, f"{len(rest)} items not copied after {tries} submissions")
         going = [data.path for data in there.values() if data.status == "DELETING" and _in_the_way(data, destination)]
         if going:  # SKIP would leave it, and then it is gone
-            raise TransientError(f"{going[0]} is still being deleted", retry_after=self.desk.come_back_seconds)
-        return Work(destination, may[: self.desk.settings.items_per_job], proofs, there)
+            raise TransientError(f"{going[0]} is still being deleted", retry_after=self.context.come_back_seconds)
+        return Work(destination, may[: self.context.settings.items_per_job], proofs, there)
 
-    async def launch(self, work: Work, rows: list[Submission], folders: Mapping[Place, str | WaybillError]) -> Standing:
+    async def launch(
+        self, work: Work, rows: list[Submission], folders: Mapping[Place, str | WaybillError]
+    ) -> CopyStanding:
         destination = work.destination
         folder_id = _folder_id(destination, folders)
-        alive = rules.still_writing(rows, self.now, self.desk.settings)
-        if alive and await self.desk.search.find(destination, rows):
+        alive = rules.still_writing(rows, self.now, self.context.settings)
+        if alive and await self.context.search.find(destination, rows):
             return Standing(destination, Phase.WAITING, "a lost job was found", look_again_at=self.now)
         stopped = self._held_up(work, rows, alive)
         if isinstance(stopped, Standing):
             return stopped
         intent = self._intent(destination, stopped, folder_id)
         self._withdraw_unsent(rows, intent)
-        # Never while a superseded job may still write: what looks like a leftover may be its work.
-        swept = [] if alive else leftovers(destination, work.proofs, rules.made_by_us(rows), work.there)
+        # Never while a superseded job may still write: what looks like a partial file of ours may be its work.
+        removed = [] if alive else partial_files(destination, work.proofs, rules.made_by_us(rows), work.there)
         try:
             row = await submit_once(
-                self.desk.ledger,
+                self.context.ledger,
                 intent,
-                probe=self.desk.probe(destination),
-                prepare=sweeper(self.desk, destination, swept),
+                probe=self.context.probe(destination),
+                prepare=partial_file_cleanup(self.context, destination, removed),
                 send=lambda attempt, fence: self._send(destination, attempt, fence),
                 is_effective=_just_seen_missing,
             )
         except Busy as error:
-            self._keep_wish(destination, error.retry_after)
+            row = self.context.ledger.generations(SYSTEM, KIND, destination.key)[-1]
+            effects.note_rate_limit(self.context.ledger, row, error.retry_after)
             raise
         if row.state != State.SENT:  # another worker has sent it, and it has ended, since this one looked
             return Standing(destination, Phase.WAITING, "another worker's copy", look_again_at=self.now)
-        return Standing(destination, Phase.RUNNING, "sent", row.external_id, self.desk.stuck_at(row))
+        return Standing(destination, Phase.RUNNING, "sent", row.external_id, self.context.stuck_at(row))
 
-    def _keep_wish(self, destination: Destination, seconds: float | None) -> None:
-        """Writes Retry-After down: whoever looks next, in whatever process, keeps to it."""
-        rows = self.desk.ledger.generations(SYSTEM, KIND, destination.key)
-        if seconds and rows[-1].state == State.RESERVED:
-            wish = {"not_before": self.desk.ledger.now() + seconds}
-            self.desk.ledger.annotate(rows[-1], wish, why=f"asked to wait {seconds:.0f} s")
-
-    def _held_up(self, work: Work, rows: list[Submission], alive: list[Submission]) -> Standing | list[Item]:
+    def _held_up(self, work: Work, rows: list[Submission], alive: list[Submission]) -> CopyStanding | list[Item]:
         """What may be sent now, while superseded jobs (`alive`) may still write; or why nothing may."""
         stuck = [row for row in alive if row.external_id]
-        if stuck and rules.sent_after(rows, self.desk.owner.run_id, stuck[-1]):
+        if stuck and effects.sent_after(rows, self.context.owner.run_id, stuck[-1]):
             why = (
                 f"job {stuck[-1].external_id} is stuck and may still write; one more was sent and did not complete the "
                 "copy. Look at that job in ICA; once it has ended, the next run goes on"
@@ -115,15 +117,15 @@ class Sender:
         free = [item for item in work.items if item.source_uri not in blocked]
         if free:
             return free
-        until = max(rules.lost_until(row, self.now, self.desk.settings) for row in alive)
-        why = "what failed copies left is cleared away once a job whose answer was lost can no longer write"
+        until = max(rules.lost_until(row, self.now, self.context.settings) for row in alive)
+        why = "what failed copies left is cleaned up once a job whose answer was lost can no longer write"
         return Standing(work.destination, Phase.WAITING, why, look_again_at=until + 1.0)
 
     def _withdraw_unsent(self, rows: Sequence[Submission], intent: Intent) -> None:
         """An intent that never left (a dead run's, or an older plan's) makes room. Whoever is faster wins; nobody loses."""
         last = rows[-1] if rows else None
         if last is not None and last.state == State.RESERVED and last.payload_sha256 != intent.payload_sha256:
-            self.desk.ledger.move(last, State.CANCELLED, why="never sent; what is missing now is sent instead")
+            self.context.ledger.move(last, State.CANCELLED, why="never sent; what is missing now is sent instead")
 
     def _intent(self, destination: Destination, items: Sequence[Item], folder_id: str | None) -> Intent:
         data_ids = [item.data_id for item in items]
@@ -132,7 +134,7 @@ class Sender:
             kind=KIND,
             business_key=destination.key,
             payload={"project": destination.project_id, "folder": folder_id, "items": sorted(data_ids)},
-            owner=self.desk.owner,
+            owner=self.context.owner,
             size_bytes=sum(item.size_bytes for item in items),
             detail={
                 "dest_uri": destination.dest_uri,
@@ -145,7 +147,7 @@ class Sender:
 
     async def _send(self, destination: Destination, attempt: Submission, fence: SendFence) -> Sent:
         folder_id, data_ids = attempt.detail["folder_id"], attempt.detail["data_ids"]
-        batch = await self.desk.client.copy(destination.project_id, folder_id, data_ids, fence=fence)
+        batch = await self.context.client.copy(destination.project_id, folder_id, data_ids, fence=fence)
         return Sent(batch.job.id, {"batch_id": batch.id, "job_created": batch.job.created})
 
 

@@ -1,6 +1,7 @@
-"""What a look at a destination proves, file by file, and what may be swept away before a copy is tried again.
+"""What a look at a destination proves, file by file, and which partial files of ours may be deleted before a
+copy is tried again.
 
-The thing to know before changing it: pure functions over listings. A file is proved by what ICA says of it now, never by
+Invariant: these are pure functions over listings. A file is proved by what ICA says of it now, never by
 the status of the job that copied it.
 """
 
@@ -73,17 +74,17 @@ class Made:
     created_ids: frozenset[str]
 
 
-def leftovers(
+def partial_files(
     destination: Destination, proofs: Iterable[Proof], made: Sequence[Made], there: Mapping[str, Data]
 ) -> list[Data]:
-    """Files that our own ended copies left, and that stand in the way of the next one, since SKIP would keep them.
+    """Files that our own ended copies left, and that are in the way of the next one, since SKIP would keep them.
 
     A file is ours only if it came into being while a job of ours with this very item ran. Where it is PARTIAL that is
     all there is to know (ICA names no unfinished data); where it is whole but wrong, a batch of ours must name it, or the
     folder it lies in, as made by it: SKIP lets a batch also name what it found. All else stays, whatever its state.
     """
     item_of = {item.source_uri: item for item in destination.items}
-    swept = []
+    removed = []
     for proof in proofs:
         data = there.get(destination.path + proof.path)
         if data is None or proof.verdict in (Verdict.OK, Verdict.MISSING):
@@ -92,8 +93,8 @@ def leftovers(
         jobs = [job for job in made if item.data_id in job.data_ids]
         named = proof.verdict == Verdict.PARTIAL or _named(data, destination, item, jobs, there)
         if named and _during(data, jobs):
-            swept.append(data)
-    return swept
+            removed.append(data)
+    return removed
 
 
 def _during(data: Data, jobs: Iterable[Made]) -> bool:

@@ -32,7 +32,7 @@ class JobWatch:
 
     `more_to_send`: copies wait for a slot (or a pass is cheap), so any job that ends is a reason to wake.
     `wake_on_failure`: whether somebody sends failed jobs again (a sensor never does).
-    `warned`: unknown statuses that were told already.
+    `warned`: unknown statuses that were reported already.
     """
 
     client: ICAv2Client

@@ -138,15 +138,7 @@ async def submit_once(
     or another TransientError (come back after `retry_after`), Held (HELD: a person must resolve it), AuthError,
     RequestError, RemoteError.
     """
-    row = ledger.open(intent, quota=quota)
-    if row.is_effective and is_effective is not None and not await is_effective():
-        row = ledger.open(intent, quota=quota, absent_generation=row.generation)
-    elif row.is_effective and is_effective is None and row.payload_sha256 != intent.payload_sha256:
-        raise ConflictingRequest(
-            f"{row} is in effect with payload {row.payload_sha256[:12]}, and run "
-            f"{intent.owner.dag_id}/{intent.owner.run_id} asks for payload {intent.payload_sha256[:12]}: "
-            "see that its effect is gone, or ask under another key"
-        )
+    row = await _open(ledger, intent, quota=quota, is_effective=is_effective)
     for _ in range(MAX_TURNS):
         match row.state:
             case State.SENT:
@@ -159,15 +151,45 @@ async def submit_once(
                 row = ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
             case State.IN_DOUBT:
                 row = await resolve(ledger, row, probe)
-            case State.HELD:
-                raise Held(held_message(row))
-            case State.REJECTED:
-                raise RemoteError(f"{row} was refused: {row.detail.get('refusal', 'no reason kept')}", no_effect=True)
-            case State.CANCELLED if row.cancel_requested_at is not None:
-                raise ConflictingRequest(f"{row} was cancelled before it was sent; clear the task to ask again")
+            case State.HELD | State.REJECTED | State.CANCELLED:
+                _raise_if_final(row)
+                row = ledger.open(intent, quota=quota)
             case _:
                 row = ledger.open(intent, quota=quota)
     raise ConflictingRequest(f"{row}: other workers keep changing it; let them finish, then clear this task")
+
+
+async def _open(
+    ledger: Ledger,
+    intent: Intent,
+    *,
+    quota: Quota | None,
+    is_effective: Callable[[], Awaitable[bool]] | None,
+) -> Submission:
+    """The row to go on with; a new generation where an earlier effect is seen to be gone."""
+    row = ledger.open(intent, quota=quota)
+    if not row.is_effective:
+        return row
+    if is_effective is not None:
+        there = await is_effective()
+        return row if there else ledger.open(intent, quota=quota, absent_generation=row.generation)
+    if row.payload_sha256 != intent.payload_sha256:
+        raise ConflictingRequest(
+            f"{row} is in effect with payload {row.payload_sha256[:12]}, and run "
+            f"{intent.owner.dag_id}/{intent.owner.run_id} asks for payload {intent.payload_sha256[:12]}: "
+            "see that its effect is gone, or ask under another key"
+        )
+    return row
+
+
+def _raise_if_final(row: Submission) -> None:
+    """Raises where nobody but a person can go on. Only what another worker withdrew unsent may be asked for anew."""
+    if row.state == State.HELD:
+        raise Held(held_message(row))
+    if row.state == State.REJECTED:
+        raise RemoteError(f"{row} was refused: {row.detail.get('refusal', 'no reason kept')}", no_effect=True)
+    if row.cancel_requested_at is not None:
+        raise ConflictingRequest(f"{row} was cancelled before it was sent; clear the task to ask again")
 
 
 async def _attempt(

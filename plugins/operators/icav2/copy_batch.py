@@ -14,6 +14,7 @@ from operators.common.base import WaybillOperator
 from operators.common.receipt import ReceiptLink, receipt_url
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
+from include.core.effects import Phase
 from include.core.errors import Held, VerificationError
 from include.core.receipt import Receipt, ReceiptStore
 from include.core.request import XCOM_LIMIT_BYTES, truncate_for_xcom
@@ -21,7 +22,7 @@ from include.core.watch import WatchPolicy
 from include.icav2 import report
 from include.icav2.engine import CopyEngine, Progress
 from include.icav2.models import CopyPlan, CopyRequest
-from include.icav2.rules import CopySettings, Phase
+from include.icav2.rules import CopySettings
 
 
 class ICAv2CopyBatchOperator(WaybillOperator):
@@ -82,7 +83,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         output = report.output(progress.standings, engine.rows(), owner.run_id)
         counts = ", ".join(f"{count} {phase}" for phase, count in progress.counts.items() if count)
         self.log.info("destinations: %s", counts)
-        for trouble in progress.troubles:
+        for trouble in progress.waiting_reasons:
             self.log.info("waiting: %s", trouble)
         receipt = Receipt(
             dag_id=owner.dag_id,

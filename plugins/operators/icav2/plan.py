@@ -18,8 +18,8 @@ from include.core.receipt import ReceiptStore
 from include.core.request import load
 from include.icav2.manifest import DECODED_LIMIT_BYTES, flipped
 from include.icav2.models import CopyPlan, CopyRequest, Flipped
-from include.icav2.resolve import occupied, resolve
-from include.icav2.rules import KIND, SYSTEM, placed_names
+from include.icav2.plan import occupied, resolve
+from include.icav2.rules import KIND, SYSTEM, names_we_created
 
 
 def read_and_flip(request: CopyRequest, places: Sequence[Objects]) -> list[Flipped]:
@@ -72,8 +72,8 @@ class ICAv2PlanOperator(WaybillOperator):
             problems = await occupied(
                 client,
                 plan,
-                {key: placed_names(found) for key, found in rows.items()},
-                refuse_strangers=request.require_empty_destination,
+                {key: names_we_created(found) for key, found in rows.items()},
+                refuse_unmanaged=request.require_empty_destination,
                 use_etag=request.verify == "size_and_etag",
             )
         if problems:

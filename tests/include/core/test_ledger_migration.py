@@ -212,7 +212,7 @@ def test_an_effect_that_the_old_code_saw_is_not_made_again(migrated: URL, key: s
 
 
 def test_quotas_late_answers_and_cancellation_requests_still_count(migrated: URL):
-    ledger, remote = world(migrated)
+    ledger, _ = world(migrated)
     clock = Clock(at=1_790_000_100.0)
     soon = Ledger(migrated, clock=clock, monotonic=clock)
     with pytest.raises(QuotaExceeded):

@@ -13,8 +13,8 @@ from include.core.errors import AuthError, RequestError
 from include.core.ledger import State
 from include.icav2 import report
 from include.icav2.models import Verdict
-from include.icav2.resolve import occupied
-from include.icav2.rules import KIND, SYSTEM, placed_names
+from include.icav2.plan import occupied
+from include.icav2.rules import KIND, SYSTEM, names_we_created
 from simulators.icav2 import Outcome, Override
 
 OTHER = "99999999-aaaa-4bbb-8ccc-dddddddddddd"
@@ -427,7 +427,7 @@ def test_large_destinations_are_copied_chunk_after_chunk():
     play(scene, seed=3)
 
 
-# -- leftovers ----------------------------------------------------------------------------------------------------
+# -- partial_files ----------------------------------------------------------------------------------------------------
 
 
 def test_our_partial_leftover_is_removed_before_the_next_try_and_nothing_else():
@@ -780,8 +780,8 @@ def test_ten_thousand_files_resolve_with_one_listing_per_parent_folder():
 async def occupants(world: World, what: dict[str, list[str]], *, refuse: bool = True) -> list[str]:
     plan = await world.plan(what)
     rows = world.ledger.latest(SYSTEM, KIND, [d.key for d in plan.destinations])
-    placed = {key: placed_names(found) for key, found in rows.items()}
-    return await occupied(world.client, plan, placed, refuse_strangers=refuse, use_etag=True)
+    placed = {key: names_we_created(found) for key, found in rows.items()}
+    return await occupied(world.client, plan, placed, refuse_unmanaged=refuse, use_etag=True)
 
 
 def test_strangers_at_a_destination_are_refused_by_name_and_ours_are_not():
@@ -796,7 +796,7 @@ def test_strangers_at_a_destination_are_refused_by_name_and_ours_are_not():
         world.sim.seed_file(TARGET, "/cache/d0000/notes.txt", 5)
         problems = await occupants(world, what)
         assert len(problems) == 1
-        assert "it holds 1 that Waybill did not place there (“notes.txt”)" in problems[0]
+        assert "it holds 1 that Waybill did not create there (“notes.txt”)" in problems[0]
         assert "require_empty_destination" in problems[0]
         assert await occupants(world, what, refuse=False) == []
 
@@ -896,7 +896,7 @@ def test_a_file_where_the_folder_should_be_is_told():
         world.sim.seed_file(TARGET, "/cache/d0001", 5)
         progress = await world.run(world.engine(plan))
         assert phases(progress) == ["passed", "failed"]
-        assert "a file of that name stands there; choose another folder" in progress.standings[1].why
+        assert "a file of that name is there; choose another folder" in progress.standings[1].why
 
     play(scene, **CALM)
 

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from include.core import effects
+from include.core.effects import Phase, Standing
 from include.core.ledger import Owner, State, Submission
 from include.icav2 import report, rules
 from include.icav2.models import Content, CopyRequest, Data, Destination, Item, Verdict
-from include.icav2.rules import CopySettings, Phase, Standing
-from include.icav2.verify import Made, incomplete, judge, leftovers, prove
+from include.icav2.rules import CopySettings
+from include.icav2.verify import Made, incomplete, judge, partial_files, prove
 
 MD5, OTHER_MD5, MULTIPART = "a" * 32, "b" * 32, f"{'a' * 32}-3"
 
@@ -56,35 +58,35 @@ def test_a_file_is_judged_by_status_size_and_single_part_md5(there, verdict):
 OURS = Made(frozenset({"fil.src"}), 90.0, 110.0, frozenset({"fil./x/f"}))
 
 
-def swept(there: Data, *made: Made, destination: Destination = DEST, more: tuple[Data, ...] = ()) -> list[str]:
+def removed(there: Data, *made: Made, destination: Destination = DEST, more: tuple[Data, ...] = ()) -> list[str]:
     listing = {d.path: d for d in (there, *more)}
     proofs = prove(destination, listing, use_etag=True)
-    return [d.path for d in leftovers(destination, proofs, made, listing)]
+    return [d.path for d in partial_files(destination, proofs, made, listing)]
 
 
 def test_a_partial_file_made_while_our_job_ran_is_a_leftover():
-    assert swept(data(status="PARTIAL"), OURS) == ["/x/f"]
+    assert removed(data(status="PARTIAL"), OURS) == ["/x/f"]
 
 
 def test_a_whole_but_wrong_file_is_a_leftover_only_if_our_batch_names_it_and_it_was_made_in_that_time():
-    assert swept(data(size=4), OURS) == ["/x/f"]
-    assert swept(data(size=4, id="fil.stranger"), OURS) == []
-    assert swept(data(size=4, created=89.9), OURS) == []
+    assert removed(data(size=4), OURS) == ["/x/f"]
+    assert removed(data(size=4, id="fil.stranger"), OURS) == []
+    assert removed(data(size=4, created=89.9), OURS) == []
 
 
 @pytest.mark.parametrize("there", [data(), data(status="DELETING"), data(path="/x/other", status="PARTIAL")])
 def test_good_files_vanishing_ones_and_names_that_are_not_ours_are_no_leftovers(there):
-    assert swept(there, OURS) == []
+    assert removed(there, OURS) == []
 
 
 @pytest.mark.parametrize("created", [0.0, 89.9, 110.1])
 def test_a_partial_file_from_before_or_after_our_jobs_is_a_strangers(created):
-    assert swept(data(status="PARTIAL", created=created), OURS) == []
+    assert removed(data(status="PARTIAL", created=created), OURS) == []
 
 
 def test_without_an_ended_job_of_this_very_item_nothing_is_a_leftover():
-    assert swept(data(status="PARTIAL")) == []
-    assert swept(data(status="PARTIAL"), Made(frozenset({"fil.another"}), 90.0, 110.0, frozenset())) == []
+    assert removed(data(status="PARTIAL")) == []
+    assert removed(data(status="PARTIAL"), Made(frozenset({"fil.another"}), 90.0, 110.0, frozenset())) == []
 
 
 def test_a_wrong_file_in_a_folder_is_a_leftover_only_if_our_batch_made_the_folder():
@@ -98,7 +100,7 @@ def test_a_wrong_file_in_a_folder_is_a_leftover_only_if_our_batch_made_the_folde
         (data("/x/r/", id="fol.stranger", is_folder=True), []),
         (data("/x/r/", id="fol.made", is_folder=True, created=10.0), []),
     ]:
-        assert swept(wrong, made, destination=destination, more=(folder_data,)) == expected
+        assert removed(wrong, made, destination=destination, more=(folder_data,)) == expected
 
 
 # -- attempts, slots, output: over random histories ---------------------------------------------------------------
@@ -145,7 +147,7 @@ def test_the_output_keeps_the_sops_invariants_over_random_runs(parts):
     }
     assert [report.ORDER[job["job_status"]] for job in jobs] == sorted(report.ORDER[job["job_status"]] for job in jobs)
     pairs = {(source, job["dest_uri"]) for job in jobs for source in job["source_uris"]}
-    assert pairs == {(i.source_uri, s.destination.dest_uri) for s in standings for i in s.destination.items}
+    assert pairs == {(i.source_uri, s.target.dest_uri) for s in standings for i in s.target.items}
     for job in jobs:
         assert len(set(job["failed_jobs_list"])) == len(job["failed_jobs_list"])
         if job["job_status"] is not False:
@@ -217,9 +219,9 @@ def test_receipt_rows_and_totals_count_files_and_bytes():
 
 
 @pytest.mark.parametrize(
-    ("failed", "passed", "stormy"), [(4, 0, False), (5, 0, True), (4, 1, True), (4, 2, False), (200, 800, False)]
+    ("failed", "passed", "opens"), [(4, 0, False), (5, 0, True), (4, 1, True), (4, 2, False), (200, 800, False)]
 )
-def test_a_storm_is_when_nearly_all_jobs_fail_within_a_minute(failed, passed, stormy):
+def test_the_circuit_opens_when_nearly_all_jobs_fail_within_a_minute(failed, passed, opens):
     rows = [row(n, State.FAILED if n < failed else State.DONE, "run", f"j{n}", []) for n in range(failed + passed)]
-    assert (rules.storm_until(rows, 10.0) is not None) == stormy
-    assert rules.storm_until(rows, 3.0 + rules.STORM_SECONDS) is None
+    assert (effects.circuit_open_until(rows, 10.0) is not None) == opens
+    assert effects.circuit_open_until(rows, 3.0 + effects.CIRCUIT_SECONDS) is None

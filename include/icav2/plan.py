@@ -1,6 +1,6 @@
 """From URIs to ids: one listing per parent folder, and one per destination to see what is there already.
 
-The thing to know before changing it: it reads only, and refuses everything that is wrong at once, before any job exists.
+Invariant: it reads only, and refuses everything that is wrong at once, before any job exists.
 """
 
 from __future__ import annotations
@@ -110,11 +110,11 @@ async def look_at(client: ICAv2Client, destination: Destination) -> dict[str, Da
 
 
 async def occupied(
-    client: ICAv2Client, plan: CopyPlan, placed: Mapping[str, set[str]], *, refuse_strangers: bool, use_etag: bool
+    client: ICAv2Client, plan: CopyPlan, created: Mapping[str, set[str]], *, refuse_unmanaged: bool, use_etag: bool
 ) -> list[str]:
-    """Why destinations cannot be used as they are. `placed`: names that this ledger placed, by destination key.
+    """Why destinations cannot be used as they are. `created`: names that this ledger created, by destination key.
 
-    A stranger's file with the name of ours and other content is always refused: SKIP would keep it in silence.
+    An unmanaged file with the name of ours and other content is always refused: SKIP would keep it in silence.
     """
 
     async def look(index: int) -> dict[str, Data] | None:
@@ -130,21 +130,21 @@ async def occupied(
         if there is None:
             problems.append(f"{printable(destination.dest_uri)}: {FORBIDDEN}")
         else:
-            mine = placed.get(destination.key, set())
-            problems += _occupants(destination, there, mine, refuse_strangers=refuse_strangers, use_etag=use_etag)
+            mine = created.get(destination.key, set())
+            problems += _occupants(destination, there, mine, refuse_unmanaged=refuse_unmanaged, use_etag=use_etag)
     return problems
 
 
 def _occupants(
-    destination: Destination, there: Mapping[str, Data], mine: set[str], *, refuse_strangers: bool, use_etag: bool
+    destination: Destination, there: Mapping[str, Data], mine: set[str], *, refuse_unmanaged: bool, use_etag: bool
 ) -> list[str]:
     folders = {item.name for item in destination.items if item.is_folder}
     direct = [d for d in there.values() if d.path.rstrip("/") == destination.path + d.name and d.status != "DELETING"]
-    strangers = sorted(d.name for d in direct if d.name not in mine and (not d.is_folder or d.name in folders))
-    if refuse_strangers and strangers:
-        names = ", ".join(printable(name) for name in strangers[:3]) + (", …" if len(strangers) > 3 else "")
+    unmanaged = sorted(d.name for d in direct if d.name not in mine and (not d.is_folder or d.name in folders))
+    if refuse_unmanaged and unmanaged:
+        names = ", ".join(printable(name) for name in unmanaged[:3]) + (", …" if len(unmanaged) > 3 else "")
         return [
-            f"{printable(destination.dest_uri)} is not empty: it holds {len(strangers)} that Waybill did not place there "
+            f"{printable(destination.dest_uri)} is not empty: it holds {len(unmanaged)} that Waybill did not create there "
             f"({names}): choose a new folder, or set require_empty_destination to false"
         ]
     return [

@@ -1,6 +1,6 @@
-"""What has happened at a destination since somebody last looked: jobs that ended, doubts, jobs that are stuck.
+"""What has happened at a destination since somebody last looked: jobs that ended, lost answers, jobs that are stuck.
 
-The thing to know before changing it: a job's status says when to look, the destination says what is true.
+Invariant: a job's status says when to look, the destination says what is true.
 """
 
 from __future__ import annotations
@@ -9,28 +9,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from include.core.effects import Phase, Standing
 from include.core.errors import Held, NotFound
 from include.core.ledger import State, Submission, resolve
 from include.core.ledger.submit import held_message
 from include.icav2 import rules
-from include.icav2.context import Desk, ids_of
+from include.icav2.context import CopyContext, ids_of
 from include.icav2.job_search import SKIP_DOES_NO_HARM
 from include.icav2.models import Destination, Job, JobStatus
-from include.icav2.rules import Phase, Standing
+from include.icav2.rules import CopyStanding
 from include.icav2.verify import incomplete
 
 
 @dataclass(frozen=True)
-class Settler:
+class Reconciler:
     """Closes what has ended, for one destination at a time. `now`: the ledger's time at the start of the pass."""
 
-    desk: Desk
+    context: CopyContext
     now: float
 
-    async def settle(
+    async def reconcile(
         self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]
-    ) -> Standing | None:
-        """Where a destination stands. None: nothing is open there, so see what is missing."""
+    ) -> CopyStanding | None:
+        """The standing of a destination. None: nothing is open there, so see what is missing."""
         await self._note_ends(destination, rows, jobs)
         row = rows[-1] if rows else None
         if row is not None and row.state in (State.SENDING, State.IN_DOUBT):
@@ -43,62 +44,64 @@ class Settler:
         if row is not None and row.state == State.HELD:
             raise Held(held_message(row))
         if row is None or row.state != State.SENT:
-            if rules.complete_before(rows, self.desk.owner.run_id, destination):
+            if rules.complete_before(rows, self.context.owner.run_id, destination):
                 return Standing(destination, Phase.PASSED, job_id=rows[-1].external_id)
             return None
-        if not row.belongs_to(self.desk.owner.dag_id, self.desk.owner.run_id):
-            row = self.desk.ledger.attach(row, self.desk.owner)
+        if not row.belongs_to(self.context.owner.dag_id, self.context.owner.run_id):
+            row = self.context.ledger.attach(row, self.context.owner)
         job = jobs.get(str(row.external_id))
         if job is not None and job.ended:
             return await self._conclude(destination, row, job)
-        stuck_at = self.desk.stuck_at(row)
+        stuck_at = self.context.stuck_at(row)
         if self.now < stuck_at:
             return Standing(destination, Phase.RUNNING, job.status if job else "not listed", row.external_id, stuck_at)
         return await self._stuck(destination, rows, row)
 
     def _being_sent(self, row: Submission) -> bool:
-        """Another run's sender is left in peace for as long as it may live. Our own run's can only be one that died."""
+        """Another run's sender is left alone for as long as it may live. Our own run's can only be one that died."""
         young = row.accept_deadline is not None and self.now < row.accept_deadline
-        return row.state == State.SENDING and young and row.owner.run_id != self.desk.owner.run_id
+        return row.state == State.SENDING and young and row.owner.run_id != self.context.owner.run_id
 
     async def _find_out(self, destination: Destination, row: Submission) -> Submission:
         if row.state == State.SENDING:
-            row = self.desk.ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
+            row = self.context.ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
         return (
-            await resolve(self.desk.ledger, row, self.desk.probe(destination)) if row.state == State.IN_DOUBT else row
+            await resolve(self.context.ledger, row, self.context.probe(destination))
+            if row.state == State.IN_DOUBT
+            else row
         )
 
     async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:
-        """A superseded job that has ended writes no more: from now on what it left may be cleared away."""
+        """A superseded job that has ended writes no more: from now on what it left may be cleaned up."""
         for row in rows:
             job = jobs.get(row.external_id or "")
             if rules.not_seen_to_end(row) and job is not None and job.ended:
                 facts = await self._facts(destination, row, job)
-                self.desk.ledger.annotate(row, facts, why=f"the superseded job has ended {job.status}")
+                self.context.ledger.annotate(row, facts, why=f"the superseded job has ended {job.status}")
 
     async def _facts(self, destination: Destination, row: Submission, job: Job, *, ask: bool = True) -> dict[str, Any]:
         """What is kept of a job that has ended. `ask`: also what its batch says (it may be hidden: then nothing)."""
         batch_id = str(row.detail.get("batch_id") or job.subject_id)
         try:
-            items = await self.desk.client.batch_items(destination.project_id, batch_id) if ask else []
+            items = await self.context.client.batch_items(destination.project_id, batch_id) if ask else []
         except NotFound:
             items = []
         return {
             "batch_id": batch_id,
             "job_created": job.created,
-            "job_finished": job.finished or self.desk.client.http.remote_now or self.desk.ledger.now(),
+            "job_finished": job.finished or self.context.client.http.remote_now or self.context.ledger.now(),
             "job_status": job.status,
             "created_ids": sorted(item.created_id for item in items if item.created_id),
             "item_messages": sorted({item.message for item in items if item.message})[:5],
         }
 
-    async def _conclude(self, destination: Destination, row: Submission, job: Job) -> Standing | None:
+    async def _conclude(self, destination: Destination, row: Submission, job: Job) -> CopyStanding | None:
         """A job has ended: what it made is looked at, and only that decides.
 
         Only of files that this plan does not hold (another run's, adopted) the job's own word is taken; that run looks
         for itself.
         """
-        proofs = await self.desk.proofs(destination, patient=job.status == JobStatus.SUCCEEDED)
+        proofs = await self.context.proofs(destination, allow_listing_lag=job.status == JobStatus.SUCCEEDED)
         missing = ids_of(incomplete(destination, proofs))
         theirs = set(row.detail.get("data_ids", []))
         foreign = theirs - ids_of(destination.items)
@@ -107,24 +110,24 @@ class Settler:
         if not missing:
             facts["complete_for"] = rules.digest_of(destination)
         why = f"job {job.status}, {'all' if done else 'not all'} of its files proved"
-        self.desk.ledger.move(row, State.DONE if done else State.FAILED, why=why, detail=facts)
+        self.context.ledger.move(row, State.DONE if done else State.FAILED, why=why, detail=facts)
         return None if missing else Standing(destination, Phase.PASSED, job_id=row.external_id)
 
-    async def _stuck(self, destination: Destination, rows: list[Submission], row: Submission) -> Standing | None:
+    async def _stuck(self, destination: Destination, rows: list[Submission], row: Submission) -> CopyStanding | None:
         """A job runs too long and cannot be cancelled: prove what is there; if that is not all, one more generation."""
-        missing = ids_of(incomplete(destination, await self.desk.proofs(destination)))
+        missing = ids_of(incomplete(destination, await self.context.proofs(destination)))
         proved = set(row.detail.get("data_ids", [])) <= ids_of(destination.items) - missing
         if proved:
             facts = {} if missing else {"complete_for": rules.digest_of(destination)}
-            self.desk.ledger.move(row, State.DONE, why="still listed as running, all its files proved", detail=facts)
+            self.context.ledger.move(row, State.DONE, why="still listed as running, all its files proved", detail=facts)
         if not missing:
             return Standing(destination, Phase.PASSED, job_id=row.external_id)
         if proved:
             return None
-        minutes = self.desk.settings.job_timeout_seconds / 60
-        if rules.gave_up_waiting(rows, self.desk.owner.run_id):
+        minutes = self.context.settings.job_timeout_seconds / 60
+        if rules.gave_up_waiting(rows, self.context.owner.run_id):
             why = f"job {row.external_id} too has not ended after {minutes:g} min; the next run adopts it"
             return Standing(destination, Phase.FAILED, why, row.external_id)
         why = f"stuck for {minutes:g} min; {SKIP_DOES_NO_HARM}"
-        self.desk.ledger.move(row, State.SUPERSEDED, why=why, detail={"stuck": True})
+        self.context.ledger.move(row, State.SUPERSEDED, why=why, detail={"stuck": True})
         return None
