@@ -2,7 +2,7 @@
 
 `python -m benchmarks [NAME …] [--quick]`. Without names all run. Each module's rows replace its old ones, the others
 stay, so figures can be measured one module at a time. A quick run shows that it works; it publishes nothing.
-The one thing to know before changing it: a figure is a ratio measured side by side in one run, never an absolute speed.
+Invariant: a figure is a ratio measured side by side in one run, never an absolute speed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ MODULES = {
     "core.ledger": "The ledger",
     "plates.speed": "Plates: time and cost of an archive",
     "plates.radosgw": "Plates: time and cost of an archive on radosgw",
+    "plates.before": "Plates: this code beside the code of before",
     "plates.size": "Plates: size, growth and reading back",
     "core.dag_import": "DAG import",
 }

@@ -19,7 +19,7 @@ failed ones again, up to five times. *receipt* writes the waybill: what was aske
 **When it is red.** Read the outcome in the log of *receipt* (or XCom `outcome`): it names what is missing and why. Deal with
 the reason and trigger again with the same conf: only what is missing is copied. *Clear* adopts what still runs at ICA, but
 gives no new attempts. Nothing can be cancelled at ICA: a job of a run that you stop goes on, and the next run adopts it. A
-*held* destination needs a person: run `python -m include.core.ledger doubts`, settle it, clear *copy*.
+*held* destination needs a person: run `python -m include.core.ledger in-doubt`, resolve it, clear *copy*.
 """
 
 from __future__ import annotations

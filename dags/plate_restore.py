@@ -14,7 +14,7 @@ checksum that was taken when it was archived. It replaces `glacier_restore.sh`, 
 `{"dry_run": true}` says what would be restored, and how cold it lies. Files get their own keys back, or lie below
 `to_prefix`. What is there and differs is never replaced, unless `overwrite` says so.
 
-**Steps.** *load_request* checks the conf as a whole. *plan* reads the manifests and finds what is wanted. *warm* asks cold
+**Steps.** *load_request* checks the conf as a whole. *plan* reads the manifests and finds what is wanted. *thaw* asks cold
 storage for the tarballs that are needed and waits for them (hours; it occupies no worker). *restore* reads just the
 parts of the tarballs that hold the wanted files. *receipt* writes the waybill: file by file, how it went.
 
@@ -31,12 +31,10 @@ from airflow.sdk import Param, dag, task_group
 from operators.common.base import DEFAULT_ARGS
 from operators.common.load_request import LoadRequestOperator
 from operators.plates.base import POOL, read_plates
-from operators.plates.restore import (
-    PlateRestoreOperator,
-    PlateRestorePlanOperator,
-    PlateRestoreReceiptOperator,
-    PlateWarmOperator,
-)
+from operators.plates.restore import PlateRestoreOperator
+from operators.plates.restore_plan import PlateRestorePlanOperator
+from operators.plates.restore_receipt import PlateRestoreReceiptOperator
+from operators.plates.thaw import PlateThawOperator
 
 from include.core.request import param_schemas
 from include.plates.request import RestoreRequest
@@ -61,8 +59,8 @@ def plate_restore() -> None:
 
     @task_group(prefix_group_id=False)
     def restored(plate: Any) -> None:
-        warm = PlateWarmOperator(task_id="warm", plate=plate, **PER_PLATE)
-        PlateRestoreOperator(task_id="restore", plate=warm.output, **PER_PLATE)
+        thaw = PlateThawOperator(task_id="thaw", plate=plate, **PER_PLATE)
+        PlateRestoreOperator(task_id="restore", plate=thaw.output, **PER_PLATE)
 
     request >> plan
     restored.expand(plate=plan.output) >> receipt

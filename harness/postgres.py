@@ -1,6 +1,6 @@
 """A PostgreSQL cluster of our own, in a temporary folder, on loopback: for tests and figures of the ledger.
 
-The thing to know: the server refuses to run as root, so that a root test session starts it as an unprivileged user. It is
+Invariant: the server refuses to run as root, so that a root test session starts it as an unprivileged user. It is
 stopped by its pid, and its folder removed.
 """
 

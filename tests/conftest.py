@@ -1,6 +1,6 @@
 """The Airflow of the tests that run without one: a home of its own, our folders, the settings of `airflow.env`.
 
-The thing to know before changing it: Airflow reads its settings when it is first imported, so they are set here, before any
+Invariant: Airflow reads its settings when it is first imported, so they are set here, before any
 test module is. Nothing here imports Airflow: tests of `include/` and of the simulators must not pay for it.
 """
 

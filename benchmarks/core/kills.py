@@ -1,8 +1,8 @@
-"""Workers killed with SIGKILL at every step of a submission: twins and forgotten jobs, ours and Airflow's own pattern.
+"""Workers killed with SIGKILL at every step of a submission: duplicates and forgotten jobs, ours and Airflow's own pattern.
 
 Ours: `submit_once` on SQLite (even seeds) and PostgreSQL (odd seeds). The peer: `ResumableJobMixin` of the Airflow SDK,
 its `execute_resumable` as it is, on a task state store that commits to SQLite; killed at the same instants of the same
-remote. A twin is a second job of one submission, a forgotten job one whose id stands nowhere on our side.
+remote. A duplicate is a second job of one submission, a forgotten job one whose id is nowhere on our side.
 
 The thing to know before changing it: finished steps are kept under `.bench/kills` by a digest of the code that they
 tried, so an interrupted run goes on where it was, and a change of the ledger starts anew.
@@ -71,7 +71,7 @@ def _rows(ours: dict[str, list[Row]], peers: dict[str, list[Row]]) -> list[Row]:
     rows = []
     for scenario, outcomes in ours.items():
         peer = peers.get(scenario)
-        for what, count in (("twins", _twins), ("forgotten jobs", _forgotten)):
+        for what, count in (("duplicates", _duplicates), ("forgotten jobs", _forgotten)):
             rows.append(_row(f"{what}, {_words(scenario)}", outcomes, peer, count))
         unproved = sum(1 for outcome in outcomes if outcome["problems"])
         figure = f"chain broken or worker stuck, {_words(scenario)}"
@@ -114,7 +114,7 @@ def _figure(
     }
 
 
-def _twins(outcomes: list[Row]) -> int:
+def _duplicates(outcomes: list[Row]) -> int:
     return sum(max(0, outcome["jobs"] - 1) for outcome in outcomes)
 
 

@@ -19,7 +19,18 @@ from typing import Any
 from sqlalchemy.engine import URL
 
 from harness import postgres
-from include.core.ledger import Guard, Intent, Ledger, Owner, Probe, Submission, Walk, init, submit_once, verify
+from include.core.ledger import (
+    Intent,
+    Ledger,
+    Owner,
+    Probe,
+    RemoteSearch,
+    SendFence,
+    Submission,
+    init,
+    submit_once,
+    verify,
+)
 
 BUDGET_SECONDS = 90
 AIM_MILLISECONDS = 50.0  # what a submission may cost more than its bare call: little beside any remote's answer
@@ -102,18 +113,18 @@ def _intent(kind: str, number: int) -> Intent:
     return Intent("null", kind, f"key-{number}", {"number": number}, Owner("bench", "run", "submit"))
 
 
-async def _null(row: Submission, guard: Guard) -> str:
-    guard()
+async def _null(row: Submission, fence: SendFence) -> str:
+    fence()
     return f"{row.kind}-{row.business_key}"
 
 
-async def _walk(_row: Submission) -> Walk:
-    return Walk((), complete=True, remote_now=time.time())
+async def _search(_row: Submission) -> RemoteSearch:
+    return RemoteSearch((), complete=True, remote_now=time.time())
 
 
 async def _submit_all(ledger: Ledger, kind: str, count: int) -> float:
     """Milliseconds per submission (median)."""
-    probe = Probe(_walk, 60.0, 30.0, proves_absence=True)
+    probe = Probe(_search, 60.0, 30.0, proves_absence=True)
     took = []
     for number in range(count):
         started = time.perf_counter()

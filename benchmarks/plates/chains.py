@@ -119,7 +119,7 @@ PIPELINES = (
 )
 
 
-def environment(place: Place) -> dict[str, str]:
+def environment(place: Place, checkout: Path = REPOSITORY) -> dict[str, str]:
     """The same for all: identity, endpoint, scratch; rclone's remote by its own variables."""
     remote = {"TYPE": "s3", "PROVIDER": "Other", "ENV_AUTH": "true", "ENDPOINT": place.url}
     return {
@@ -134,9 +134,9 @@ def environment(place: Place) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": str(checkout),
         "PYTHONDONTWRITEBYTECODE": "",  # every Python among us starts from bytecode, as it does when installed
-        "PYTHONPYCACHEPREFIX": str(REPOSITORY / ".bench" / "plates-bytecode"),
+        "PYTHONPYCACHEPREFIX": str(checkout / ".bench" / "plates-bytecode"),
         "TMPDIR": str(place.scratch),
         "LC_ALL": "C.UTF-8",
     }

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plates.chains import HERE, Pipeline, Place, Step, environment
+from benchmarks.plates.chains import HERE, REPOSITORY, Pipeline, Place, Step, environment
 from benchmarks.plates.check import prove
 from benchmarks.plates.stores import Store
 from benchmarks.plates.workloads import Workload
@@ -40,12 +40,12 @@ class Lap:
     check_peak_bytes: int = 0
 
 
-def launch(steps: Sequence[Step], place: Place) -> dict[str, Any]:
-    """What a chain cost. Raises Failed."""
+def launch(steps: Sequence[Step], place: Place, checkout: Path = REPOSITORY) -> dict[str, Any]:
+    """What a chain cost. `checkout` is whose code ours is. Raises Failed."""
     chain, result = place.scratch.with_suffix(".chain.json"), place.scratch.with_suffix(".result.json")
     errors = place.scratch.with_suffix(".errors.txt")
     errors.write_bytes(b"")
-    told = {"steps": steps, "environment": environment(place), "folder": str(HERE.parent.parent), "errors": str(errors)}
+    told = {"steps": steps, "environment": environment(place, checkout), "folder": str(checkout), "errors": str(errors)}
     chain.write_text(json.dumps(told))
     command = [sys.executable, "-I", "-S", str(HERE / "launch.py"), str(chain), str(result)]
     with subprocess.Popen(command, start_new_session=True) as process:
@@ -70,7 +70,16 @@ class Course:
         self.programs = programs
         self._laps = 0
 
-    def run(self, pipeline: Pipeline, plate: Workload, store: Store, url: str = "", *, check: bool = True) -> Lap:
+    def run(
+        self,
+        pipeline: Pipeline,
+        plate: Workload,
+        store: Store,
+        url: str = "",
+        *,
+        check: bool = True,
+        checkout: Path = REPOSITORY,
+    ) -> Lap:
         """One lap, at `url` where that is a relay to the store. Raises Failed, and WrongArchive for a wrong result."""
         self._laps += 1
         cold = f"cold-{self._laps}"
@@ -79,12 +88,12 @@ class Course:
         place = Place(url or store.url, plate.name, cold, scratch, self.programs)
         (scratch / "stage").mkdir()
         try:
-            measured = launch(pipeline.steps(place), place)
+            measured = launch(pipeline.steps(place), place, checkout)
             used = sum(path.lstat().st_size for path in scratch.rglob("*") if path.is_file())
             tarballs = store.tarballs(cold, scratch)
             stored = sum(path.stat().st_size for path in tarballs)
             prove(tarballs, plate, store.plates / plate.name, pipeline.lead)
-            checked = launch(pipeline.check(place), place) if pipeline.check and check else None
+            checked = launch(pipeline.check(place), place, checkout) if pipeline.check and check else None
         finally:
             shutil.rmtree(scratch)
             store.drop(cold)

@@ -27,14 +27,14 @@ from include.core.errors import TransientError
 from include.core.http import HttpClient, HttpPolicy
 from include.core.ledger import (
     AttemptLost,
-    DoubtPending,
-    Guard,
+    InDoubt,
     Intent,
     Ledger,
     Owner,
     Probe,
+    RemoteSearch,
+    SendFence,
     Submission,
-    Walk,
     submit_once,
     verify,
 )
@@ -44,7 +44,7 @@ OTHERS = ("commit delayed", "job hidden", "two workers", "paused holder", "clock
 SCENARIOS = KILLS + OTHERS
 # Generous: on a loaded machine the server itself is late, and must still keep what the probe declares.
 REQUEST_TIMEOUT_SECONDS = 1.0
-HORIZON_SECONDS = 1.0
+VISIBILITY_WINDOW_SECONDS = 1.0
 LIFETIME_SECONDS = 40.0  # of one child; a deadlock becomes a failure, not a hanging test
 
 
@@ -86,22 +86,22 @@ def _client(server: JournalServer, *, patient: bool = False) -> HttpClient:
 
 
 async def _submit(asked: Asked, client: HttpClient, ledger: Ledger, faults: dict[str, float]) -> Submission:
-    async def send(row: Submission, guard: Guard) -> str:
-        answer = await client.write("/jobs", what="POST /jobs", json={"key": row.business_key, **faults}, guard=guard)
+    async def send(row: Submission, fence: SendFence) -> str:
+        answer = await client.write("/jobs", what="POST /jobs", json={"key": row.business_key, **faults}, fence=fence)
         return str(answer["id"])
 
-    async def walk(row: Submission) -> Walk:
+    async def search(row: Submission) -> RemoteSearch:
         page, jobs, began = 0, list[str](), None
         while page is not None:
             seen = await client.read(f"/jobs?page={page}", what="GET /jobs")
             began = seen["now"] if began is None else began
             jobs += [job["id"] for job in seen["jobs"] if job["key"] == row.business_key]
             page = seen["next"]
-        return Walk(tuple(jobs), complete=True, remote_now=float(began))
+        return RemoteSearch(tuple(jobs), complete=True, remote_now=float(began))
 
     owner = Owner("kills", f"run-{os.getpid()}", "submit")
     intent = Intent("journal", "job", asked.key, {"key": asked.key}, owner)
-    probe = Probe(walk, HORIZON_SECONDS, REQUEST_TIMEOUT_SECONDS, proves_absence=True)
+    probe = Probe(search, VISIBILITY_WINDOW_SECONDS, REQUEST_TIMEOUT_SECONDS, proves_absence=True)
     return await submit_once(ledger, intent, send=send, probe=probe)
 
 
@@ -127,7 +127,7 @@ def _worker(asked: Asked, *, die_at: str = "", stop_at: str = "", patient: bool 
                 try:
                     await _submit(asked, client, ledger, faults)
                     return
-                except DoubtPending as pending:
+                except InDoubt as pending:
                     await asyncio.sleep(min(pending.retry_after or 0.1, 2.5))
                 except AttemptLost:
                     if stop_at:
@@ -188,11 +188,11 @@ def play(asked: Asked) -> None:
             os.kill(child, signal.SIGKILL)
             reap(child)  # a fast one may have ended before
     elif scenario == "commit delayed":  # the client gives up first, and the job comes into being after that
-        late = REQUEST_TIMEOUT_SECONDS + rng.random() * HORIZON_SECONDS * 0.8
+        late = REQUEST_TIMEOUT_SECONDS + rng.random() * VISIBILITY_WINDOW_SECONDS * 0.8
         child = fork(lambda: _worker(asked, delay=late, hold=late))
         must_end_well(child)
     elif scenario == "job hidden":
-        hidden = HORIZON_SECONDS * rng.random() * 0.9
+        hidden = VISIBILITY_WINDOW_SECONDS * rng.random() * 0.9
         child = fork(lambda: _worker(asked, die_at="answered", hidden=hidden))
         reap(child, killed=True)
     elif scenario == "two workers":

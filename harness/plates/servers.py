@@ -101,7 +101,7 @@ def noise(seed: object, size: int) -> bytes:
 
 
 def plate_files(one: Plate, *, sites: int = 4, image_bytes: int = 3000) -> dict[str, bytes]:
-    """Keys and bytes of a small plate in the SOP's layout (plates contract 1.3)."""
+    """Keys and bytes of a small plate in the SOP's layout (docs/protocols/s3.md 1.1, 1.3)."""
     root = f"projects/{one.project}"
     files = {}
     for site in range(sites):

@@ -1,6 +1,9 @@
-"""Two small helpers for doing many things at once with bounded memory and in a known order.
+"""Helpers for doing many things at once with a bound, in a known order.
 
-Know before changing: a failure cancels what is still running and waits for it, so that no request outlives the step.
+On the first error `map_concurrently`, `gather_or_cancel` and `prefetch` cancel what is still running; `map_by_key` lets it
+come to its end, since its calls may change a remote and an answer in flight must not be lost. Each then raises that error.
+
+Invariant: nothing that was started outlives the call.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, None]]) -> N
 
 
 async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancels what still runs and waits until it has ended. Errors of the others are heard, and told by nobody."""
+    """Cancels what still runs and waits until it has ended. Their errors are dropped."""
     every = list(tasks)
     for task in every:
         task.cancel()

@@ -72,7 +72,7 @@ class ConflictingRequest(WaybillError):
 
 
 class RemoteError(WaybillError):
-    """The remote refused or failed for good, and trying again will not help."""
+    """The remote refused or failed permanently, and trying again will not help."""
 
     def __init__(self, message: str, *, no_effect: bool = False):
         super().__init__(message)
@@ -83,7 +83,7 @@ class VerificationError(WaybillError):
     """What arrived is not what was sent. Names the items."""
 
 
-class Doubtful(WaybillError):
+class Held(WaybillError):
     """It is not known whether the remote acted, and nothing but a person can find out (state HELD)."""
 
 

@@ -1,7 +1,7 @@
 """One HTTP client for tasks and triggers: bounded in time, reads retried, writes sent once.
 
-The thing to know before changing it: `write` never repeats a request that may have reached the remote. What is not
-proved to have had no effect becomes an error without `no_effect`, and the ledger takes it from there.
+Invariant: `write` never repeats a request that may have reached the remote. What is not proved to have had no effect
+becomes an error without `no_effect`, and the ledger takes it from there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import httpx
 
@@ -45,7 +45,7 @@ class HttpPolicy:
     backoff_seconds: float = 0.5
     backoff_limit_seconds: float = 20.0
     busy_attempts: int = 12  # how often a read that is told to slow down is tried
-    retry_after_limit_seconds: float = 60.0  # a longer wish is handed to the caller, who need not hold a worker for it
+    retry_after_limit_seconds: float = 60.0  # a longer pause is left to the caller, who need not hold a worker for it
 
 
 class HttpClient:
@@ -82,7 +82,7 @@ class HttpClient:
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=AT_ONCE, keepalive_expiry=15),
         )
 
-    async def __aenter__(self) -> HttpClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
@@ -92,16 +92,16 @@ class HttpClient:
         """GET a JSON document. Tried again on transient errors; raises the last of them when they do not end."""
         return await self._tried_again(lambda: self._once("GET", path, what=what, params=params))
 
-    async def write(self, path: str, *, what: str, json: Any = None, guard: Callable[[], None] | None = None) -> Any:
-        """POST once. `guard` is called right before the bytes leave. A 401 (proof of no effect) may lead to a second try
+    async def write(self, path: str, *, what: str, json: Any = None, fence: Callable[[], None] | None = None) -> Any:
+        """POST once. `fence` is called right before the bytes leave. A 401 (proof of no effect) may lead to a second try
         with fresh credentials. The error's `no_effect` says whether the remote can have acted."""
-        return await self._once("POST", path, what=what, json=json, guard=guard)
+        return await self._once("POST", path, what=what, json=json, fence=fence)
 
     async def write_again(
-        self, path: str, *, what: str, json: Any = None, guard: Callable[[], None] | None = None
+        self, path: str, *, what: str, json: Any = None, fence: Callable[[], None] | None = None
     ) -> Any:
         """POST something that may be repeated without harm (deleting one exact id, making a folder)."""
-        return await self._tried_again(lambda: self._once("POST", path, what=what, json=json, guard=guard))
+        return await self._tried_again(lambda: self._once("POST", path, what=what, json=json, fence=fence))
 
     async def _tried_again(self, call: Callable[[], Awaitable[Any]]) -> Any:
         policy, errors, busy = self.policy, 0, 0
@@ -115,7 +115,7 @@ class HttpClient:
                 spent = errors >= policy.read_attempts or busy >= policy.busy_attempts
                 if spent or asked > policy.retry_after_limit_seconds:
                     raise
-            # The pace alone would do for a busy remote; a little luck keeps those refused together apart.
+            # The pace alone would do for a busy remote; a random pause keeps those refused together apart.
             limit = min(policy.backoff_seconds * 2.0**errors, policy.backoff_limit_seconds)
             await self._sleep(asked + limit * self._rng.random())
 
@@ -127,13 +127,13 @@ class HttpClient:
         what: str,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
-        guard: Callable[[], None] | None = None,
+        fence: Callable[[], None] | None = None,
     ) -> Any:
         for refresh in (False, True):
             header = await self._header(refresh=refresh)
             left_at = await self._pace.turn()
-            if guard is not None:
-                guard()
+            if fence is not None:
+                fence()
             response = await self._send(method, path, what=what, params=params, json=json, headers=header)
             if response.status_code != 401 or self._credentials is None:
                 break
@@ -217,7 +217,7 @@ class Pace:
 def _body(response: httpx.Response, what: str, *, secret: str) -> Any:
     """The JSON of a success, else the matching error, which never holds `secret`, though the remote may quote it.
 
-    A success that is not JSON is a doubt, not a refusal.
+    A success that is not JSON leaves the request in doubt; it is no refusal.
     """
     if response.is_success:
         if response.status_code == 204 or not response.content:

@@ -1,7 +1,7 @@
 """Waiting for remote work: one loop for triggers, for workers that do not defer, and for benchmarks on a virtual clock.
 
-The thing to know before changing it: watching only reads. It ends with a reason to wake, never with a truth; whoever
-wakes looks for itself. So it may run twice, stall, or die, and nothing breaks.
+Invariant: watching only reads, and ends with a reason to wake, never with a result: whoever wakes looks for itself. So it
+may run twice, stall, or die, and nothing breaks.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ async def watch(
     """Looks until a worker is needed. `deadline` and `since` (start of the whole wait) are absolute epoch seconds.
 
     Transient errors (and a refused credential, which may be renewed) use up the budget; only a full success restores it.
-    When it is used up, or the remote refuses the look for good, the watch is `lost`.
+    When it is used up, or the remote refuses the look permanently, the watch is `lost`.
     """
     rng = rng or random.Random()
     begun = since if since is not None else now()

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from include.core.errors import NotFound, TransientError
-from include.core.ledger import Guard, Submission
+from include.core.ledger import SendFence, Submission
 from include.icav2.client import ICAv2Client
 from include.icav2.context import Desk
 from include.icav2.models import Data, Destination
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 
 def sweeper(
     desk: Desk, destination: Destination, swept: Sequence[Data]
-) -> Callable[[Submission, Guard], Awaitable[None]]:
-    """The `prepare` step of a copy: deletes `swept` by exact id, under the guard, and waits until they are gone.
+) -> Callable[[Submission, SendFence], Awaitable[None]]:
+    """The `prepare` step of a copy: deletes `swept` by exact id, under the fence, and waits until they are gone.
 
     It raises TransientError when they are not gone in time: then nothing is sent yet.
     """
 
-    async def sweep(_attempt: Submission, guard: Guard) -> None:
+    async def sweep(_attempt: Submission, fence: SendFence) -> None:
         doomed = set()
         for data in swept:
             if await _unchanged(desk.client, destination, data):
                 log.info("removing our own leftover %s (%s)", data.path, data.status)
-                await desk.client.delete_data(destination.project_id, data.id, guard=guard)
+                await desk.client.delete_data(destination.project_id, data.id, fence=fence)
                 doomed.add(data.id)
         waited = 0.0
         while doomed:

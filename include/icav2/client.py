@@ -118,11 +118,11 @@ class ICAv2Client:
             raise RemoteError(f"{what}: a file of that name stands there; choose another folder", no_effect=True)
         raise TransientError(f"{what}: it is just being made or deleted by somebody else", retry_after=2.0)
 
-    async def delete_data(self, project_id: str, data_id: str, *, guard: Callable[[], None] | None = None) -> None:
+    async def delete_data(self, project_id: str, data_id: str, *, fence: Callable[[], None] | None = None) -> None:
         """Asks for the deletion of one exact id; it happens later. Already gone is as good."""
         try:
             path = f"/api/projects/{project_id}/data/{data_id}:delete"
-            await self.http.write_again(path, what=f"deleting {data_id}", guard=guard)
+            await self.http.write_again(path, what=f"deleting {data_id}", fence=fence)
         except NotFound:
             return
 
@@ -144,7 +144,7 @@ class ICAv2Client:
     # -- copy batches -------------------------------------------------------------------------------------------
 
     async def copy(
-        self, project_id: str, folder_id: str | None, data_ids: Sequence[str], *, guard: Callable[[], None]
+        self, project_id: str, folder_id: str | None, data_ids: Sequence[str], *, fence: Callable[[], None]
     ) -> CopyBatch:
         """Starts one copy batch; `folder_id` None is the project's root. Never repeated here: the ledger decides what
         follows a lost answer. Raises TransientError, nothing done, where the folder is just being deleted (409)."""
@@ -160,7 +160,7 @@ class ICAv2Client:
         what = f"copying {len(data_ids)} items into {folder_id or 'the root of ' + project_id}"
         path = f"/api/projects/{project_id}/dataCopyBatch"
         try:
-            return _read(_batch, await self.http.write(path, what=what, json=body, guard=guard), what)
+            return _read(_batch, await self.http.write(path, what=what, json=body, fence=fence), what)
         except Conflict as error:
             raise TransientError(str(error), retry_after=15.0, no_effect=True) from None
 

@@ -19,8 +19,8 @@ from include.core.concurrency import map_by_key
 from include.core.errors import (
     AuthError,
     ConflictingRequest,
-    Doubtful,
     Forbidden,
+    Held,
     LedgerError,
     TransientError,
     WaybillError,
@@ -181,7 +181,7 @@ class CopyEngine:
             return Standing(destination, Phase.FAILED, str(error))
         except (AuthError, LedgerError):
             raise
-        except Doubtful as error:
+        except Held as error:
             return Standing(destination, Phase.HELD, str(error))
         except (TransientError, ConflictingRequest) as error:
             return self._waits(destination, error)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from include.core.concurrency import map_by_key
 from include.core.errors import AuthError, Forbidden, TransientError, WaybillError
-from include.core.ledger import HarmlessTwin, Ledger, Probe, State, Submission, Walk
+from include.core.ledger import DuplicateSafe, Ledger, Probe, RemoteSearch, State, Submission
 from include.icav2.client import ICAv2Client
 from include.icav2.models import Destination, Job
 from include.icav2.rules import KIND, SYSTEM, CopySettings
@@ -34,14 +34,14 @@ class JobSearch:
 
     def probe(self, destination: Destination, verified: Callable[[Submission], Awaitable[bool]]) -> Probe:
         return Probe(
-            walk=lambda row: self._walk(destination, row),
-            horizon_seconds=self.settings.horizon_seconds,
+            search=lambda row: self._search(destination, row),
+            visibility_window_seconds=self.settings.visibility_window_seconds,
             request_timeout_seconds=self.settings.request_timeout_seconds,
             proves_absence=False,
-            harmless=HarmlessTwin(SKIP_DOES_NO_HARM, verified),
+            harmless=DuplicateSafe(SKIP_DOES_NO_HARM, verified),
         )
 
-    async def _walk(self, destination: Destination, row: Submission) -> Walk:
+    async def _search(self, destination: Destination, row: Submission) -> RemoteSearch:
         found = await self._matches(destination, row)
         # Earlier attempts whose answers were lost too may come to light now: the oldest jobs are theirs.
         rows = self.ledger.generations(SYSTEM, KIND, destination.key)
@@ -49,7 +49,7 @@ class JobSearch:
         for twin in twins[: max(0, len(found) - 1)]:
             self.ledger.record_sent(twin, found.pop(0), why="found with a later one")
         remote_now = self.client.http.remote_now or self.ledger.now()
-        return Walk(tuple(found), complete=True, remote_now=remote_now)
+        return RemoteSearch(tuple(found), complete=True, remote_now=remote_now)
 
     async def find(self, destination: Destination, rows: Sequence[Submission]) -> bool:
         """Looks once more for superseded jobs that were never found, and writes down what has come to light."""

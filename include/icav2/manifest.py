@@ -191,8 +191,8 @@ def _pair_problems(
     other = names.setdefault((folder, source.name), source_text)
     if other != source_text:
         problems.append(
-            f"{spot}: {printable(source_text)} and {printable(other)} are both named {printable(source.name)}, and only one of them could "
-            "land there: use two folders"
+            f"{spot}: {printable(source_text)} and {printable(other)} are both named {printable(source.name)}, and "
+            "only one of them could land there: use two folders"
         )
     if source.project_id == folder.project_id:
         if same_project == "refuse":

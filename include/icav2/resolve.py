@@ -62,7 +62,8 @@ def _collisions(plan: CopyPlan) -> list[str]:
                 if first != item.source_uri:
                     problems[first, item.source_uri] = (
                         f"{printable(first)} and {printable(item.source_uri)} would both be copied to "
-                        f"{printable(f'icav2://{destination.project_id}{destination.path}{file.path}')}: use another folder for one"
+                        f"{printable(f'icav2://{destination.project_id}{destination.path}{file.path}')}: "
+                        "use another folder for one"
                     )
     return list(problems.values())
 

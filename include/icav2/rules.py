@@ -28,7 +28,7 @@ class CopySettings:
     job_timeout_seconds: float = 7200.0
     use_etag: bool = True
     items_per_job: int = 1000  # no maximum is documented; larger destinations are copied chunk after chunk
-    horizon_seconds: float = 60.0  # how long ICA may hide a job that it accepted
+    visibility_window_seconds: float = 60.0  # how long ICA may hide a job that it accepted
     request_timeout_seconds: float = 60.0
     settle_seconds: float = 5.0  # how long a listing may lag behind a job
 
@@ -107,7 +107,7 @@ def complete_before(rows: Sequence[Submission], run_id: str, destination: Destin
 
 def at_ica(rows: Sequence[Submission]) -> bool:
     """Whether a job may be at work there for the newest submission: it takes one of the slots."""
-    return bool(rows) and rows[-1].state in (State.SENDING, State.SENT, State.DOUBTFUL)
+    return bool(rows) and rows[-1].state in (State.SENDING, State.SENT, State.IN_DOUBT)
 
 
 def not_seen_to_end(row: Submission) -> bool:

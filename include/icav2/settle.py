@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from include.core.errors import Doubtful, NotFound
+from include.core.errors import Held, NotFound
 from include.core.ledger import State, Submission, resolve
 from include.core.ledger.submit import held_message
 from include.icav2 import rules
@@ -33,15 +33,15 @@ class Settler:
         """Where a destination stands. None: nothing is open there, so see what is missing."""
         await self._note_ends(destination, rows, jobs)
         row = rows[-1] if rows else None
-        if row is not None and row.state in (State.SENDING, State.DOUBTFUL):
+        if row is not None and row.state in (State.SENDING, State.IN_DOUBT):
             if self._being_sent(row):
                 why = f"run {row.owner.run_id} is sending to this folder"
-                return Standing(destination, Phase.WAITING, why, look_again_at=row.accepted_by)
+                return Standing(destination, Phase.WAITING, why, look_again_at=row.accept_deadline)
             row = await self._find_out(destination, row)
             if row.state == State.SENT:  # just found: look at it with the next listing
                 return Standing(destination, Phase.RUNNING, "found again", row.external_id, self.now)
         if row is not None and row.state == State.HELD:
-            raise Doubtful(held_message(row))
+            raise Held(held_message(row))
         if row is None or row.state != State.SENT:
             if rules.complete_before(rows, self.desk.owner.run_id, destination):
                 return Standing(destination, Phase.PASSED, job_id=rows[-1].external_id)
@@ -58,14 +58,14 @@ class Settler:
 
     def _being_sent(self, row: Submission) -> bool:
         """Another run's sender is left in peace for as long as it may live. Our own run's can only be one that died."""
-        young = row.accepted_by is not None and self.now < row.accepted_by
+        young = row.accept_deadline is not None and self.now < row.accept_deadline
         return row.state == State.SENDING and young and row.owner.run_id != self.desk.owner.run_id
 
     async def _find_out(self, destination: Destination, row: Submission) -> Submission:
         if row.state == State.SENDING:
-            row = self.desk.ledger.move(row, State.DOUBTFUL, why="found sending, without its sender")
+            row = self.desk.ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
         return (
-            await resolve(self.desk.ledger, row, self.desk.probe(destination)) if row.state == State.DOUBTFUL else row
+            await resolve(self.desk.ledger, row, self.desk.probe(destination)) if row.state == State.IN_DOUBT else row
         )
 
     async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:

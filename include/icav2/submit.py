@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from include.core.errors import TransientError, WaybillError
 from include.core.http import Busy
-from include.core.ledger import Guard, Intent, Sent, State, Submission, submit_once
+from include.core.ledger import Intent, SendFence, Sent, State, Submission, submit_once
 from include.icav2 import rules
 from include.icav2.cleanup import sweeper
 from include.icav2.context import Desk
@@ -83,8 +83,8 @@ class Sender:
                 intent,
                 probe=self.desk.probe(destination),
                 prepare=sweeper(self.desk, destination, swept),
-                send=lambda attempt, guard: self._send(destination, attempt, guard),
-                effect_present=_just_seen_missing,
+                send=lambda attempt, fence: self._send(destination, attempt, fence),
+                is_effective=_just_seen_missing,
             )
         except Busy as error:
             self._keep_wish(destination, error.retry_after)
@@ -143,9 +143,9 @@ class Sender:
             },
         )
 
-    async def _send(self, destination: Destination, attempt: Submission, guard: Guard) -> Sent:
+    async def _send(self, destination: Destination, attempt: Submission, fence: SendFence) -> Sent:
         folder_id, data_ids = attempt.detail["folder_id"], attempt.detail["data_ids"]
-        batch = await self.desk.client.copy(destination.project_id, folder_id, data_ids, guard=guard)
+        batch = await self.desk.client.copy(destination.project_id, folder_id, data_ids, fence=fence)
         return Sent(batch.job.id, {"batch_id": batch.id, "job_created": batch.job.created})
 
 

@@ -1,7 +1,7 @@
 """One batch of deletions is one submission of the ledger: its intent before the first request, its outcomes after the last.
 
-The thing to know before changing it: a second deletion of the same batch does no harm. It hits exact versions, or objects
-whose ETag is still the archived one, and finds nothing where the first succeeded. So a doubt ends in looking, and sending
+Invariant: a second deletion of the same batch does no harm. It hits exact versions, or objects
+whose ETag is still the archived one, and finds nothing where the first succeeded. So one in doubt ends in looking, and sending
 again what is left.
 """
 
@@ -15,17 +15,17 @@ from typing import Any
 from include.core.concurrency import map_concurrently
 from include.core.ledger import (
     AttemptLost,
-    DoubtPending,
-    Guard,
-    HarmlessTwin,
+    DuplicateSafe,
+    InDoubt,
     Intent,
     Ledger,
     Owner,
     Probe,
+    RemoteSearch,
+    SendFence,
     Sent,
     State,
     Submission,
-    Walk,
     submit_once,
 )
 from include.core.objects import Objects
@@ -33,7 +33,7 @@ from include.s3.bucket import Bucket
 from include.s3.guarded_delete import DeleteBatch, KeyOutcome, Outcomes, Result, SendBatch
 
 SYSTEM, KIND = "plates", "delete"
-HARMLESS = "a deletion names exact versions or ETags, so its twin finds nothing to delete"
+HARMLESS = "a deletion names exact versions or ETags, so its duplicate finds nothing to delete"
 _LOOKS_AT_ONCE = 8
 _DOUBTS = 5
 
@@ -58,8 +58,8 @@ class LedgeredBatches:
         """The outcomes of a batch, sent now or before. Raises what `submit_once` raises."""
         fresh: list[Outcomes] = []
 
-        async def send_and_keep(row: Submission, guard: Guard) -> Sent:
-            guard()
+        async def send_and_keep(row: Submission, fence: SendFence) -> Sent:
+            fence()
             fresh.append(await send())
             return Sent(f"batch-{row.id}", await self._kept(batch, row, fresh[0]))
 
@@ -73,16 +73,16 @@ class LedgeredBatches:
 
     async def _submit(self, batch: DeleteBatch, send: Any) -> Submission:
         probe = Probe(
-            walk=self._no_candidates,
-            horizon_seconds=0.0,
+            search=self._no_candidates,
+            visibility_window_seconds=0.0,
             request_timeout_seconds=self.answer_seconds,
             proves_absence=False,
-            harmless=HarmlessTwin(HARMLESS, lambda _: self._all_gone(batch)),
+            harmless=DuplicateSafe(HARMLESS, lambda _: self._all_gone(batch)),
         )
         for _ in range(_DOUBTS):
             try:
                 return await submit_once(self.book, self._intent(batch), send=send, probe=probe)
-            except (AttemptLost, DoubtPending) as pending:  # another worker is at it, or may have been
+            except (AttemptLost, InDoubt) as pending:  # another worker is at it, or may have been
                 await asyncio.sleep(pending.retry_after or self.answer_seconds)
         return await submit_once(self.book, self._intent(batch), send=send, probe=probe)
 
@@ -97,9 +97,9 @@ class LedgeredBatches:
             detail={"keys": len(batch.targets), "batch": f"{batch.number} of {batch.of}"},
         )
 
-    async def _no_candidates(self, _: Submission) -> Walk:
+    async def _no_candidates(self, _: Submission) -> RemoteSearch:
         """Deletions have no ids to search for; only their effect can be looked at."""
-        return Walk((), complete=True, remote_now=self.book.now())
+        return RemoteSearch((), complete=True, remote_now=self.book.now())
 
     async def _all_gone(self, batch: DeleteBatch) -> bool:
         """Whether nothing of a batch is left to delete."""

@@ -1,6 +1,6 @@
 """Produces a volume's uncompressed bytes, in order, from the source objects; hashes every member on the way.
 
-Know before changing: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
+Invariant: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
 where its last byte is produced, so a member that began in a finished part is read from its start again (and not sent).
 Every read names the ETag that was listed; a digest that contradicts the source's ETag or checksum stops the volume.
 """
@@ -16,9 +16,9 @@ from typing import Any
 
 from include.core.concurrency import prefetch
 from include.core.errors import VerificationError
-from include.plates.models import MIB
+from include.plates.models import MIB, SourceObject
 from include.plates.tar_format import END_MARKER, PlannedMember, header, padding
-from include.s3.bucket import Bucket, Buffer, SourceObject
+from include.s3.bucket import Bucket, Buffer
 from include.s3.checksums import Digester, Digests, plain_md5, whole_checksum
 
 FETCH_BYTES = 12 * MIB

@@ -1,6 +1,6 @@
 """Writes one volume: reads, compresses, cuts and sends it, within a fixed amount of memory.
 
-Know before changing: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
+Invariant: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
 part holds a slot from its first byte on until it is on the store and in the journal: with the bytes read ahead
 (reading.py) and the groups being compressed that is the whole memory bound. Uncompressed bytes are never copied here.
 """
@@ -13,7 +13,8 @@ import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from include.core.concurrency import stop
 from include.core.errors import VerificationError
@@ -21,13 +22,14 @@ from include.core.journal import PartJournal
 from include.core.progress import OnProgress, Progress
 from include.plates import volume_parts as cutting
 from include.plates.models import ArchiveSettings, Frame, VolumePlan
+from include.plates.plan import PLAN_METADATA
 from include.plates.tar_format import PlannedMember
-from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
+from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, FETCH_BYTES, ReadMember, VolumeReader
 from include.s3 import checksums
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, crc64nvme, decode, encode
 from include.s3.errors import SourceChanged
-from include.s3.multipart import PartDone, Upload
+from include.s3.multipart import Mark, PartDone, Upload
 from include.s3.pieces import Pieces
 
 _CODEC_THREADS = 2
@@ -62,6 +64,33 @@ class Written:
         )
         start, end = self.frames[first], self.frames[last - 1]
         return start.offset, end.offset + end.length - start.offset, start.raw_offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumePart(PartDone):
+    """A part of a volume: which uncompressed bytes it holds and what was learned of them. As in stored journals.
+
+    `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5) of members
+    that end in this part.
+    """
+
+    start: int
+    end: int
+    frames: tuple[tuple[int, int], ...] = ()
+    members: tuple[tuple[int, str, str, bool], ...] = ()
+
+
+def part_of_row(row: Mapping[str, Any]) -> VolumePart:
+    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(tuple(m) for m in row["members"])}
+    return VolumePart(**{**row, **lists})
+
+
+def upload_of(
+    archive: Bucket, key: str, digest: str, settings: Mapping[str, Any], journal: PartJournal
+) -> Upload[VolumePart]:
+    """The upload of a tarball, which carries the digest of its plan."""
+    mark = Mark(PLAN_METADATA, digest)
+    return Upload(archive, key, mark, settings, journal, part_of_row, read_bytes=FETCH_BYTES)
 
 
 @dataclass(slots=True)
@@ -115,7 +144,7 @@ class VolumeWriter:
             "codec": cutting.codec_name(settings.compression, settings.level),
             "copy_from": settings.copy_from_bytes,
         }
-        self.upload = Upload(archive, volume.key, volume.digest, chosen, journal)
+        self.upload = upload_of(archive, volume.key, volume.digest, chosen, journal)
         self._on_progress = on_progress
         self._room = room
         self._held = 0
@@ -238,7 +267,16 @@ class VolumeWriter:
         done = await self.upload.copy(part.number, self._source, source.key, source.etag, source.version_id, span)
         await self._unchanged(source.key, source.version_id, source.etag, source.size)
         self._sent += 1
-        await self.upload.finished(replace(done, start=part.start, end=part.end))
+        await self.upload.finished(
+            VolumePart(
+                number=done.number,
+                size=done.size,
+                etag=done.etag,
+                crc64nvme=done.crc64nvme,
+                start=part.start,
+                end=part.end,
+            )
+        )
         self._note(part.end - part.start)
 
     async def _unchanged(self, key: str, version_id: str | None, etag: str, size: int) -> None:
@@ -357,14 +395,23 @@ class VolumeWriter:
         if not after.done():
             after.set_result(None)
 
-    def _done(self, cut: _Cut, etag: str, crc: str) -> PartDone:
+    def _done(self, cut: _Cut, etag: str, crc: str) -> VolumePart:
         read = self._reader.read
         members = tuple(
             (index, read[index].sha256, read[index].crc64nvme, read[index].etag_is_md5)
             for index in self._reader.ending_in(cut.start, cut.end)
             if index in read
         )
-        return PartDone(cut.number, cut.start, cut.end, len(cut.body), etag, crc, cut.frames, members)
+        return VolumePart(
+            number=cut.number,
+            start=cut.start,
+            end=cut.end,
+            size=len(cut.body),
+            etag=etag,
+            crc64nvme=crc,
+            frames=cut.frames,
+            members=members,
+        )
 
     async def _drain(self, *, only_done: bool = False) -> None:
         """Reaps finished parts (or waits for all); a failed one fails the volume here."""
@@ -404,7 +451,7 @@ class VolumeWriter:
         )
 
 
-def _frame_table(parts: Sequence[PartDone]) -> Iterator[Frame]:
+def _frame_table(parts: Sequence[VolumePart]) -> Iterator[Frame]:
     offset = raw = 0
     for part in parts:
         for raw_length, length in part.frames:

@@ -1,7 +1,7 @@
 """Opens S3 stores: one botocore client for everything, one obstore client per bucket for the bytes.
 
-Know before changing: botocore is imported inside functions only (Airflow imports this package at every parse), its
-automatic checksums are off (third-party servers break on them, plates contract 3.2; we send our own), and no message
+Invariant: botocore is imported inside functions only (Airflow imports this package at every parse), its
+automatic checksums are off (other stores break on them, docs/protocols/s3.md 3.2; we send our own), and no message
 carries a URL, a header or a credential.
 """
 
@@ -42,7 +42,7 @@ class S3Access:
         self._given_endpoint = endpoint_url
         self.client = self._client(attempts=6)
         self._once: Any = None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="plates-s3")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="s3")
 
     def _client(self, *, attempts: int) -> Any:
         # Making one costs a tenth of a second: twice only where the endpoint comes from the environment.
@@ -159,7 +159,7 @@ def client_error(response: Mapping[str, Any], what: str) -> WaybillError:
     if code == "NoSuchUpload":
         return UploadLost(f"{what}: the multipart upload no longer exists")
     if code in ("PreconditionFailed", "ConditionalRequestConflict", "412") or status == 412:
-        return PreconditionFailed(f"{what}: the condition did not hold ({code})", concurrent=status == 409)
+        return PreconditionFailed(f"{what}: the condition did not hold ({code})")
     if code == "InvalidObjectState":
         return ColdObject(f"{what}: it lies in an archived storage class; request its restoration first")
     if code in _UNSUPPORTED or status in (405, 501):

@@ -1,7 +1,6 @@
-"""From the connection `waybill_aws` to open buckets, and the place where half-done work on plates is remembered.
+"""From the connection `waybill_aws` to what AWS, or a store that speaks S3, offers: open buckets, and secrets kept there.
 
-The thing to know before changing it: journals outlive runs and workers. They lie under the receipts prefix, by archive
-bucket, plate and digest, so that a retry, a cleared task and the next run all find the same one.
+Invariant: one session per connection, made in one place, so that role, profile, region and endpoint hold for every service.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk import BaseHook, Connection
@@ -18,65 +18,81 @@ from include.core.errors import AuthError, TransientError, WaybillError
 from include.s3.client import S3Access
 
 
-class PlatesHook(BaseHook):
+class AwsHook(BaseHook):
     """Connection of type aws: the usual fields (key, role, profile, region); the extra `endpoint_url` names another store."""
 
     conn_name_attr = "aws_conn_id"
     default_conn_name = "waybill_aws"
     conn_type = "aws"
-    hook_name = "Waybill plates"
+    hook_name = "Waybill AWS"
 
     def __init__(self, aws_conn_id: str = default_conn_name):
         super().__init__()
         self.aws_conn_id = aws_conn_id
 
     def access(self) -> S3Access:
-        """For tasks. Use as an async context manager."""
-        return _access(self.get_connection(self.aws_conn_id))
+        """Buckets, for tasks. Use as an async context manager."""
+        return s3_access(self.get_connection(self.aws_conn_id))
 
     async def aaccess(self) -> S3Access:
-        """For triggers."""
+        """Buckets, for triggers."""
         connection = await self.aget_connection(self.aws_conn_id)
-        return await asyncio.to_thread(_access, connection)
+        return await asyncio.to_thread(s3_access, connection)
 
 
-def _access(connection: Connection) -> S3Access:
-    from airflow.providers.amazon.aws.hooks.base_aws import BaseSessionFactory
-    from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+@dataclass(frozen=True)
+class AwsSession:
+    """A boto3 session by a connection, and what the connection says besides. Raises botocore's errors."""
 
-    wrapper = AwsConnectionWrapper(conn=connection)
-    session = BaseSessionFactory(conn=wrapper, region_name=wrapper.region_name).create_session()
-    endpoint = wrapper.get_service_endpoint_url("s3")
-    return S3Access(session=session, endpoint_url=endpoint, region=wrapper.region_name)
+    wrapper: Any
+    session: Any
+
+    @classmethod
+    def of(cls, connection: Connection) -> AwsSession:
+        from airflow.providers.amazon.aws.hooks.base_aws import BaseSessionFactory
+        from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+
+        wrapper = AwsConnectionWrapper(conn=connection)
+        return cls(wrapper, BaseSessionFactory(conn=wrapper, region_name=wrapper.region_name).create_session())
+
+    def endpoint(self, service: str) -> str | None:
+        found: str | None = self.wrapper.get_service_endpoint_url(service)
+        return found
+
+    def client(self, service: str) -> Any:
+        config, verify = self.wrapper.botocore_config, self.wrapper.verify
+        return self.session.client(service, endpoint_url=self.endpoint(service), config=config, verify=verify)
 
 
-def fetch_secret(extra: dict[str, Any], aws: Connection) -> str:
-    """The secret that the extras name, read now. Raises AuthError or TransientError, never with its content."""
-    from airflow.providers.amazon.aws.hooks.base_aws import BaseSessionFactory
-    from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+def s3_access(connection: Connection) -> S3Access:
+    """The store of a connection. Nothing is asked of it yet."""
+    aws = AwsSession.of(connection)
+    return S3Access(session=aws.session, endpoint_url=aws.endpoint("s3"), region=aws.wrapper.region_name)
+
+
+def fetch_secret(extra: Mapping[str, Any], aws: Connection, *, purpose: str) -> str:
+    """The secret that the extras name (`secret_id`, or `ssm_parameter` whose value names it; `json_key` where it is a JSON
+    object), read now.
+
+    `purpose` stands in messages, as "the ICA credential". Raises AuthError or TransientError, never with its content.
+    """
     from botocore import exceptions as boto
 
-    wrapper = AwsConnectionWrapper(conn=aws)
-
-    def client(service: str) -> Any:
-        endpoint = wrapper.get_service_endpoint_url(service)
-        return session.client(service, endpoint_url=endpoint, config=wrapper.botocore_config, verify=wrapper.verify)
-
-    secret_id = extra.get("secret_id")
     try:
-        session = BaseSessionFactory(conn=wrapper, region_name=wrapper.region_name).create_session()
+        session = AwsSession.of(aws)
+        secret_id = extra.get("secret_id")
         if not secret_id:
-            stored = client("ssm").get_parameter(Name=extra["ssm_parameter"], WithDecryption=True)
+            stored = session.client("ssm").get_parameter(Name=extra["ssm_parameter"], WithDecryption=True)
             secret_id = stored["Parameter"]["Value"]
-        value = str(client("secretsmanager").get_secret_value(SecretId=secret_id)["SecretString"])
+        value = str(session.client("secretsmanager").get_secret_value(SecretId=secret_id)["SecretString"])
     except boto.ClientError as error:
-        raise _refused(error.response, aws) from None
+        raise _refused(error.response, aws, purpose) from None
     except (boto.ConnectionError, boto.HTTPClientError) as error:
-        raise TransientError(f"AWS cannot be reached for the ICA credential ({type(error).__name__})") from None
+        raise TransientError(f"AWS cannot be reached for {purpose} ({type(error).__name__})") from None
     except (boto.BotoCoreError, KeyError) as error:
         raise AuthError(
-            f"AWS cannot be asked for the ICA credential ({type(error).__name__}): check {aws.conn_id}, also its "
-            "region_name, and that the secret is text"
+            f"AWS cannot be asked for {purpose} ({type(error).__name__}): check {aws.conn_id}, also its region_name, and "
+            "that the secret is text"
         ) from None
     if extra.get("json_key"):
         try:
@@ -87,9 +103,9 @@ def fetch_secret(extra: dict[str, Any], aws: Connection) -> str:
     return value
 
 
-def _refused(answer: Mapping[str, Any], aws: Connection) -> WaybillError:
+def _refused(answer: Mapping[str, Any], aws: Connection, purpose: str) -> WaybillError:
     """The error for an AWS answer: busy and broken services pass, the rest needs a person."""
     code = answer.get("Error", {}).get("Code", "refused")
     if "Throttl" in code or answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 400) >= 500:
-        return TransientError(f"AWS does not give the ICA credential now ({code})")
-    return AuthError(f"AWS does not give the ICA credential ({code}): check {aws.conn_id} and the extras' names")
+        return TransientError(f"AWS does not give {purpose} now ({code})")
+    return AuthError(f"AWS does not give {purpose} ({code}): check {aws.conn_id} and the extras' names")

@@ -60,7 +60,7 @@ def _client(connection: Connection, aws: Connection | None) -> ICAv2Client:
 def _credentials(connection: Connection, aws: Connection | None) -> Credentials:
     extra = connection.extra_dejson
     if aws is not None:
-        return KeptToken(lambda: asyncio.to_thread(fetch_secret, extra, aws))
+        return KeptToken(lambda: asyncio.to_thread(fetch_secret, extra, aws, purpose="the ICA credential"))
     if not connection.password:
         raise AuthError(
             f"connection {connection.conn_id} holds no credential: give the API key as password, or the extra "

@@ -1,6 +1,6 @@
 """One real Airflow per test session: separate components that tests may kill, two triggerers, and the ICA simulator.
 
-The one thing to know before changing it: it boots once (about 40 s) and is shared, so a test that kills a component waits
+Invariant: it boots once (about 40 s) and is shared, so a test that kills a component waits
 until it is healthy again, and every test copies to folders of its own.
 """
 

@@ -1,6 +1,6 @@
 """Twenty plates from listing to receipt in a real Airflow, in parallel, while the store is busy and workers die.
 
-The thing to know before changing it: what is right is read from the buckets (and the tarballs, by Python's own tarfile),
+Invariant: what is right is read from the buckets (and the tarballs, by Python's own tarfile),
 not from what Waybill says of itself.
 """
 

@@ -1,6 +1,6 @@
 """A whole run without a running Airflow: `dag.test()` on the session's metadata database, against an ICA on a socket.
 
-The thing to know before changing it: `dag.test()` runs triggers in line, one after another, and never wakes a task early:
+Invariant: `dag.test()` runs triggers in line, one after another, and never wakes a task early:
 so they look at once here, and the simulated hours pass fifty times as fast.
 """
 

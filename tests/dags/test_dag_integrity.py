@@ -29,7 +29,7 @@ EDGES = {
         "approval": ["gate"], "gate": ["delete"], "delete": ["purge"], "purge": ["receipt"], "receipt": [],
     },
     "plate_restore": {
-        "load_request": ["plan"], "plan": ["warm"], "warm": ["restore"], "restore": ["receipt"], "receipt": [],
+        "load_request": ["plan"], "plan": ["thaw"], "thaw": ["restore"], "restore": ["receipt"], "receipt": [],
     },
     "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_doubts": []},
 }  # fmt: skip

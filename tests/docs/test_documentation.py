@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rehearsal import docs
 from rehearsal.settings import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MEASURED = ROOT / "docs" / "figures.md"  # written by `make bench`; named before it exists
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PATH = re.compile(r"`((?:dags|plugins|include|simulators|rehearsal|tests|benchmarks|docs)/[\w./-]*)(?:::(\w+))?`")
+PATH = re.compile(
+    r"`((?:dags|plugins|include|simulators|rehearsal|harness|tests|benchmarks|docs)/[\w./-]*)(?:::(\w+))?`"
+)
+DOTTED = re.compile(r"`(include(?:\.\w+)+)`")
 
-pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
 def anchors(page: Path) -> set[str]:
@@ -76,6 +81,23 @@ def test_every_file_and_every_test_that_is_named_exists(page: Path):
             )
 
 
+@pages
+def test_every_module_and_name_that_is_given_with_dots_exists(page: Path):
+    for dotted in DOTTED.findall(page.read_text("utf-8")):
+        names = dotted.split(".")
+        depth = max(n for n in range(1, len(names) + 1) if _is_module(names[:n]))
+        found: Any = importlib.import_module(".".join(names[:depth]))
+        for name in names[depth:]:
+            fields = getattr(found, "__dataclass_fields__", {})
+            assert hasattr(found, name) or name in fields, f"{page.name} names {dotted}"
+            found = getattr(found, name, None)
+
+
+def _is_module(names: list[str]) -> bool:
+    path = ROOT.joinpath(*names)
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
 def test_scenarios_named_after_their_file_exist():
     text = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
     named = re.search(r"Shown by `(tests/airflow/\S+\.py)`: (.*?); and by", text, re.DOTALL)
@@ -95,7 +117,7 @@ def test_every_command_that_is_named_exists(page: Path):
     for module in re.findall(r"python -m ([a-z][\w.]*)", text):
         assert importlib.util.find_spec(module) is not None, f"{page.name}: python -m {module}"
     commands = (ROOT / "include" / "core" / "ledger" / "__main__.py").read_text("utf-8")
-    for command in re.findall(r"include\.core\.ledger ([a-z]+)\b", text):
+    for command in re.findall(r"-m include\.core\.ledger ([a-z]+(?:-[a-z]+)*)\b", text):
         assert f'command("{command}"' in commands, f"{page.name}: ledger {command}"
 
 

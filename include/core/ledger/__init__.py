@@ -1,10 +1,11 @@
 """The ledger: what Waybill meant to do, what it did, and the proof that the record was not changed afterwards.
 
-Read in this order: `states` (the state machine as a table), `schema` (tables, migrations, engines), `rows` (values),
-`writing` (a change and its event), `store` (every change goes through its one write lock), `submit` (the one call that
-systems use), `audit` (the chain). The thing to know
-before changing it: an intent is committed *before* the request leaves, so whatever dies, the row says what may be out
-there. `python -m include.core.ledger` is the operator's view.
+Read in this order: `states` (the state machine as a table), `schema` (tables, engines), `migrations` (from older tables),
+`rows` (values), `transaction` (a change and its event), `store` (every change goes through its one write lock), `submit`
+(the one call that systems use), `audit` (the chain), `upkeep` (rows that stay in doubt, cancellation requests).
+`python -m include.core.ledger` is the operator's view.
+
+Invariant: an intent is committed *before* the request leaves, so whatever dies, the row says what the remote may have done.
 """
 
 from include.core.ledger.audit import Audit, verify
@@ -14,12 +15,12 @@ from include.core.ledger.states import CLOSED, OPEN, State
 from include.core.ledger.store import Ledger
 from include.core.ledger.submit import (
     AttemptLost,
-    DoubtPending,
-    Guard,
-    HarmlessTwin,
+    DuplicateSafe,
+    InDoubt,
     Probe,
+    RemoteSearch,
+    SendFence,
     Sent,
-    Walk,
     resolve,
     submit_once,
 )
@@ -29,18 +30,18 @@ __all__ = [
     "OPEN",
     "AttemptLost",
     "Audit",
-    "DoubtPending",
-    "Guard",
-    "HarmlessTwin",
+    "DuplicateSafe",
+    "InDoubt",
     "Intent",
     "Ledger",
     "Owner",
     "Probe",
     "Quota",
+    "RemoteSearch",
+    "SendFence",
     "Sent",
     "State",
     "Submission",
-    "Walk",
     "engine_for",
     "init",
     "ledger_url",

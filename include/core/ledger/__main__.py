@@ -1,7 +1,7 @@
-"""The operator's view of the ledger: `python -m include.core.ledger init|doubts|settle|cancel|verify|show`.
+"""The operator's view of the ledger: `python -m include.core.ledger init|in-doubt|resolve|cancel|verify|show`.
 
 The ledger is named by AIRFLOW_CONN_WAYBILL_LEDGER (never by an argument: it may hold a password).
-Exit status: 0 as asked, 1 the answer is "no" (doubts exist, the chain is broken), 2 the call or the ledger is wrong.
+Exit status: 0 as asked, 1 the answer is "no" (something is in doubt, the chain is broken), 2 the call or the ledger is wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from include.core.ledger.states import OPEN, State
 from include.core.ledger.store import Ledger
 from include.core.ledger.submit import held_message
 
-SETTLE = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CANCELLED}
+RESOLUTIONS = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CANCELLED}
+
+RENAMED_COMMANDS = {"doubts": "in-doubt", "settle": "resolve"}
 
 
 def _when(seconds: float | None) -> str:
@@ -36,8 +38,10 @@ def _words(text: str) -> str:
 
 def _line(row: Submission) -> str:
     job = f" job {row.external_id}" if row.external_id else ""
-    wish = ", cancel requested" if row.cancel_requested_at is not None and row.state in OPEN else ""
-    return f"{row.id}\t{row.state}{wish}\t{row.system}/{row.kind}\t{row.business_key}\tgeneration {row.generation}{job}"
+    request = ", cancel requested" if row.cancel_requested_at is not None and row.state in OPEN else ""
+    return (
+        f"{row.id}\t{row.state}{request}\t{row.system}/{row.kind}\t{row.business_key}\tgeneration {row.generation}{job}"
+    )
 
 
 def _init(_args: argparse.Namespace) -> int:
@@ -48,11 +52,11 @@ def _init(_args: argparse.Namespace) -> int:
     return 0
 
 
-def _doubts(_args: argparse.Namespace) -> int:
+def _in_doubt(_args: argparse.Namespace) -> int:
     ledger = Ledger(url_from_environment())
     late, now = State.SENDING, ledger.now()
-    rows = ledger.in_states(State.DOUBTFUL, State.HELD, late)
-    rows = [row for row in rows if row.state != late or (row.accepted_by or 0.0) < now]
+    rows = ledger.in_states(State.IN_DOUBT, State.HELD, late)
+    rows = [row for row in rows if row.state != late or (row.accept_deadline or 0.0) < now]
     for row in rows:
         todo = (
             held_message(row)
@@ -60,21 +64,21 @@ def _doubts(_args: argparse.Namespace) -> int:
             else "the next try, or a cleared task, searches the remote for it"
         )
         print(f"{_line(row)}\n\t{todo}")
-    print(f"{len(rows)} in doubt" if rows else "no doubts")
+    print(f"{len(rows)} in doubt" if rows else "nothing is in doubt")
     return 1 if rows else 0
 
 
-def _settle(args: argparse.Namespace) -> int:
+def _resolve(args: argparse.Namespace) -> int:
     ledger = Ledger(url_from_environment())
     row = ledger.get(args.id)
     if row.state != State.HELD:
-        raise WaybillError(f"{row} is not held: there is nothing to settle")
+        raise WaybillError(f"{row} is not held: there is nothing to resolve")
     if (args.outcome == "sent") != bool(args.external_id):
         raise WaybillError("--external-id ID goes with --as sent, and only with it")
-    settled = ledger.move(row, SETTLE[args.outcome], why=args.why, who=args.who, external_id=args.external_id)
-    if settled.state != SETTLE[args.outcome]:
-        raise WaybillError(f"{settled}: it was settled by somebody else meanwhile")
-    print(f"{settled}: settled by {args.who}. Clear the task of run {row.owner.run_id} to go on")
+    resolved = ledger.move(row, RESOLUTIONS[args.outcome], why=args.why, who=args.who, external_id=args.external_id)
+    if resolved.state != RESOLUTIONS[args.outcome]:
+        raise WaybillError(f"{resolved}: somebody else has resolved it meanwhile")
+    print(f"{resolved}: resolved by {args.who}. Clear the task of run {row.owner.run_id} to go on")
     return 0
 
 
@@ -84,7 +88,9 @@ def _cancel(args: argparse.Namespace) -> int:
     if row.state not in OPEN:
         raise WaybillError(f"{row} has ended: there is nothing to cancel")
     ledger.request_cancel(row, who=args.who, why=args.why)
-    print(f"{row}: the wish to cancel is written down; the next worker that handles it carries it out where it can")
+    print(
+        f"{row}: the cancellation request is written down; the next worker that handles it carries it out where it can"
+    )
     return 0
 
 
@@ -133,17 +139,15 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     command("init", _init, "create the ledger, or migrate an older one")
-    command("doubts", _doubts, "list what is not known, with evidence and remedy")
-    settle = command("settle", _settle, "say what is true of a held submission")
-    settle.add_argument("id", type=int)
-    meaning = (
-        "sent: it was accepted, as --external-id; reserved: it never arrived, send it; cancelled: it shall not stand"
-    )
-    settle.add_argument("--as", dest="outcome", choices=sorted(SETTLE), required=True, help=meaning)
-    settle.add_argument("--external-id", help="the remote's id, with --as sent")
+    command("in-doubt", _in_doubt, "list submissions of which it is not known whether the remote accepted them")
+    resolve = command("resolve", _resolve, "say what is true of a held submission")
+    resolve.add_argument("id", type=int)
+    meaning = "sent: it was accepted, as --external-id; reserved: it never arrived, send it; cancelled: it is given up"
+    resolve.add_argument("--as", dest="outcome", choices=sorted(RESOLUTIONS), required=True, help=meaning)
+    resolve.add_argument("--external-id", help="the remote's id, with --as sent")
     cancel = command("cancel", _cancel, "write down that a submission shall be cancelled")
     cancel.add_argument("id", type=int)
-    for sub in (settle, cancel):
+    for sub in (resolve, cancel):
         sub.add_argument("--who", required=True, type=_words)
         sub.add_argument("--why", required=True, type=_words)
     check = command("verify", _verify, "check the chain, the rows and the receipts")
@@ -154,8 +158,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _renamed(argv: list[str]) -> list[str]:
+    """The call in today's words. The old words still work, and say the new one."""
+    if not argv or argv[0] not in RENAMED_COMMANDS:
+        return argv
+    new = RENAMED_COMMANDS[argv[0]]
+    print(f"`{argv[0]}` is now called `{new}`", file=sys.stderr)
+    return [new, *argv[1:]]
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_renamed(sys.argv[1:] if argv is None else argv))
     try:
         return int(args.run(args))
     except WaybillError as error:

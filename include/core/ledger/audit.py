@@ -1,7 +1,7 @@
-"""Is the ledger what it was? Walks the chain, replays it, and compares it with the rows and with receipts.
+"""Is the ledger what it was? Reads the chain event by event, replays it, and compares it with the rows and with receipts.
 
-The thing to know before changing it: it must share no shortcut with `store`. It recomputes every digest from the stored
-bytes, and trusts a receipt only for the head that the receipt names.
+Invariant: it shares no shortcut with `store`. It recomputes every digest from the stored bytes, and trusts a receipt only
+for the head that the receipt names. Names of earlier schemas are translated after the digest was checked, never before.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from include.core.ledger.migrations import todays_names
 from include.core.ledger.schema import events, submissions
 from include.core.ledger.states import MOVES
 from include.core.ledger.store import Ledger
@@ -43,14 +44,14 @@ class _Replay:
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def next(self, event: Mapping[Any, Any]) -> str | None:
-        """Takes in one event. Returns what is wrong with it; the walk goes on from what is stored."""
+        """Takes in one event. Returns what is wrong with it; reading goes on from what is stored."""
         expected, previous, last_at = self.number + 1, self.sha256, self.at
         self.number, self.sha256, self.at = event["number"], event["sha256"], event["at"]
         if event["number"] != expected:
             return f"event {expected} is missing (found {event['number']})"
         if event["previous_sha256"] != previous or event["sha256"] != chain_sha256(previous, event["body"]):
             return f"event {expected} does not fit the chain: it, or the one before, was changed"
-        body = json.loads(event["body"])
+        body = todays_names(json.loads(event["body"]))
         row = body["row"]
         if (body["number"], body["at"], row["id"]) != (expected, event["at"], event["submission_id"]):
             return f"event {expected}: its columns and its body differ"

@@ -1,7 +1,6 @@
 """What the ledger is asked and what it answers, as frozen values: intents, quotas, and rows as they were when read.
 
-The thing to know before changing it: digests and the chain are made over `canonical` text. Changing that spelling makes
-every older digest differ.
+Invariant: digests and the chain are made over `canonical` text; another spelling would make every older digest differ.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from include.core.ledger.migrations import detail_value
 from include.core.ledger.states import State
 
 
@@ -81,14 +81,14 @@ class Submission:
     business_key: str
     generation: int
     state: State
-    attempt_token: str | None
+    fencing_token: str | None
     external_id: str | None
     payload_sha256: str
     size_bytes: int
     owner: Owner
     reserved_at: float
     sending_at: float | None
-    accepted_by: float | None
+    accept_deadline: float | None
     closed_at: float | None
     cancel_requested_at: float | None
     detail: Mapping[str, Any]
@@ -104,9 +104,11 @@ class Submission:
         return asked or [dag_id, run_id] in self.detail.get("attached_runs", [])
 
     @property
-    def stands(self) -> bool:
+    def is_effective(self) -> bool:
         """Ended with its effect in place: asked for again, the effect is looked at before anything is sent."""
-        return self.state == State.DONE or (self.state == State.SUPERSEDED and bool(self.detail.get("effect_present")))
+        return self.state == State.DONE or (
+            self.state == State.SUPERSEDED and bool(detail_value(self.detail, "is_effective"))
+        )
 
     def __str__(self) -> str:
         return f"{self.system}/{self.kind} {self.business_key} generation {self.generation} ({self.state})"

@@ -1,8 +1,7 @@
-"""Tables, migrations and engines of the ledger, on SQLite (one host) and PostgreSQL.
+"""Tables as they are now, and engines of the ledger, on SQLite (one host) and PostgreSQL.
 
-The thing to know before changing it: a released migration is never edited. A new shape is a new function at the end of
-`MIGRATIONS`; `init` applies what is missing in one transaction, so a killed migration leaves the old schema whole. (The
-first one creates the tables as they are declared here: before a column is added, it must get a frozen copy of its own.)
+Invariant: what is committed is on the disk, whole or absent, and one write lock orders all writers. Older shapes of the
+tables are `migrations`' alone.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 
 from include.core.errors import LedgerError, TransientError
+from include.core.ledger.migrations import MIGRATIONS, SCHEMA_VERSION
 
 NETWORK_FILE_SYSTEMS = (
     "9p afs beegfs ceph cifs coda glusterfs gpfs lustre ncpfs nfs nfs4 ocfs2 orangefs panfs pvfs2 smb3 smbfs vboxsf "
@@ -53,7 +53,7 @@ submissions = sa.Table(
     sa.Column("business_key", sa.Text, nullable=False),
     sa.Column("generation", sa.Integer, nullable=False),
     sa.Column("state", sa.String(12), nullable=False),
-    sa.Column("attempt_token", sa.String(36)),
+    sa.Column("fencing_token", sa.String(36)),
     sa.Column("external_id", sa.Text),
     sa.Column("payload_sha256", sa.String(64), nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
@@ -63,7 +63,7 @@ submissions = sa.Table(
     sa.Column("map_index", sa.Integer, nullable=False),
     sa.Column("reserved_at", sa.Double, nullable=False),
     sa.Column("sending_at", sa.Double),
-    sa.Column("accepted_by", sa.Double),  # the last instant at which the remote may have accepted it
+    sa.Column("accept_deadline", sa.Double),  # the last instant at which the remote may have accepted it
     sa.Column("closed_at", sa.Double),
     sa.Column("cancel_requested_at", sa.Double),
     sa.Column("detail", JSON_TEXT, nullable=False),
@@ -81,24 +81,6 @@ events = sa.Table(
     sa.Column("previous_sha256", sa.String(64), nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
 )
-
-
-def _tables(conn: Connection) -> None:
-    metadata.create_all(conn, tables=[info, submissions, events], checkfirst=False)
-
-
-def _look_up_by_run_and_state(conn: Connection) -> None:
-    # As text: an Index object would attach itself to the table, and the next ledger would get it twice.
-    for index in (
-        "waybill_submissions_by_run ON waybill_submissions (dag_id, run_id)",
-        "waybill_submissions_by_state ON waybill_submissions (system, state)",
-        "waybill_events_by_submission ON waybill_events (submission_id)",
-    ):
-        conn.exec_driver_sql(f"CREATE INDEX {index}")
-
-
-MIGRATIONS: list[Callable[[Connection], None]] = [_tables, _look_up_by_run_and_state]
-SCHEMA_VERSION = len(MIGRATIONS)
 
 
 def ledger_url(connection: str) -> URL:

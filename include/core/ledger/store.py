@@ -1,8 +1,8 @@
 """The ledger: its rows, and the only ways to change them.
 
-The thing to know before changing it: every change goes through `_write`, which holds the one write lock, appends the
-event and updates the row in a single short transaction. No input or output happens inside. That lock is what makes the
-chain gapless, the compare-and-sets decisive and the quota sums right.
+Invariant: every change goes through `_write`, which holds the one write lock, appends the event and updates the row in a
+single short transaction without other input or output. That lock is what makes the chain gapless, the compare-and-sets
+decisive and the quota sums right.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, Connection
 
 from include.core.errors import ConflictingRequest, LedgerError, RequestError, TransientError
 from include.core.ledger import schema
+from include.core.ledger.migrations import todays_names
 from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, submission
 from include.core.ledger.schema import events, submissions
 from include.core.ledger.states import OPEN, UNCERTAIN, State
@@ -100,7 +101,7 @@ class Ledger:
         return self._select(*where, *([submissions.c.system == system] if system else []))
 
     def known(self, system: str, kind: str, external_ids: Sequence[str]) -> set[str]:
-        """Those of these remote ids that stand in the ledger already, be it as the late answer of a replaced attempt."""
+        """Those of these remote ids that are in the ledger already, be it as the late answer of a replaced attempt."""
         c, asked, found = submissions.c, set(external_ids), set[str]()
         for some in _chunks(external_ids):
             rows = self._select(c.system == system, c.kind == kind, c.external_id.in_(some))
@@ -115,9 +116,10 @@ class Ledger:
             return head(conn)
 
     def event_bodies(self, submission_id: int) -> list[dict[str, Any]]:
+        """What happened to a submission, oldest first, with columns and states named as they are now."""
         query = sa.select(events.c.body).where(events.c.submission_id == submission_id).order_by(events.c.number)
         with self.reading() as conn:
-            return [json.loads(body) for body in conn.execute(query).scalars()]
+            return [todays_names(json.loads(body)) for body in conn.execute(query).scalars()]
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -141,7 +143,7 @@ class Ledger:
     def open(self, intent: Intent, *, quota: Quota | None = None, absent_generation: int | None = None) -> Submission:
         """The open row for this intent: the one that exists with the same payload, or a new generation, RESERVED.
 
-        A generation whose effect stands is returned as it is, unless it is `absent_generation`: the one whose effect the
+        A generation whose effect is in place is returned as it is, unless it is `absent_generation`: the one whose effect the
         caller has just seen to be absent. Raises ConflictingRequest when one with another payload is open,
         QuotaExceeded, RequestError, LedgerError.
         """
@@ -155,7 +157,7 @@ class Ledger:
                     raise ConflictingRequest(_conflict(last, intent))
                 return self._attach(tx, last, intent.owner)
             # The number matters: another worker may have made the effect again since this one looked.
-            if last is not None and last.stands and last.generation != absent_generation:
+            if last is not None and last.is_effective and last.generation != absent_generation:
                 return last
             if quota is not None:
                 tx.check_quota(intent, quota)
@@ -173,26 +175,26 @@ class Ledger:
         who = f"{owner.dag_id}/{owner.run_id}/{owner.task_id}"
         return tx.change(row, {"detail": {**row.detail, "attached_runs": runs}}, why="attached", who=who)
 
-    def begin(self, row: Submission, *, answer_within: float) -> Submission | None:
+    def begin(self, row: Submission, *, response_deadline: float) -> Submission | None:
         """RESERVED → SENDING for the caller alone, committed before the first byte. None: somebody else was faster.
 
-        `answer_within` (seconds) is when an answer may be missed: `doubts` lists the row from then on.
+        `response_deadline` (seconds from now) is when an answer may be missed: `in-doubt` lists the row from then on.
         """
         token = str(uuid.uuid4())
-        return _twice(lambda: self._begin(row, token, answer_within))
+        return _twice(lambda: self._begin(row, token, response_deadline))
 
-    def _begin(self, row: Submission, token: str, answer_within: float) -> Submission | None:
+    def _begin(self, row: Submission, token: str, response_deadline: float) -> Submission | None:
         with self._write() as tx:
             now = tx.row(row.id)
-            if now.attempt_token == token:  # committed before, and only the commit's answer was lost
+            if now.fencing_token == token:  # committed before, and only the commit's answer was lost
                 return now
-            if now.state != State.RESERVED or now.attempt_token != row.attempt_token:
+            if now.state != State.RESERVED or now.fencing_token != row.fencing_token:
                 return None
             if now.cancel_requested_at is not None:
                 tx.change(now, {"state": State.CANCELLED}, why="cancelled before anything was sent")
                 return None
-            values = {"state": State.SENDING, "attempt_token": token, "sending_at": tx.now}
-            return tx.change(now, {**values, "accepted_by": tx.now + answer_within}, why="sending")
+            values = {"state": State.SENDING, "fencing_token": token, "sending_at": tx.now}
+            return tx.change(now, {**values, "accept_deadline": tx.now + response_deadline}, why="sending")
 
     def record_sent(
         self, attempt: Submission, external_id: str, *, why: str, detail: Mapping[str, Any] | None = None
@@ -214,7 +216,7 @@ class Ledger:
     def _record_sent(
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
     ) -> tuple[Submission, bool]:
-        """The row, and whether this job is the one that it stands for."""
+        """The row, and whether this job is the row's own."""
         with self._write() as tx:
             now = tx.row(attempt.id)
             late = now.detail.get("late_answers", [])
@@ -222,11 +224,11 @@ class Ledger:
                 return now, external_id not in late
             if now.state == State.RESERVED:  # thought absent, but here is its answer: nothing else is out there
                 now = tx.change(
-                    now, {"state": State.SENDING, "attempt_token": attempt.attempt_token}, why="late answer"
+                    now, {"state": State.SENDING, "fencing_token": attempt.fencing_token}, why="late answer"
                 )
             # Accepted at any instant up to now: a commit may come long after the client has given up.
-            values: dict[str, Any] = {"external_id": external_id, "accepted_by": tx.now}
-            if now.state in (State.SENDING, State.DOUBTFUL, State.HELD) and now.attempt_token == attempt.attempt_token:
+            values: dict[str, Any] = {"external_id": external_id, "accept_deadline": tx.now}
+            if now.state in (State.SENDING, State.IN_DOUBT, State.HELD) and now.fencing_token == attempt.fencing_token:
                 values |= {"state": State.SENT, "detail": {**now.detail, **detail}}
                 return tx.change(now, values, why=why), True
             if now.external_id is None and now.state in (State.SUPERSEDED, State.CANCELLED):
@@ -247,15 +249,15 @@ class Ledger:
         """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is."""
         with self._write() as tx:
             now = tx.row(row.id)
-            if now.state != row.state or now.attempt_token != row.attempt_token:
+            if now.state != row.state or now.fencing_token != row.fencing_token:
                 return now
             values: dict[str, Any] = {"state": state}
             if state in (State.RESERVED, State.REJECTED):
-                values |= {"accepted_by": None, "sending_at": None}  # proved: the remote never accepted it
+                values |= {"accept_deadline": None, "sending_at": None}  # proved: the remote never accepted it
             elif now.sending_at is not None and now.state in UNCERTAIN and state not in UNCERTAIN:
-                values["accepted_by"] = tx.now  # the doubt ends here: until now the remote may have accepted it
+                values["accept_deadline"] = tx.now  # it is decided now: until here the remote may have accepted it
             if state == State.RESERVED:
-                values["attempt_token"] = str(uuid.uuid4())  # whoever still holds the old token may not send
+                values["fencing_token"] = str(uuid.uuid4())  # whoever still holds the old token may not send
             if external_id is not None:
                 values["external_id"] = external_id
             if detail is not None:
@@ -269,7 +271,7 @@ class Ledger:
             return tx.change(now, {"detail": {**now.detail, **detail}}, why=why)
 
     def request_cancel(self, row: Submission, *, who: str, why: str) -> Submission:
-        """Writes down the wish to cancel; a worker carries it out. Twice is once. What is RESERVED is not sent any more."""
+        """Writes down a cancellation request; a worker carries it out. Twice is once. What is RESERVED is not sent any more."""
         with self._write() as tx:
             now = tx.row(row.id)
             if now.cancel_requested_at is not None or now.state not in OPEN:
@@ -315,7 +317,7 @@ def _reserved(intent: Intent, generation: int, now: float) -> dict[str, Any]:
         "business_key": intent.business_key,
         "generation": generation,
         "state": State.RESERVED,
-        "attempt_token": str(uuid.uuid4()),
+        "fencing_token": str(uuid.uuid4()),
         "payload_sha256": intent.payload_sha256,
         "size_bytes": intent.size_bytes,
         "dag_id": intent.owner.dag_id,
@@ -331,5 +333,5 @@ def _conflict(last: Submission, intent: Intent) -> str:
     return (
         f"{last} of run {last.owner.dag_id}/{last.owner.run_id} is open with payload {last.payload_sha256[:12]}, and run "
         f"{intent.owner.dag_id}/{intent.owner.run_id} asks for payload {intent.payload_sha256[:12]} on the same "
-        f"{intent.business_key}: wait until the first has ended, or settle it"
+        f"{intent.business_key}: wait until the first has ended, or resolve it"
     )

@@ -1,8 +1,8 @@
 """`submit_once`: the one way in which Waybill changes a remote system.
 
-The thing to know before changing it: between the committed SENDING and the recorded answer lies the only doubt there is.
-Nothing in here sleeps or sends twice to get out of it: the remote is searched, and where the search does not settle it
-yet, the caller is told when to come back.
+Invariant: between the committed SENDING and the recorded answer, and only there, it is not known whether the remote acted;
+nothing in here sleeps or sends twice to find out. The remote is searched, and where the search does not decide it yet, the
+caller is told when to come back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from include.core.errors import (
     ConflictingRequest,
-    Doubtful,
+    Held,
     LedgerError,
     NotFound,
     RemoteError,
@@ -23,6 +23,7 @@ from include.core.errors import (
     TransientError,
     WaybillError,
 )
+from include.core.ledger.migrations import detail_value
 from include.core.ledger.rows import Intent, Quota, Submission
 from include.core.ledger.states import State
 from include.core.ledger.store import Ledger
@@ -37,16 +38,16 @@ class AttemptLost(TransientError):
         super().__init__(message, retry_after=1.0, no_effect=True)
 
 
-class DoubtPending(TransientError):
-    """It is not known yet whether the remote acted. `retry_after`: seconds until asking again can settle it."""
+class InDoubt(TransientError):
+    """It is not known yet whether the remote acted. `retry_after`: seconds until asking again can decide it."""
 
 
 @dataclass(frozen=True)
-class Walk:
+class RemoteSearch:
     """One search of the remote: the ids of jobs that are exactly what was asked, and whether it came to its end.
 
-    `complete`: everything that can be searched was searched; a page that failed or moved makes it False, and the walk is
-    made again. `remote_now` is the remote's own clock (epoch seconds) when the walk began.
+    `complete`: everything that can be searched was searched; a page that failed or moved makes it False, and the search is
+    made again. `remote_now` is the remote's own clock (epoch seconds) when the search began.
     """
 
     candidates: tuple[str, ...]
@@ -55,11 +56,11 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class HarmlessTwin:
+class DuplicateSafe:
     """Declares that a second job of this kind does no harm, and why. `verified` looks at the effect itself.
 
-    After an unresolved doubt the row becomes SUPERSEDED once `verified` has looked (True: the effect is there; False:
-    it is not), and the caller may open a new generation.
+    A row that stays in doubt becomes SUPERSEDED once `verified` has looked (True: the effect is there; False: it is
+    not), and the caller may open a new generation.
     """
 
     reason: str
@@ -70,19 +71,19 @@ class HarmlessTwin:
 class Probe:
     """How a system is searched for a job whose answer was lost.
 
-    `horizon_seconds`: how long an accepted job may stay invisible to `walk`, on the remote's clock.
-    `proves_absence`: two complete empty walks that far apart prove that there is none (else it `finds only`).
+    `visibility_window_seconds`: how long an accepted job may stay invisible to `search`, on the remote's clock.
+    `proves_absence`: two complete empty searches that far apart prove that there is none (else it can only find).
     """
 
-    walk: Callable[[Submission], Awaitable[Walk]]
-    horizon_seconds: float
+    search: Callable[[Submission], Awaitable[RemoteSearch]]
+    visibility_window_seconds: float
     request_timeout_seconds: float
     proves_absence: bool
-    harmless: HarmlessTwin | None = None
+    harmless: DuplicateSafe | None = None
 
 
 @dataclass(frozen=True)
-class Guard:
+class SendFence:
     """Held by the sender of one attempt. Call it immediately before each remote write: it raises AttemptLost."""
 
     ledger: Ledger
@@ -96,7 +97,7 @@ class Guard:
             now = self.ledger.get(self.attempt.id)
         except WaybillError as error:
             raise AttemptLost(f"{self.attempt}: not sent, since {error}") from None
-        if now.state != State.SENDING or now.attempt_token != self.attempt.attempt_token:
+        if now.state != State.SENDING or now.fencing_token != self.attempt.fencing_token:
             raise AttemptLost(f"{self.attempt}: another worker has taken it over (now {now.state})")
 
 
@@ -108,8 +109,8 @@ class Sent:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-Send = Callable[[Submission, Guard], Awaitable[str | Sent]]
-Prepare = Callable[[Submission, Guard], Awaitable[None]]
+Send = Callable[[Submission, SendFence], Awaitable[str | Sent]]
+Prepare = Callable[[Submission, SendFence], Awaitable[None]]
 
 
 async def submit_once(
@@ -119,46 +120,47 @@ async def submit_once(
     send: Send,
     probe: Probe,
     prepare: Prepare | None = None,
-    effect_present: Callable[[], Awaitable[bool]] | None = None,
+    is_effective: Callable[[], Awaitable[bool]] | None = None,
     quota: Quota | None = None,
 ) -> Submission:
     """Makes sure that the remote has one effective job for this intent, and returns its row.
 
     The row is SENT (re-attached or new; with `cancel_requested_at` set, the caller cancels that job first), or DONE where
-    an earlier generation's effect is still there, or SUPERSEDED where an unresolved doubt of a harmless kind ended with
-    the effect verified (True in detail `effect_present`).
+    an earlier generation's effect is still there, or SUPERSEDED where a row of a duplicate-safe kind stayed in doubt and
+    its effect was verified (True in detail `is_effective`).
 
-    `send(row, guard)` calls `guard()` right before its one POST and returns the remote's id, or a `Sent` with facts to
+    `send(row, fence)` calls `fence()` right before its one POST and returns the remote's id, or a `Sent` with facts to
     keep; it does nothing else after the POST. `prepare` may clear the ground first; whatever it raises proves that nothing
-    was sent. `effect_present` is asked before an effect that stands is made again; without it, a standing effect with
+    was sent. `is_effective` is asked before an effect that is in place is made again; without it, an effect in place with
     another payload is a conflict.
 
-    Raises ConflictingRequest (another payload is open, or a person has cancelled this one), QuotaExceeded, DoubtPending
-    or another TransientError (come back after `retry_after`), Doubtful (HELD: a person must settle), AuthError,
+    Raises ConflictingRequest (another payload is open, or a person has cancelled this one), QuotaExceeded, InDoubt
+    or another TransientError (come back after `retry_after`), Held (HELD: a person must resolve it), AuthError,
     RequestError, RemoteError.
     """
     row = ledger.open(intent, quota=quota)
-    if row.stands and effect_present is not None and not await effect_present():
+    if row.is_effective and is_effective is not None and not await is_effective():
         row = ledger.open(intent, quota=quota, absent_generation=row.generation)
-    elif row.stands and effect_present is None and row.payload_sha256 != intent.payload_sha256:
+    elif row.is_effective and is_effective is None and row.payload_sha256 != intent.payload_sha256:
         raise ConflictingRequest(
-            f"{row} stands with payload {row.payload_sha256[:12]}, and run {intent.owner.dag_id}/{intent.owner.run_id} asks "
-            f"for payload {intent.payload_sha256[:12]}: see that its effect is gone, or ask under another key"
+            f"{row} is in effect with payload {row.payload_sha256[:12]}, and run "
+            f"{intent.owner.dag_id}/{intent.owner.run_id} asks for payload {intent.payload_sha256[:12]}: "
+            "see that its effect is gone, or ask under another key"
         )
     for _ in range(MAX_TURNS):
         match row.state:
             case State.SENT:
                 return row
-            case State.DONE | State.SUPERSEDED if row.stands:
+            case State.DONE | State.SUPERSEDED if row.is_effective:
                 return row
             case State.RESERVED:
                 row = await _attempt(ledger, row, send=send, probe=probe, prepare=prepare)
             case State.SENDING:
-                row = ledger.move(row, State.DOUBTFUL, why="found sending, without its sender")
-            case State.DOUBTFUL:
+                row = ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
+            case State.IN_DOUBT:
                 row = await resolve(ledger, row, probe)
             case State.HELD:
-                raise Doubtful(held_message(row))
+                raise Held(held_message(row))
             case State.REJECTED:
                 raise RemoteError(f"{row} was refused: {row.detail.get('refusal', 'no reason kept')}", no_effect=True)
             case State.CANCELLED if row.cancel_requested_at is not None:
@@ -174,25 +176,25 @@ async def _attempt(
     """One attempt: compare-and-set, prepare, send, record. Returns the row as it then is."""
     ledger.on_step("intent", reserved)
     window = probe.request_timeout_seconds
-    attempt = ledger.begin(reserved, answer_within=2 * window)
+    attempt = ledger.begin(reserved, response_deadline=2 * window)
     if attempt is None:
         return ledger.get(reserved.id)
     ledger.on_step("sending", attempt)
     try:
-        if prepare is not None:  # may take its time: whoever doubts it meanwhile takes its token's worth
-            await prepare(attempt, Guard(ledger, attempt, math.inf))
-        guard = Guard(ledger, attempt, ledger.monotonic() + window)
-        guard()
+        if prepare is not None:  # may take its time: whoever searches for it meanwhile replaces its token
+            await prepare(attempt, SendFence(ledger, attempt, math.inf))
+        fence = SendFence(ledger, attempt, ledger.monotonic() + window)
+        fence()
     except BaseException:  # also a cancelled task: nothing has left, and the row says so
         _proved(ledger, attempt, State.RESERVED, why="stopped before sending")
         raise
     try:
-        answer = await send(attempt, guard)
+        answer = await send(attempt, fence)
     except WaybillError as error:
         return _after_error(ledger, attempt, error)
     except BaseException as error:
         with suppress(WaybillError):  # SENDING without its sender says the same
-            ledger.move(attempt, State.DOUBTFUL, why=f"no answer: {type(error).__name__}")
+            ledger.move(attempt, State.IN_DOUBT, why=f"no answer: {type(error).__name__}")
         raise
     ledger.on_step("answered", attempt)
     sent = _record(ledger, attempt, answer if isinstance(answer, Sent) else Sent(answer))
@@ -203,19 +205,19 @@ async def _attempt(
 def _proved(ledger: Ledger, attempt: Submission, state: State, *, why: str, **facts: Any) -> None:
     """RESERVED or REJECTED by the only one who can prove it: the holder of the token, who knows what left and came back.
 
-    Never hides the error that brought it here: where the ledger cannot be written, SENDING stays, and is doubted later.
+    Never hides the error that brought it here: where the ledger cannot be written, SENDING stays, and is in doubt later.
     """
     with suppress(WaybillError):
         now = ledger.get(attempt.id)
-        if now.attempt_token == attempt.attempt_token and now.state in (State.SENDING, State.DOUBTFUL):
+        if now.fencing_token == attempt.fencing_token and now.state in (State.SENDING, State.IN_DOUBT):
             ledger.move(now, state, why=why, **facts)
 
 
 def _after_error(ledger: Ledger, attempt: Submission, error: WaybillError) -> Submission:
-    """SENDING after an answer that is not a success. Raises it, unless the answer is a doubt to look into at once."""
+    """SENDING after an answer that is not a success. Raises it, unless the row is in doubt: then it is searched for at once."""
     # A ledger that fails inside `send` says nothing about the remote.
     if not error.no_effect or isinstance(error, LedgerError):
-        return ledger.move(attempt, State.DOUBTFUL, why=f"no answer: {error}")
+        return ledger.move(attempt, State.IN_DOUBT, why=f"no answer: {error}")
     if isinstance(error, RemoteError | NotFound | RequestError):
         _proved(ledger, attempt, State.REJECTED, why=str(error), detail={"refusal": str(error)})
     else:
@@ -231,22 +233,22 @@ def _record(ledger: Ledger, attempt: Submission, answer: Sent) -> Submission:
         raise TransientError(f"{attempt}: the remote took it as {answer.external_id}, but {error}") from None
     except LedgerError:
         now = ledger.get(attempt.id)
-        if now.attempt_token != attempt.attempt_token or now.state not in (State.SENDING, State.DOUBTFUL):
+        if now.fencing_token != attempt.fencing_token or now.state not in (State.SENDING, State.IN_DOUBT):
             raise
-    # The id stands in another row: the remote gave one job for two requests, or uses its numbers again.
+    # Another row has the id: the remote gave one job for two requests, or uses its numbers again.
     why = f"the answer {answer.external_id} belongs to another submission"
     if now.state == State.SENDING:
-        now = ledger.move(now, State.DOUBTFUL, why=why)
+        now = ledger.move(now, State.IN_DOUBT, why=why)
     return _held(ledger, now, why=why, detail={"candidates": [answer.external_id]})
 
 
 async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
-    """Looks for the job of a DOUBTFUL row once, and moves the row as far as that settles it.
+    """Looks for the job of an IN_DOUBT row once, and moves the row as far as that decides it.
 
-    Raises DoubtPending while more time must pass on the remote's clock, Doubtful when only a person can tell.
+    Raises InDoubt while more time must pass on the remote's clock, Held when only a person can tell.
     """
-    walk = await probe.walk(row)
-    fresh = sorted(set(walk.candidates) - ledger.known(row.system, row.kind, walk.candidates))
+    found = await probe.search(row)
+    fresh = sorted(set(found.candidates) - ledger.known(row.system, row.kind, found.candidates))
     if len(fresh) == 1:
         try:
             return ledger.record_sent(row, fresh[0], why="found by probe")
@@ -254,46 +256,51 @@ async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
             return ledger.get(row.id)
     if len(fresh) > 1:
         return _held(ledger, row, why="several jobs match", detail={"candidates": fresh})
-    if not walk.complete:
-        wait = max(1.0, probe.horizon_seconds / 4)
-        raise DoubtPending(f"{row}: the search of the remote was not complete", retry_after=wait)
-    return await _conclude_absence(ledger, row, probe, walk)
+    if not found.complete:
+        wait = max(1.0, probe.visibility_window_seconds / 4)
+        raise InDoubt(f"{row}: the search of the remote was not complete", retry_after=wait)
+    return await _conclude_absence(ledger, row, probe, found)
 
 
-async def _conclude_absence(ledger: Ledger, row: Submission, probe: Probe, walk: Walk) -> Submission:
-    """An empty complete walk: the first starts the horizon, a later one ends it. All on the remote's clock."""
-    first = row.detail.get("first_empty_walk")
-    if first is None or first["token"] != row.attempt_token:
-        first = {"token": row.attempt_token, "remote_now": walk.remote_now}
-        row = ledger.annotate(row, {"first_empty_walk": first}, why="not found yet")
-        if row.state != State.DOUBTFUL or row.attempt_token != first["token"]:
-            return row  # its sender, or another worker, has settled it meanwhile
-    wait = probe.horizon_seconds + probe.request_timeout_seconds - (walk.remote_now - float(first["remote_now"]))
+async def _conclude_absence(ledger: Ledger, row: Submission, probe: Probe, found: RemoteSearch) -> Submission:
+    """A complete search without a result: the first opens the visibility window, a later one finds it closed. All on the
+    remote's clock."""
+    first = detail_value(row.detail, "first_empty_search")
+    if first is None or first["token"] != row.fencing_token:
+        first = {"token": row.fencing_token, "remote_now": found.remote_now}
+        row = ledger.annotate(row, {"first_empty_search": first}, why="not found yet")
+        if row.state != State.IN_DOUBT or row.fencing_token != first["token"]:
+            return row  # its sender, or another worker, has decided it meanwhile
+    wait = (
+        probe.visibility_window_seconds
+        + probe.request_timeout_seconds
+        - (found.remote_now - float(first["remote_now"]))
+    )
     if wait > 0:
-        raise DoubtPending(f"{row}: not found; it may still appear, asked again in {wait:.0f} s", retry_after=wait)
+        raise InDoubt(f"{row}: not found; it may still appear, asked again in {wait:.0f} s", retry_after=wait)
     if probe.proves_absence:
-        return ledger.move(row, State.RESERVED, why="absence proved by two complete walks")
+        return ledger.move(row, State.RESERVED, why="absence proved by two complete searches")
     if probe.harmless is not None:
         present = await probe.harmless.verified(row)
         why = f"not found; {probe.harmless.reason}"
-        return ledger.move(row, State.SUPERSEDED, why=why, detail={"effect_present": present})
+        return ledger.move(row, State.SUPERSEDED, why=why, detail={"is_effective": present})
     return _held(ledger, row, why="not found, and this remote cannot prove absence", detail={})
 
 
 def _held(ledger: Ledger, row: Submission, *, why: str, detail: Mapping[str, Any]) -> Submission:
-    """HELD, unless somebody has settled it meanwhile."""
+    """HELD, unless somebody has decided it meanwhile."""
     row = ledger.move(row, State.HELD, why=why, detail=detail)
     if row.state == State.HELD:
-        raise Doubtful(held_message(row))
+        raise Held(held_message(row))
     return row
 
 
 def held_message(row: Submission) -> str:
-    """What is not known, the evidence, and the command that settles it."""
+    """What is not known, the evidence, and the command that resolves it."""
     found = row.detail.get("candidates")
     evidence = f"jobs to look at: {', '.join(found)}" if found else "the remote's lists do not show it"
     return (
         f"{row} of run {row.owner.run_id} is held: whether the remote accepted it is not known ({evidence}). Look there, "
-        f"then say what is true: `python -m include.core.ledger settle {row.id} --as sent --external-id ID|--as reserved|"
+        f"then say what is true: `python -m include.core.ledger resolve {row.id} --as sent --external-id ID|--as reserved|"
         "--as cancelled --who NAME --why REASON`, and clear the task"
     )

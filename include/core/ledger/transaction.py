@@ -1,7 +1,7 @@
 """One transaction under the write lock: rows change here and nowhere else, and each change appends its event.
 
-The thing to know before changing it: the event holds the whole row as it is after the change, so that the chain alone can
-rebuild the table. `audit` checks exactly that.
+Invariant: the event holds the whole row as it is after the change, so that the chain alone can rebuild the table. `audit`
+checks exactly that.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Write:
             )
         span = quota.window_seconds + quota.margin_seconds
         c = submissions.c
-        counted = sa.or_(c.state.in_([str(s) for s in UNCERTAIN]), c.accepted_by > self.now - span)
-        query = sa.select(c.size_bytes, c.accepted_by, c.state).where(
+        counted = sa.or_(c.state.in_([str(s) for s in UNCERTAIN]), c.accept_deadline > self.now - span)
+        query = sa.select(c.size_bytes, c.accept_deadline, c.state).where(
             c.system == intent.system, c.kind == intent.kind, counted
         )
         rows = self.conn.execute(query).all()
@@ -103,10 +103,10 @@ class Write:
         if over <= 0:
             return
         available_at = self.now + span
-        for row in sorted((r for r in rows if r.state not in UNCERTAIN), key=lambda r: float(r.accepted_by)):
+        for row in sorted((r for r in rows if r.state not in UNCERTAIN), key=lambda r: float(r.accept_deadline)):
             over -= row.size_bytes
             if over <= 0:
-                available_at = row.accepted_by + span
+                available_at = row.accept_deadline + span
                 break
         raise QuotaExceeded(
             f"{intent.system}/{intent.kind}: {intent.size_bytes} bytes do not fit into the quota of {quota.limit_bytes} bytes "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from include.core.ledger import Ledger, State, Submission
 
-DOUBT_SECONDS = 3600.0  # a younger doubt is still being looked into by the task that met it
+IN_DOUBT_SECONDS = 3600.0  # a younger row in doubt is still being searched for by the task that sent it
 
 
 WHO = "waybill_maintenance"
@@ -21,21 +21,21 @@ Canceller = Callable[[Ledger, Submission], str]
 CANCELLERS: dict[str, Canceller] = {}
 
 
-def old_doubts(book: Ledger) -> list[Submission]:
-    """What `doubts` lists, once its answer has been missed for an hour: HELD, DOUBTFUL, or SENDING without its sender."""
-    missed_before = book.now() - DOUBT_SECONDS
-    rows = book.in_states(State.HELD, State.DOUBTFUL, State.SENDING)
-    return [row for row in rows if (row.accepted_by or row.reserved_at) < missed_before]
+def long_in_doubt(book: Ledger) -> list[Submission]:
+    """What `in-doubt` lists, once its answer has been missed for an hour: HELD, IN_DOUBT, or SENDING without its sender."""
+    missed_before = book.now() - IN_DOUBT_SECONDS
+    rows = book.in_states(State.HELD, State.IN_DOUBT, State.SENDING)
+    return [row for row in rows if (row.accept_deadline or row.reserved_at) < missed_before]
 
 
 def carry_out(book: Ledger, row: Submission) -> str:
-    """Does what can be done about one wish to cancel, and says what that was."""
+    """Does what can be done about one cancellation request, and says what that was."""
     if row.state == State.RESERVED:
         row = book.move(row, State.CANCELLED, why="cancelled before anything was sent", who=WHO)
         if row.state == State.CANCELLED:
             return f"{line(row)}: nothing had been sent, and nothing will be"
     if row.state != State.SENT:
-        return f"{line(row)}: it stays, since whether there is a job is not known: the doubt comes first"
+        return f"{line(row)}: it stays, since whether there is a job is not known: that must be resolved first"
     cancel = CANCELLERS.get(row.system)
     if cancel is None:
         return (

@@ -15,7 +15,7 @@ from operators.common.base import WaybillOperator, truncate_for_xcom
 
 from include.core.errors import LedgerError, WaybillError
 from include.core.ledger import OPEN, verify
-from include.core.ledger.upkeep import carry_out, line, old_doubts
+from include.core.ledger.upkeep import carry_out, line, long_in_doubt
 
 
 class CheckLedgerOperator(WaybillOperator):
@@ -43,17 +43,17 @@ class CheckLedgerOperator(WaybillOperator):
 
 
 class ListDoubtsOperator(WaybillOperator):
-    """Lists, as a warning, what has been in doubt for more than an hour (XCom `doubts`). Succeeds, and settles nothing."""
+    """Lists, as a warning, what has been in doubt for more than an hour (XCom `doubts`). Succeeds, and resolves nothing."""
 
     def execute(self, context: Context) -> str:
         book = ledger()
-        doubts = [line(row) for row in old_doubts(book)]
+        doubts = [line(row) for row in long_in_doubt(book)]
         context["ti"].xcom_push(key="doubts", value=truncate_for_xcom(doubts))
         if not doubts:
             return "Nothing has been in doubt for more than an hour."
         warning = (
             f"{len(doubts)} submissions have been in doubt for more than an hour: whether the remote accepted them is not "
-            "known. Run `python -m include.core.ledger doubts`: it says what to do about each"
+            "known. Run `python -m include.core.ledger in-doubt`: it says what to do about each"
         )
         for doubt in doubts:
             self.log.warning("in doubt: %s", doubt)

@@ -78,7 +78,7 @@ def completed(receipt: Receipt, context: Context, book: Ledger | None) -> Receip
         rows = book.of_run(owner.dag_id, owner.run_id)
         number, digest = book.head()
         facts["ledger"] = LedgerHead(id=book.ledger_id, number=number, sha256=digest)
-        facts["held"] = [str(row) for row in rows if row.state in (State.HELD, State.DOUBTFUL)]
+        facts["held"] = [str(row) for row in rows if row.state in (State.HELD, State.IN_DOUBT)]
         facts["superseded"] = [str(row) for row in rows if row.state == State.SUPERSEDED]
     return receipt.model_copy(update=facts)
 

@@ -14,7 +14,7 @@ from operators.common.base import WaybillOperator, truncate_for_xcom
 from operators.common.receipt import ReceiptLink, receipt_url
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
-from include.core.errors import Doubtful, VerificationError
+from include.core.errors import Held, VerificationError
 from include.core.receipt import Receipt, ReceiptStore
 from include.core.request import XCOM_LIMIT_BYTES
 from include.core.watch import WatchPolicy
@@ -130,7 +130,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         context["ti"].xcom_push(key="report", value=told)
         held = [standing.why for standing in progress.standings if standing.phase == Phase.HELD]
         if held:
-            raise Doubtful("; ".join(held))
+            raise Held("; ".join(held))
         if missing:
             for line in missing:
                 self.log.error("not copied: %s", line)

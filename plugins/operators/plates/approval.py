@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import PlatesHook
+from hooks.aws import AwsHook
 from hooks.task import run_async
 from hooks.waybill import receipts
 from operators.common.approval import ApprovalOperator
@@ -53,7 +53,7 @@ async def look_again(request: BackupRequest, plates: Sequence[Proved], aws_conn_
 
     A plate whose deletion has begun (and whose approval is asked or read again) differs by our own doing, and goes on.
     """
-    async with PlatesHook(aws_conn_id).access() as access:
+    async with AwsHook(aws_conn_id).access() as access:
 
         async def one(plate: Proved) -> str | None:
             verdict = plate.verdict
@@ -74,7 +74,7 @@ class PlateApprovalOperator(ApprovalOperator):
     A plate that changed since its proof is a mismatch from here on: it is noted, and not asked about.
     """
 
-    def __init__(self, *, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
+    def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(trigger_rule="all_done", **kwargs)
         self.aws_conn_id = aws_conn_id
 
@@ -107,7 +107,7 @@ class PlateApprovalOperator(ApprovalOperator):
 class PlateGateOperator(GateOperator):
     """Lets through the plates that were asked about, were approved, and are still what was proved."""
 
-    def __init__(self, *, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
+    def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id
 

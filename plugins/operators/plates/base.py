@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pydantic
 from airflow.sdk import Context
-from hooks.aws import PlatesHook
+from hooks.aws import AwsHook
 from hooks.task import run_async, step_records
 from hooks.waybill import receipts
 from operators.common.base import WaybillOperator
@@ -79,7 +79,7 @@ class PlateOperator(WaybillOperator):
     template_fields: Sequence[str] = ("plate",)
     step: ClassVar[str] = ""
 
-    def __init__(self, *, plate: Any, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
+    def __init__(self, *, plate: Any, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.plate = plate
         self.aws_conn_id = aws_conn_id

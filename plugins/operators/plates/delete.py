@@ -13,12 +13,12 @@ from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
-from hooks.aws import PlatesHook
+from hooks.aws import AwsHook
 from hooks.task import owner_of, run_async, run_folder
 from hooks.waybill import journals, ledger, receipts
 from operators.common.gate import let_through
 from operators.plates.base import PlateOperator, backup_request, progress_log, read_model, records_of
-from triggers.plates import PlateUndoTrigger
+from triggers.until import UntilTrigger
 
 from include.core.errors import VerificationError
 from include.core.journal import PartJournal
@@ -65,7 +65,7 @@ class PlateDeleteOperator(PlateOperator):
 
     async def _delete(self, context: Context, verdict: Verdict, order: DeleteOrder) -> DeleteReport:
         place = f"{run_folder(context)}/plates/{self.plate['plate']}"
-        async with PlatesHook(self.aws_conn_id).access() as access:
+        async with AwsHook(self.aws_conn_id).access() as access:
             source = access.bucket(verdict.bucket)
             return await delete_plate(
                 verdict,
@@ -103,13 +103,14 @@ class PlatePurgeOperator(PlateDeleteOperator):
             self.log.info("markers are set; until %s the deletion can be undone by removing them", until)
             owner = owner_of(context)
             self.defer(
-                trigger=PlateUndoTrigger(
+                trigger=UntilTrigger(
                     conn_id=self.aws_conn_id,
                     dag_id=owner.dag_id,
                     run_id=owner.run_id,
                     deadline=max(ready, time.time() + 5),
                     since=time.time(),
                     poll_seconds=3600.0,
+                    options={"counts": {"plates marked": 1}},
                 ),
                 method_name="resume",
             )

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import PlatesHook
+from hooks.aws import AwsHook
 from hooks.task import run_async, run_folder
 from hooks.waybill import inputs, ledger, receipts
 from operators.common.approval import approvers
@@ -52,7 +52,7 @@ class PlatePlanOperator(WaybillOperator):
     the receipt; a dry run returns none. Planning again is harmless: the same plate gives the same plan.
     """
 
-    def __init__(self, *, aws_conn_id: str = PlatesHook.default_conn_name, **kwargs: Any):
+    def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id
 
@@ -75,7 +75,7 @@ class PlatePlanOperator(WaybillOperator):
         return [{name: row[name] for name in ("plate", "name", "plan")} for row in good]
 
     async def _plan(self, context: Context, request: BackupRequest, plates: list[Plate]) -> list[dict[str, Any]]:
-        async with PlatesHook(self.aws_conn_id).access() as access:
+        async with AwsHook(self.aws_conn_id).access() as access:
             source, archive = access.bucket(request.bucket), access.bucket(request.archive_bucket)
             await _check_buckets(request, source, archive)
 

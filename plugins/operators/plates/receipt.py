@@ -16,7 +16,7 @@ from operators.plates.plan import PLAN_NOTE
 from include.core.errors import NotFound
 from include.core.ledger import Ledger
 from include.core.receipt import Receipt
-from include.plates.report import _GONE, _KEPT_FINE, STEPS, _told, outcome_of, remedy_of, standing, totals
+from include.plates.report import _GONE, _KEPT_FINE, STEPS, approval_summary, outcome_of, remedy_of, standing, totals
 
 
 class PlateReceiptOperator(ReceiptOperator):
@@ -44,7 +44,7 @@ def waybill_of(context: Context) -> Receipt:
         outcome=outcome_of(items, request, approval),
         remedy="" if good else remedy_of(items),
         totals=totals(items),
-        approvals=[_told(approval)] if approval.get("state") in ("approved", "rejected", "refused") else [],
+        approvals=[approval_summary(approval)] if approval.get("state") in ("approved", "rejected", "refused") else [],
     )
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import PlatesHook
+from hooks.aws import AwsHook
 from operators.plates.base import PlateOperator, progress_log, read_model
 
 from include.core.errors import VerificationError
@@ -29,7 +29,7 @@ class PlateVerifyOperator(PlateOperator):
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         plan = await read_model(PlatePlan, self.plate["plan"])
-        async with PlatesHook(self.aws_conn_id).access() as access:
+        async with AwsHook(self.aws_conn_id).access() as access:
             for look in range(1, _LOOKS + 1):
                 verdict = await self._look(plan, access)
                 if verdict.outcome is not Outcome.UNVERIFIABLE or look == _LOOKS:

@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 from include.core.errors import TransientError
 from include.core.ledger import (
-    Guard,
-    HarmlessTwin,
+    DuplicateSafe,
     Intent,
     Ledger,
     Owner,
     Probe,
     Quota,
+    RemoteSearch,
+    SendFence,
     Sent,
     Submission,
-    Walk,
     submit_once,
 )
 
 T = TypeVar("T")
-TIMEOUT, HORIZON = 30.0, 60.0
+TIMEOUT, VISIBILITY_WINDOW = 30.0, 60.0
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -64,7 +64,7 @@ class Remote:
     hidden: set[str] = field(default_factory=set)
     faults: list[str | BaseException] = field(default_factory=list)
     requests: int = 0
-    walks_complete: bool = True
+    searches_complete: bool = True
     pending: list[str] = field(default_factory=list)
     before_send: Callable[[Submission], None] = lambda _row: None
 
@@ -78,8 +78,8 @@ class Remote:
         done, self.pending = [self.accept(key) for key in self.pending], []
         return done
 
-    async def send(self, row: Submission, guard: Guard) -> str | Sent:
-        guard()
+    async def send(self, row: Submission, fence: SendFence) -> str | Sent:
+        fence()
         self.before_send(row)
         self.requests += 1
         fault = self.faults.pop(0) if self.faults else None
@@ -94,12 +94,12 @@ class Remote:
             raise TransientError("no answer")
         return job
 
-    async def walk(self, row: Submission) -> Walk:
+    async def search(self, row: Submission) -> RemoteSearch:
         seen = tuple(job for job, key in self.jobs.items() if key == row.business_key and job not in self.hidden)
-        return Walk(seen, complete=self.walks_complete, remote_now=self.now)
+        return RemoteSearch(seen, complete=self.searches_complete, remote_now=self.now)
 
-    def probe(self, *, proves_absence: bool = True, harmless: HarmlessTwin | None = None) -> Probe:
-        return Probe(self.walk, HORIZON, TIMEOUT, proves_absence, harmless)
+    def probe(self, *, proves_absence: bool = True, harmless: DuplicateSafe | None = None) -> Probe:
+        return Probe(self.search, VISIBILITY_WINDOW, TIMEOUT, proves_absence, harmless)
 
     def of(self, key: str) -> list[str]:
         return [job for job, of in self.jobs.items() if of == key]
@@ -114,6 +114,6 @@ def submit(ledger: Ledger, remote: Remote, what: Intent | None = None, **options
 
 def begun(ledger: Ledger, what: Intent | None = None, quota: Quota | None = None) -> Submission:
     """A row that somebody is sending."""
-    attempt = ledger.begin(ledger.open(what or intent(), quota=quota), answer_within=2 * TIMEOUT)
+    attempt = ledger.begin(ledger.open(what or intent(), quota=quota), response_deadline=2 * TIMEOUT)
     assert attempt is not None
     return attempt

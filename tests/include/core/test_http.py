@@ -205,14 +205,14 @@ def test_a_credential_that_cannot_be_had_proves_that_the_request_did_not_leave()
 def test_the_guard_is_asked_right_before_each_sending():
     asked = []
     remote = Remote(refuse(401), ok())
-    ask(remote, lambda c: c.write("/x", what="x", guard=lambda: asked.append(1)), Keys())
+    ask(remote, lambda c: c.write("/x", what="x", fence=lambda: asked.append(1)), Keys())
     assert len(asked) == 2
 
     def no() -> None:
         raise TransientError("lost", no_effect=True)
 
     silent = Remote(ok())
-    assert failure(silent, lambda c: c.write("/x", what="x", guard=no)).no_effect
+    assert failure(silent, lambda c: c.write("/x", what="x", fence=no)).no_effect
     assert silent.asked == []
 
 

@@ -70,8 +70,8 @@ FORGED = (
         ([f"DELETE FROM {ROW} WHERE id = 2"], "submission 2 is missing"),
         (
             [
-                f"INSERT INTO {ROW} SELECT 9, system, kind, 'z', generation, state, attempt_token, 'z', payload_sha256, "
-                "size_bytes, dag_id, run_id, task_id, map_index, reserved_at, sending_at, accepted_by, closed_at, "
+                f"INSERT INTO {ROW} SELECT 9, system, kind, 'z', generation, state, fencing_token, 'z', payload_sha256, "
+                "size_bytes, dag_id, run_id, task_id, map_index, reserved_at, sending_at, accept_deadline, closed_at, "
                 f"cancel_requested_at, detail FROM {ROW} WHERE id = 1"
             ],
             "submission 9 differs",
@@ -196,23 +196,23 @@ def test_init_creates_then_says_that_it_is_there(cli: Callable[..., tuple[int, s
     assert cli("verify")[0] == 0
 
 
-def test_doubts_are_listed_with_their_remedy(cli: Callable[..., tuple[int, str]], empty_url: URL):
+def test_what_is_in_doubt_is_listed_with_their_remedy(cli: Callable[..., tuple[int, str]], empty_url: URL):
     init(empty_url)
-    assert cli("doubts") == (0, "no doubts\n")
+    assert cli("in-doubt") == (0, "nothing is in doubt\n")
     ledger = Ledger(empty_url)
     at(ledger, S.HELD, intent("a"))
-    at(ledger, S.DOUBTFUL, intent("b"))
+    at(ledger, S.IN_DOUBT, intent("b"))
     at(ledger, S.SENT, intent("c"))
-    status, said = cli("doubts")
-    assert (status, "settle 1 --as" in said, "2 in doubt" in said) == (1, True, True)
+    status, said = cli("in-doubt")
+    assert (status, "resolve 1 --as" in said, "2 in doubt" in said) == (1, True, True)
 
 
-def test_a_sender_who_should_have_answered_is_a_doubt(cli: Callable[..., tuple[int, str]], empty_url: URL):
+def test_a_sender_who_should_have_answered_is_in_doubt(cli: Callable[..., tuple[int, str]], empty_url: URL):
     init(empty_url)
     Ledger(empty_url, clock=lambda: 1_000.0).begin(
-        Ledger(empty_url, clock=lambda: 1_000.0).open(intent()), answer_within=60
+        Ledger(empty_url, clock=lambda: 1_000.0).open(intent()), response_deadline=60
     )
-    status, said = cli("doubts")
+    status, said = cli("in-doubt")
     assert (status, "SENDING" in said) == (1, True)
 
 
@@ -224,16 +224,16 @@ def test_a_sender_who_should_have_answered_is_a_doubt(cli: Callable[..., tuple[i
         (["--as", "cancelled"], S.CANCELLED),
     ],
 )
-def test_a_person_settles_and_the_ledger_keeps_who_and_why(
+def test_a_person_resolves_and_the_ledger_keeps_who_and_why(
     cli: Callable[..., tuple[int, str]], empty_url: URL, options: list[str], state: State
 ):
     init(empty_url)
     ledger = Ledger(empty_url)
     row = at(ledger, S.HELD)
-    status, said = cli("settle", str(row.id), *options, "--who", "amy", "--why", "asked the vendor")
+    status, said = cli("resolve", str(row.id), *options, "--who", "amy", "--why", "asked the vendor")
     assert (status, "run-1" in said) == (0, True)
-    settled = ledger.get(row.id)
-    assert (settled.state, settled.external_id) == (state, "job-7" if state == S.SENT else None)
+    resolved = ledger.get(row.id)
+    assert (resolved.state, resolved.external_id) == (state, "job-7" if state == S.SENT else None)
     event = ledger.event_bodies(row.id)[-1]
     assert (event["who"], event["why"]) == ("amy", "asked the vendor")
     again = submit(ledger, Remote())  # clearing the task goes on
@@ -247,15 +247,15 @@ def test_a_person_settles_and_the_ledger_keeps_who_and_why(
 @pytest.mark.parametrize(
     "argv",
     [
-        ["settle", "1", "--as", "sent", "--who", "amy", "--why", "x"],
-        ["settle", "1", "--as", "reserved", "--external-id", "j", "--who", "amy", "--why", "x"],
-        ["settle", "1", "--as", "reserved", "--who", "amy"],
-        ["settle", "1", "--as", "reserved", "--who", " ", "--why", "x"],
-        ["settle", "1", "--as", "done", "--who", "amy", "--why", "x"],
-        ["settle", "2", "--as", "reserved", "--who", "amy", "--why", "not held"],
-        ["settle", "4", "--as", "reserved", "--who", "amy", "--why", "only doubted"],
-        ["settle", "9", "--as", "reserved", "--who", "amy", "--why", "not there"],
-        ["settle", "1", "--as", "sent", "--external-id", "job-1", "--who", "amy", "--why", "another's job"],
+        ["resolve", "1", "--as", "sent", "--who", "amy", "--why", "x"],
+        ["resolve", "1", "--as", "reserved", "--external-id", "j", "--who", "amy", "--why", "x"],
+        ["resolve", "1", "--as", "reserved", "--who", "amy"],
+        ["resolve", "1", "--as", "reserved", "--who", " ", "--why", "x"],
+        ["resolve", "1", "--as", "done", "--who", "amy", "--why", "x"],
+        ["resolve", "2", "--as", "reserved", "--who", "amy", "--why", "not held"],
+        ["resolve", "4", "--as", "reserved", "--who", "amy", "--why", "only in doubt"],
+        ["resolve", "9", "--as", "reserved", "--who", "amy", "--why", "not there"],
+        ["resolve", "1", "--as", "sent", "--external-id", "job-1", "--who", "amy", "--why", "another's job"],
         ["cancel", "3", "--who", "amy", "--why", "has ended"],
         ["show", "9"],
         [],
@@ -269,14 +269,14 @@ def test_a_wrong_call_changes_nothing_and_exits_with_2(
     at(ledger, S.HELD, intent("a"))
     at(ledger, S.SENT, intent("b"), job="job-1")
     at(ledger, S.DONE, intent("c"), job="job-2")
-    at(ledger, S.DOUBTFUL, intent("d"))
+    at(ledger, S.IN_DOUBT, intent("d"))
     head = ledger.head()
     status, said = cli(*argv)
     assert (status, bool(said)) == (2, True)
     assert ledger.head() == head
 
 
-def test_a_wish_to_cancel_is_written_down(cli: Callable[..., tuple[int, str]], empty_url: URL):
+def test_a_cancellation_request_is_written_down(cli: Callable[..., tuple[int, str]], empty_url: URL):
     init(empty_url)
     ledger = Ledger(empty_url)
     row = at(ledger, S.SENT)
@@ -326,6 +326,6 @@ def test_the_commands_never_print_the_password(
         f"mysql://u:{password}@h/x",
     ):
         monkeypatch.setenv("AIRFLOW_CONN_WAYBILL_LEDGER", text)
-        for command in ("init", "doubts", "verify", "show"):
+        for command in ("init", "in-doubt", "verify", "show"):
             status, said = cli(command)
             assert (status, password in said) == (2, False)

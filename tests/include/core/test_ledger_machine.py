@@ -1,9 +1,9 @@
 """Random interleavings of workers that submit, crash, stall and answer late, against a small model of a remote.
 
-The thing to know: `submit_once` runs as it is, but its `prepare`, `send` and `walk` stop at every point where a real worker
+`submit_once` runs as it is, but its `prepare`, `send` and `search` stop at every point where a real worker
 may be overtaken; the machine decides who goes on. A crash leaves the coroutine where it stands, as SIGKILL would: nothing
 after that point runs. The model keeps the promises that a probe declares: what a client sent reaches the remote within
-the request timeout or never, and a job is visible within the horizon after its acceptance.
+the request timeout or never, and a job is visible within the visibility window after its acceptance.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from sqlalchemy.engine import URL
 from include.core.errors import RemoteError, TransientError, WaybillError
 from include.core.ledger import (
     OPEN,
-    Guard,
-    HarmlessTwin,
+    DuplicateSafe,
     Intent,
     Ledger,
     Probe,
+    RemoteSearch,
+    SendFence,
     State,
     Submission,
-    Walk,
     init,
     submit_once,
     verify,
 )
 from tests.include.core.ledger_world import Clock, owner
 
-TIMEOUT, HORIZON = 10.0, 20.0
+TIMEOUT, VISIBILITY_WINDOW = 10.0, 20.0
 PROVES, FINDS, HARMLESS = "proves", "finds", "harmless"
 KEYS = {"key-a": PROVES, "key-b": PROVES, "key-c": FINDS, "key-d": HARMLESS}
 WORKERS = range(3)
@@ -80,7 +80,7 @@ class World:
 
     def commit(self, request: Request, *, hidden: bool) -> None:
         request.fate, request.job = "committed", f"job-{len(self.visible_at) + 1}"
-        self.visible_at[request.job] = self.now + (HORIZON if hidden else 0.0)
+        self.visible_at[request.job] = self.now + (VISIBILITY_WINDOW if hidden else 0.0)
 
     def under_way(self) -> list[Request]:
         return [request for request in self.requests if request.fate == "under way"]
@@ -88,9 +88,9 @@ class World:
     def committed(self, key: str) -> list[Request]:
         return [request for request in self.requests if request.key == key and request.fate == "committed"]
 
-    async def send(self, row: Submission, guard: Guard) -> str:
+    async def send(self, row: Submission, fence: SendFence) -> str:
         await Pause()
-        guard()
+        fence()
         passed = self.now
         await Pause()
         if self.now > passed + TIMEOUT:
@@ -105,24 +105,26 @@ class World:
             raise RemoteError("refused", no_effect=True)
         raise TransientError("no answer")
 
-    async def walk(self, row: Submission) -> Walk:
+    async def search(self, row: Submission) -> RemoteSearch:
         await Pause()
         began = self.now
         seen = [r.job for r in self.committed(row.business_key) if self.visible_at[r.job] <= self.now]
         await Pause()
-        return Walk(tuple(seen), complete=True, remote_now=began)
+        return RemoteSearch(tuple(seen), complete=True, remote_now=began)
 
     def probe(self, key: str) -> Probe:
         async def verified(_row: Submission) -> bool:
             return bool(self.committed(key))
 
-        twin = HarmlessTwin("it skips what is there", verified) if KEYS[key] == HARMLESS else None
-        return Probe(self.walk, HORIZON, TIMEOUT, proves_absence=KEYS[key] == PROVES, harmless=twin)
+        duplicate_safe = DuplicateSafe("it skips what is there", verified) if KEYS[key] == HARMLESS else None
+        return Probe(
+            self.search, VISIBILITY_WINDOW, TIMEOUT, proves_absence=KEYS[key] == PROVES, harmless=duplicate_safe
+        )
 
 
-async def prepare(_row: Submission, guard: Guard) -> None:
+async def prepare(_row: Submission, fence: SendFence) -> None:
     await Pause()
-    guard()
+    fence()
 
 
 def drive(coroutine: Coroutine[Any, Any, Any]) -> bool:
@@ -191,7 +193,10 @@ class Workers(RuleBasedStateMachine):
         else:
             self.world.commit(request, hidden=fate == "hidden")
 
-    @rule(seconds=st.sampled_from([1.0, TIMEOUT, HORIZON, HORIZON + TIMEOUT]), fate=st.sampled_from(["hidden", "lost"]))
+    @rule(
+        seconds=st.sampled_from([1.0, TIMEOUT, VISIBILITY_WINDOW, VISIBILITY_WINDOW + TIMEOUT]),
+        fate=st.sampled_from(["hidden", "lost"]),
+    )
     def pass_time(self, seconds: float, fate: str) -> None:
         for request in self.world.under_way():
             if request.arrives_by < self.world.now + seconds:
@@ -214,12 +219,12 @@ class Workers(RuleBasedStateMachine):
                 self.ledger.move(row, State.FAILED if failed else State.DONE, why="ended")
 
     @rule(key=st.sampled_from(sorted(KEYS)))
-    def wish_to_cancel(self, key: str) -> None:
+    def request_cancellation(self, key: str) -> None:
         for row in self.ledger.generations("tape", KEYS[key], key):
             self.ledger.request_cancel(row, who="amy", why="test")
 
     @rule()
-    def settle(self) -> None:
+    def resolve(self) -> None:
         """A person looks at the remote when nothing is under way any more, and says what is true."""
         for row in self.ledger.in_states(State.HELD):
             known = self.ledger.known(row.system, row.kind, list(self.world.visible_at))
@@ -258,8 +263,8 @@ class Workers(RuleBasedStateMachine):
             return
         try:
             self.dead += self.at_work.values()
-            self.pass_time(10 * (HORIZON + TIMEOUT), "hidden")
-            self.pass_time(HORIZON, "lost")
+            self.pass_time(10 * (VISIBILITY_WINDOW + TIMEOUT), "hidden")
+            self.pass_time(VISIBILITY_WINDOW, "lost")
             for _ in range(8):
                 self.go_on()
             self.no_generation_has_two_jobs()
@@ -282,8 +287,8 @@ class Workers(RuleBasedStateMachine):
             while not drive(coroutine):
                 for request in self.world.under_way():
                     self.end(request, "visible")
-        self.settle()
-        self.pass_time(HORIZON + TIMEOUT, "lost")
+        self.resolve()
+        self.pass_time(VISIBILITY_WINDOW + TIMEOUT, "lost")
 
 
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
@@ -301,11 +306,11 @@ def play(examples: int, steps: int, *, derandomize: bool) -> None:
     run_state_machine_as_test(Workers, settings=how)
 
 
-def test_no_interleaving_makes_a_twin_or_forgets_a_job():
+def test_no_interleaving_makes_a_duplicate_or_forgets_a_job():
     play(120, 40, derandomize=True)
 
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_no_interleaving_makes_a_twin_or_forgets_a_job_in_many_more():
+def test_no_interleaving_makes_a_duplicate_or_forgets_a_job_in_many_more():
     play(2_000, 60, derandomize=False)

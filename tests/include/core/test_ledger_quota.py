@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from include.core.errors import QuotaExceeded, RemoteError, RequestError, TransientError
-from include.core.ledger import DoubtPending, Ledger, Quota, State
+from include.core.ledger import InDoubt, Ledger, Quota, State
 from include.core.ledger.states import UNCERTAIN
-from tests.include.core.ledger_world import HORIZON, TIMEOUT, Clock, Remote, begun, intent, submit
+from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Clock, Remote, begun, intent, submit
 from tests.include.core.test_ledger_states import at
 
 S = State
@@ -66,7 +66,7 @@ def test_a_refusal_or_a_withdrawal_frees_its_bytes_at_once(ledger: Ledger, fault
 
 
 def test_bytes_whose_absence_was_proved_stay_reserved_for_the_same_intent_only(ledger: Ledger):
-    row = ledger.move(begun(ledger, intent("a", size=10), TEN), S.DOUBTFUL, why="t")
+    row = ledger.move(begun(ledger, intent("a", size=10), TEN), S.IN_DOUBT, why="t")
     row = ledger.move(row, S.RESERVED, why="absence proved")
     with pytest.raises(QuotaExceeded):
         ledger.open(intent("b", size=1), quota=TEN)
@@ -116,7 +116,7 @@ def test_a_job_that_is_accepted_long_after_its_answer_was_missed_counts_from_its
     ledger: Ledger, clock: Clock
 ):
     remote = Remote(faults=["late"])
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote, intent("a", size=10), quota=TEN)
     clock.at += 5_000  # far beyond every timeout
     remote.commit()
@@ -128,8 +128,8 @@ def test_a_job_that_is_accepted_long_after_its_answer_was_missed_counts_from_its
 
 
 @pytest.mark.parametrize("ending", [S.SENT, S.SUPERSEDED, S.CANCELLED])
-def test_a_doubt_counts_from_the_instant_at_which_it_ended(ledger: Ledger, clock: Clock, ending: State):
-    row = ledger.move(begun(ledger, intent("a", size=10)), S.DOUBTFUL, why="t")
+def test_what_was_in_doubt_counts_from_the_instant_at_which_that_ended(ledger: Ledger, clock: Clock, ending: State):
+    row = ledger.move(begun(ledger, intent("a", size=10)), S.IN_DOUBT, why="t")
     if ending != S.SUPERSEDED:
         row = ledger.move(row, S.HELD, why="t")
     clock.at += 10 * DAY
@@ -141,7 +141,7 @@ def test_a_doubt_counts_from_the_instant_at_which_it_ended(ledger: Ledger, clock
 
 def test_a_late_answer_of_a_superseded_attempt_counts_again(ledger: Ledger, clock: Clock):
     attempt = begun(ledger, intent("a", size=10))
-    ledger.move(ledger.move(attempt, S.DOUBTFUL, why="t"), S.SUPERSEDED, why="t")
+    ledger.move(ledger.move(attempt, S.IN_DOUBT, why="t"), S.SUPERSEDED, why="t")
     clock.at += 2 * DAY
     ledger.record_sent(attempt, "job-1", why="answer")
     with pytest.raises(QuotaExceeded):
@@ -192,10 +192,10 @@ def test_no_window_exceeds_the_limit_by_the_remotes_measure_whatever_the_hosts_c
         try:
             submit(ledger, remote, intent(f"{minute}:3", size=3), quota=TEN)
         except (QuotaExceeded, TransientError):
-            remote.now += HORIZON + TIMEOUT
+            remote.now += VISIBILITY_WINDOW + TIMEOUT
             true.at += 300
             remote.commit()
-    for row in ledger.in_states(S.DOUBTFUL):  # whoever was left in doubt is found
+    for row in ledger.in_states(S.IN_DOUBT):  # whoever was left in doubt is found
         submit(ledger, remote, intent(row.business_key, size=3), quota=TEN)
     assert 0 < remote.fullest_window() <= TEN.limit_bytes
     assert len(remote.accepted) >= 6  # and it goes on after the steps

@@ -18,12 +18,12 @@ LEGAL = {
     (S.SENDING, S.SENT),
     (S.SENDING, S.RESERVED),
     (S.SENDING, S.REJECTED),
-    (S.SENDING, S.DOUBTFUL),
-    (S.DOUBTFUL, S.SENT),
-    (S.DOUBTFUL, S.RESERVED),
-    (S.DOUBTFUL, S.REJECTED),
-    (S.DOUBTFUL, S.HELD),
-    (S.DOUBTFUL, S.SUPERSEDED),
+    (S.SENDING, S.IN_DOUBT),
+    (S.IN_DOUBT, S.SENT),
+    (S.IN_DOUBT, S.RESERVED),
+    (S.IN_DOUBT, S.REJECTED),
+    (S.IN_DOUBT, S.HELD),
+    (S.IN_DOUBT, S.SUPERSEDED),
     (S.HELD, S.SENT),
     (S.HELD, S.RESERVED),
     (S.HELD, S.CANCELLED),
@@ -35,13 +35,13 @@ LEGAL = {
 PATHS = {
     S.RESERVED: [],
     S.SENDING: [S.SENDING],
-    S.DOUBTFUL: [S.SENDING, S.DOUBTFUL],
-    S.HELD: [S.SENDING, S.DOUBTFUL, S.HELD],
+    S.IN_DOUBT: [S.SENDING, S.IN_DOUBT],
+    S.HELD: [S.SENDING, S.IN_DOUBT, S.HELD],
     S.SENT: [S.SENDING, S.SENT],
     S.DONE: [S.SENDING, S.SENT, S.DONE],
     S.FAILED: [S.SENDING, S.SENT, S.FAILED],
     S.CANCELLED: [S.CANCELLED],
-    S.SUPERSEDED: [S.SENDING, S.DOUBTFUL, S.SUPERSEDED],
+    S.SUPERSEDED: [S.SENDING, S.IN_DOUBT, S.SUPERSEDED],
     S.REJECTED: [S.SENDING, S.REJECTED],
 }
 
@@ -50,7 +50,7 @@ def at(ledger: Ledger, state: State, what: Intent | None = None, job: str = "job
     row = ledger.open(what or intent())
     for step in PATHS[state]:
         if step == S.SENDING:
-            row = ledger.begin(row, answer_within=60)
+            row = ledger.begin(row, response_deadline=60)
         else:
             row = ledger.move(row, step, why="test", external_id=job if step == S.SENT else None)
     return row
@@ -85,13 +85,13 @@ def test_nothing_is_sent_without_the_remotes_id(ledger: Ledger):
 
 def test_a_move_from_a_state_that_is_no_longer_there_returns_what_is(ledger: Ledger):
     row = begun(ledger)
-    ledger.move(row, S.DOUBTFUL, why="somebody else")
-    assert ledger.move(row, S.REJECTED, why="too late").state == S.DOUBTFUL
+    ledger.move(row, S.IN_DOUBT, why="somebody else")
+    assert ledger.move(row, S.REJECTED, why="too late").state == S.IN_DOUBT
 
 
 def test_a_move_with_an_old_token_changes_nothing(ledger: Ledger):
     first = begun(ledger)
-    again = ledger.begin(ledger.move(first, S.RESERVED, why="test"), answer_within=60)
+    again = ledger.begin(ledger.move(first, S.RESERVED, why="test"), response_deadline=60)
     assert ledger.move(first, S.REJECTED, why="too late") == again
 
 
@@ -127,14 +127,14 @@ def test_what_is_done_is_not_done_again_unless_its_effect_was_seen_absent(ledger
 def test_an_effect_seen_absent_before_another_worker_made_it_again_opens_nothing(ledger: Ledger):
     done = at(ledger, S.DONE)
     redone = ledger.open(intent(), absent_generation=done.generation)
-    redone = ledger.record_sent(ledger.begin(redone, answer_within=60), "job-2", why="answer")
+    redone = ledger.record_sent(ledger.begin(redone, response_deadline=60), "job-2", why="answer")
     redone = ledger.move(redone, S.DONE, why="test")
     assert ledger.open(intent(), absent_generation=done.generation) == redone
 
 
 def test_a_superseded_generation_whose_effect_was_verified_stands(ledger: Ledger):
-    row = at(ledger, S.DOUBTFUL)
-    row = ledger.move(row, S.SUPERSEDED, why="not found", detail={"effect_present": True})
+    row = at(ledger, S.IN_DOUBT)
+    row = ledger.move(row, S.SUPERSEDED, why="not found", detail={"is_effective": True})
     assert ledger.open(intent()) == row
     assert ledger.open(intent(), absent_generation=row.generation).generation == 2
 
@@ -182,47 +182,47 @@ def test_two_rows_cannot_have_one_remote_job(ledger: Ledger):
 
 def test_only_one_of_two_workers_begins(ledger: Ledger, open_ledger: Callable[..., Ledger]):
     one, two = ledger.open(intent()), open_ledger().open(intent())
-    assert ledger.begin(one, answer_within=60) is not None
-    assert open_ledger().begin(two, answer_within=60) is None
+    assert ledger.begin(one, response_deadline=60) is not None
+    assert open_ledger().begin(two, response_deadline=60) is None
 
 
 def test_who_saw_an_older_reservation_cannot_begin(ledger: Ledger):
     old = ledger.open(intent())
-    ledger.move(ledger.begin(old, answer_within=60), S.RESERVED, why="429")
-    assert ledger.begin(old, answer_within=60) is None
+    ledger.move(ledger.begin(old, response_deadline=60), S.RESERVED, why="429")
+    assert ledger.begin(old, response_deadline=60) is None
 
 
 def test_what_was_withdrawn_cannot_begin(ledger: Ledger):
     row = ledger.open(intent())
     ledger.move(row, S.CANCELLED, why="withdrawn")
-    assert ledger.begin(row, answer_within=60) is None
+    assert ledger.begin(row, response_deadline=60) is None
 
 
 def test_a_reservation_has_a_token_that_no_earlier_holder_knows(ledger: Ledger):
     first = ledger.open(intent())
-    attempt = ledger.begin(first, answer_within=60)
+    attempt = ledger.begin(first, response_deadline=60)
     again = ledger.move(attempt, S.RESERVED, why="429")
-    assert len({first.attempt_token, attempt.attempt_token, again.attempt_token}) == 3
+    assert len({first.fencing_token, attempt.fencing_token, again.fencing_token}) == 3
 
 
-def test_a_wish_to_cancel_is_noted_once_and_stops_what_has_not_left(ledger: Ledger):
+def test_a_cancellation_request_is_noted_once_and_stops_what_has_not_left(ledger: Ledger):
     row = ledger.open(intent())
-    wished = ledger.request_cancel(row, who="amy", why="wrong plate")
-    assert wished.cancel_requested_at is not None
-    assert ledger.request_cancel(row, who="bob", why="again") == wished
-    assert ledger.begin(row, answer_within=60) is None
+    requested = ledger.request_cancel(row, who="amy", why="wrong plate")
+    assert requested.cancel_requested_at is not None
+    assert ledger.request_cancel(row, who="bob", why="again") == requested
+    assert ledger.begin(row, response_deadline=60) is None
     assert ledger.get(row.id).state == S.CANCELLED
     assert ledger.open(intent()).generation == 2
 
 
-def test_asking_again_after_the_wish_to_cancel_is_a_new_generation(ledger: Ledger):
+def test_asking_again_after_the_cancellation_request_is_a_new_generation(ledger: Ledger):
     row = ledger.open(intent())
     ledger.request_cancel(row, who="amy", why="wrong plate")
     assert ledger.open(intent()).generation == 2
     assert ledger.get(row.id).state == S.CANCELLED
 
 
-def test_what_has_ended_cannot_be_wished_away(ledger: Ledger):
+def test_what_has_ended_cannot_be_cancelled(ledger: Ledger):
     row = at(ledger, S.DONE)
     assert ledger.request_cancel(row, who="amy", why="late").cancel_requested_at is None
 
@@ -264,7 +264,7 @@ def test_a_row_survives_forty_five_days_of_waiting(ledger: Ledger, open_ledger: 
 def test_time_never_runs_backwards_and_events_say_so(ledger: Ledger, clock: Clock):
     row = ledger.open(intent())
     clock.at -= 3_600
-    attempt = ledger.begin(row, answer_within=60)
+    attempt = ledger.begin(row, response_deadline=60)
     assert attempt is not None
     assert attempt.sending_at == row.reserved_at
     assert ledger.now() == row.reserved_at

@@ -1,4 +1,4 @@
-"""`submit_once`: lost answers, probes, twins, guards, late answers, cancellations."""
+"""`submit_once`: lost answers, probes, duplicates, fences, late answers, cancellations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from include.core.errors import (
     AuthError,
     ConflictingRequest,
-    Doubtful,
+    Held,
     LedgerError,
     NotFound,
     RemoteError,
@@ -20,17 +20,17 @@ from include.core.errors import (
 )
 from include.core.ledger import (
     AttemptLost,
-    DoubtPending,
-    Guard,
-    HarmlessTwin,
+    DuplicateSafe,
+    InDoubt,
     Ledger,
+    SendFence,
     Sent,
     State,
     Submission,
     resolve,
     verify,
 )
-from tests.include.core.ledger_world import HORIZON, TIMEOUT, Clock, Crash, Remote, begun, intent, run, submit
+from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Clock, Crash, Remote, begun, intent, run, submit
 from tests.include.core.test_ledger_states import at
 
 S = State
@@ -56,8 +56,8 @@ def whys(ledger: Ledger) -> list[str]:
     return [body["why"] for body in ledger.event_bodies(only(ledger).id)]
 
 
-def past_the_horizon(remote: Remote) -> None:
-    remote.now += HORIZON + TIMEOUT + 1
+def past_the_visibility_window(remote: Remote) -> None:
+    remote.now += VISIBILITY_WINDOW + TIMEOUT + 1
 
 
 def test_an_intent_is_sent_once_and_found_again(ledger: Ledger, remote: Remote):
@@ -76,8 +76,8 @@ def test_the_intent_is_committed_before_the_request_leaves(
 
 
 def test_facts_of_the_answer_are_written_with_the_id(ledger: Ledger, remote: Remote):
-    async def send(row: Submission, guard: Guard) -> Sent:
-        guard()
+    async def send(row: Submission, fence: SendFence) -> Sent:
+        fence()
         return Sent("job-9", {"batch": "b"})
 
     row = submit(ledger, remote, send=send)
@@ -94,11 +94,11 @@ def test_a_lost_answer_is_found_by_probe_and_not_sent_again(ledger: Ledger, remo
 
 def test_a_request_that_never_arrived_is_sent_again_only_after_the_horizon(ledger: Ledger, remote: Remote):
     remote.faults = ["unsent"]
-    with pytest.raises(DoubtPending) as caught:
+    with pytest.raises(InDoubt) as caught:
         submit(ledger, remote)
-    assert caught.value.retry_after == HORIZON + TIMEOUT
-    remote.now += HORIZON + TIMEOUT - 1
-    with pytest.raises(DoubtPending) as caught:
+    assert caught.value.retry_after == VISIBILITY_WINDOW + TIMEOUT
+    remote.now += VISIBILITY_WINDOW + TIMEOUT - 1
+    with pytest.raises(InDoubt) as caught:
         submit(ledger, remote)
     assert caught.value.retry_after == 1
     remote.now += 1
@@ -108,9 +108,9 @@ def test_a_request_that_never_arrived_is_sent_again_only_after_the_horizon(ledge
 
 def test_a_job_that_is_hidden_for_a_while_is_found(ledger: Ledger, remote: Remote):
     remote.faults, remote.hidden = ["lost"], {"job-1"}
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
-    remote.now += HORIZON
+    remote.now += VISIBILITY_WINDOW
     remote.hidden.clear()
     assert submit(ledger, remote).external_id == "job-1"
     assert remote.requests == 1
@@ -118,66 +118,66 @@ def test_a_job_that_is_hidden_for_a_while_is_found(ledger: Ledger, remote: Remot
 
 def test_a_commit_after_the_clients_timeout_is_found(ledger: Ledger, remote: Remote):
     remote.faults = ["late"]
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
     remote.commit()
-    past_the_horizon(remote)
+    past_the_visibility_window(remote)
     assert submit(ledger, remote).external_id == "job-1"
     assert remote.requests == 1
 
 
 def test_the_horizon_is_counted_on_the_remotes_clock(ledger: Ledger, remote: Remote, clock: Clock):
     remote.faults = ["unsent"]
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
-    clock.at += 10 * (HORIZON + TIMEOUT)
-    with pytest.raises(DoubtPending):
+    clock.at += 10 * (VISIBILITY_WINDOW + TIMEOUT)
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
     remote.now -= 3_600  # a remote whose clock is set back makes it longer, never shorter
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
 
 
-def test_an_incomplete_walk_proves_nothing(ledger: Ledger, remote: Remote):
-    remote.faults, remote.walks_complete = ["unsent"], False
+def test_an_incomplete_search_proves_nothing(ledger: Ledger, remote: Remote):
+    remote.faults, remote.searches_complete = ["unsent"], False
     for _ in range(3):
-        with pytest.raises(DoubtPending, match="not complete") as caught:
+        with pytest.raises(InDoubt, match="not complete") as caught:
             submit(ledger, remote)
-        assert caught.value.retry_after == HORIZON / 4
-        past_the_horizon(remote)
-    remote.walks_complete = True
-    with pytest.raises(DoubtPending, match="not found"):  # the first of the two complete walks
+        assert caught.value.retry_after == VISIBILITY_WINDOW / 4
+        past_the_visibility_window(remote)
+    remote.searches_complete = True
+    with pytest.raises(InDoubt, match="not found"):  # the first of the two complete searches
         submit(ledger, remote)
     assert remote.requests == 1
 
 
 def test_the_request_timeout_is_waited_for_beside_the_horizon(ledger: Ledger, remote: Remote):
     remote.faults = ["late"]
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
-    remote.now += HORIZON + 1
-    with pytest.raises(DoubtPending):
+    remote.now += VISIBILITY_WINDOW + 1
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
     assert remote.requests == 1
 
 
-def test_empty_walks_of_an_earlier_attempt_do_not_count(ledger: Ledger, remote: Remote):
+def test_empty_searches_of_an_earlier_attempt_do_not_count(ledger: Ledger, remote: Remote):
     remote.faults = ["unsent", "unsent"]
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
-    past_the_horizon(remote)
-    with pytest.raises(DoubtPending) as caught:  # absence proved, sent again, lost again: the count starts anew
+    past_the_visibility_window(remote)
+    with pytest.raises(InDoubt) as caught:  # absence proved, sent again, lost again: the count starts anew
         submit(ledger, remote)
-    assert caught.value.retry_after == HORIZON + TIMEOUT
+    assert caught.value.retry_after == VISIBILITY_WINDOW + TIMEOUT
     assert remote.requests == 2
 
 
 def test_two_candidates_are_held_for_a_person(ledger: Ledger, remote: Remote):
     remote.faults = ["lost"]
     remote.accept("plate-7")
-    with pytest.raises(Doubtful, match=r"job-1, job-2.*ledger settle 1 --as sent"):
+    with pytest.raises(Held, match=r"job-1, job-2.*ledger resolve 1 --as sent"):
         submit(ledger, remote)
-    with pytest.raises(Doubtful):  # and stays so
+    with pytest.raises(Held):  # and stays so
         submit(ledger, remote)
     assert only(ledger).state == S.HELD
     assert remote.requests == 1
@@ -187,7 +187,7 @@ def test_a_candidate_of_another_submission_is_not_taken(ledger: Ledger, remote: 
     at(ledger, S.SENT, intent("another"), job="job-1")
     remote.accept("plate-7")
     remote.faults = ["unsent"]
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
 
 
@@ -197,61 +197,61 @@ def test_a_candidate_that_was_another_attempts_late_answer_is_not_taken(ledger: 
         ledger.record_sent(sent, remote.accept("plate-7"), why="answer")
     ledger.move(sent, S.FAILED, why="test")
     remote.faults = ["unsent"]
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote)
 
 
-def test_where_absence_cannot_be_proved_the_doubt_is_held(ledger: Ledger, remote: Remote):
+def test_where_absence_cannot_be_proved_the_row_is_held(ledger: Ledger, remote: Remote):
     remote.faults = ["unsent"]
     probe = remote.probe(proves_absence=False)
-    with pytest.raises(DoubtPending):
+    with pytest.raises(InDoubt):
         submit(ledger, remote, probe=probe)
-    past_the_horizon(remote)
-    with pytest.raises(Doubtful, match=r"do not show it.*settle"):
+    past_the_visibility_window(remote)
+    with pytest.raises(Held, match=r"do not show it.*resolve"):
         submit(ledger, remote, probe=probe)
     assert (only(ledger).state, remote.requests) == (S.HELD, 1)
 
 
-def test_where_absence_cannot_be_proved_a_job_that_is_found_settles_it(ledger: Ledger, remote: Remote):
+def test_where_absence_cannot_be_proved_a_job_that_is_found_decides_it(ledger: Ledger, remote: Remote):
     remote.faults = ["lost"]
     assert submit(ledger, remote, probe=remote.probe(proves_absence=False)).state == S.SENT
 
 
 @pytest.mark.parametrize("present", [True, False])
-def test_a_harmless_twin_is_sent_only_after_the_effect_was_looked_at(ledger: Ledger, remote: Remote, present: bool):
+def test_a_duplicate_is_sent_only_after_the_effect_was_looked_at(ledger: Ledger, remote: Remote, present: bool):
     async def verified(_row: Submission) -> bool:
         return present
 
     remote.faults = ["unsent"]
-    probe = remote.probe(proves_absence=False, harmless=HarmlessTwin("SKIP", verified))
-    with pytest.raises(DoubtPending):
+    probe = remote.probe(proves_absence=False, harmless=DuplicateSafe("SKIP", verified))
+    with pytest.raises(InDoubt):
         submit(ledger, remote, probe=probe)
-    past_the_horizon(remote)
+    past_the_visibility_window(remote)
     row = submit(ledger, remote, probe=probe)
     assert (row.state, row.generation, remote.requests) == ((S.SUPERSEDED, 1, 1) if present else (S.SENT, 2, 2))
-    assert ledger.generations("tape", "restore", "plate-7")[0].detail["effect_present"] is present
+    assert ledger.generations("tape", "restore", "plate-7")[0].detail["is_effective"] is present
     submit(ledger, remote, probe=probe)
     assert remote.requests == (1 if present else 2)  # nor does asking again send again
 
 
 @pytest.mark.parametrize(("error", "state"), PROOFS, ids=lambda value: type(value).__name__)
-def test_an_answer_that_proves_no_effect_leaves_no_doubt(
+def test_an_answer_that_proves_no_effect_leaves_nothing_in_doubt(
     ledger: Ledger, remote: Remote, error: Exception, state: State
 ):
     remote.faults = [error]
     with pytest.raises(type(error)):
         submit(ledger, remote)
     row = only(ledger)
-    assert (row.state, row.accepted_by, row.sending_at) == (state, None, None)
+    assert (row.state, row.accept_deadline, row.sending_at) == (state, None, None)
     assert submit(ledger, remote).generation == (1 if state == S.RESERVED else 2)
 
 
 @pytest.mark.parametrize(("error", "state"), PROOFS, ids=lambda value: type(value).__name__)
-def test_the_senders_proof_counts_also_when_others_have_begun_to_doubt(
+def test_the_senders_proof_counts_also_when_others_have_begun_to_search(
     ledger: Ledger, remote: Remote, error: Exception, state: State
 ):
     remote.faults = [error]
-    remote.before_send = lambda row: ledger.move(row, S.DOUBTFUL, why="another worker") and None
+    remote.before_send = lambda row: ledger.move(row, S.IN_DOUBT, why="another worker") and None
     with pytest.raises(type(error)):
         submit(ledger, remote)
     assert only(ledger).state == state
@@ -260,11 +260,11 @@ def test_the_senders_proof_counts_also_when_others_have_begun_to_doubt(
 @pytest.mark.parametrize(
     "error", [ValueError("bug"), asyncio.CancelledError(), LedgerError("inside send"), KeyboardInterrupt()]
 )
-def test_whatever_else_ends_a_send_is_a_doubt(ledger: Ledger, remote: Remote, error: BaseException):
+def test_whatever_else_ends_a_send_leaves_it_in_doubt(ledger: Ledger, remote: Remote, error: BaseException):
     remote.faults = [error]
-    with pytest.raises((type(error), DoubtPending)):
+    with pytest.raises((type(error), InDoubt)):
         submit(ledger, remote)
-    assert only(ledger).state == S.DOUBTFUL
+    assert only(ledger).state == S.IN_DOUBT
 
 
 def test_an_error_is_not_hidden_by_a_ledger_that_fails_too(
@@ -283,7 +283,7 @@ def test_an_error_is_not_hidden_by_a_ledger_that_fails_too(
     assert {row.state for row in ledger.in_states(*State)} == {S.SENDING}
 
 
-def test_a_dead_workers_sending_is_doubted_first(ledger: Ledger, remote: Remote):
+def test_a_dead_workers_sending_is_put_in_doubt_first(ledger: Ledger, remote: Remote):
     def die(step: str, _row: Submission) -> None:
         if step == "answered":
             raise Crash
@@ -301,8 +301,8 @@ def test_a_dead_workers_sending_is_doubted_first(ledger: Ledger, remote: Remote)
 
 
 def test_a_failed_preparation_proves_that_nothing_was_sent(ledger: Ledger, remote: Remote):
-    async def prepare(_row: Submission, guard: Guard) -> None:
-        guard()
+    async def prepare(_row: Submission, fence: SendFence) -> None:
+        fence()
         raise RuntimeError("cannot clear the ground")
 
     with pytest.raises(RuntimeError):
@@ -312,17 +312,17 @@ def test_a_failed_preparation_proves_that_nothing_was_sent(ledger: Ledger, remot
 
 
 def test_a_preparation_may_take_longer_than_a_request(ledger: Ledger, remote: Remote, clock: Clock):
-    async def prepare(_row: Submission, guard: Guard) -> None:
+    async def prepare(_row: Submission, fence: SendFence) -> None:
         clock.at += 10 * TIMEOUT
-        guard()
+        fence()
 
     assert submit(ledger, remote, prepare=prepare).state == S.SENT
 
 
 def test_a_sender_who_was_paused_too_long_does_not_send(ledger: Ledger, remote: Remote, clock: Clock):
-    async def send(row: Submission, guard: Guard) -> str | Sent:
+    async def send(row: Submission, fence: SendFence) -> str | Sent:
         clock.at += TIMEOUT + 1
-        return await remote.send(row, guard)
+        return await remote.send(row, fence)
 
     with pytest.raises(AttemptLost, match="paused"):
         submit(ledger, remote, send=send)
@@ -332,29 +332,29 @@ def test_a_sender_who_was_paused_too_long_does_not_send(ledger: Ledger, remote: 
 @pytest.mark.parametrize("where", ["prepare", "send"])
 def test_a_sender_whose_attempt_was_taken_over_does_not_send(ledger: Ledger, remote: Remote, where: str):
     def take_over() -> None:
-        doubtful = ledger.move(only(ledger), S.DOUBTFUL, why="another worker")
-        ledger.begin(ledger.move(doubtful, S.RESERVED, why="absence proved"), answer_within=60)
+        in_doubt = ledger.move(only(ledger), S.IN_DOUBT, why="another worker")
+        ledger.begin(ledger.move(in_doubt, S.RESERVED, why="absence proved"), response_deadline=60)
 
-    async def prepare(_row: Submission, _guard: Guard) -> None:
+    async def prepare(_row: Submission, _guard: SendFence) -> None:
         if where == "prepare":
             take_over()
 
-    async def send(row: Submission, guard: Guard) -> str | Sent:
+    async def send(row: Submission, fence: SendFence) -> str | Sent:
         if where == "send":
             take_over()
-        return await remote.send(row, guard)
+        return await remote.send(row, fence)
 
     with pytest.raises(AttemptLost, match="taken it over"):
         submit(ledger, remote, send=send, prepare=prepare)
     assert (only(ledger).state, remote.requests) == (S.SENDING, 0)  # the other's attempt is left alone
 
 
-def test_a_sender_who_is_doubted_does_not_send(ledger: Ledger, remote: Remote):
+def test_a_sender_who_is_in_doubt_does_not_send(ledger: Ledger, remote: Remote):
     """The search may have begun already: a job that is sent now could come after the last look."""
 
-    async def send(row: Submission, guard: Guard) -> str | Sent:
-        ledger.move(row, S.DOUBTFUL, why="another worker")
-        return await remote.send(row, guard)
+    async def send(row: Submission, fence: SendFence) -> str | Sent:
+        ledger.move(row, S.IN_DOUBT, why="another worker")
+        return await remote.send(row, fence)
 
     with pytest.raises(AttemptLost):
         submit(ledger, remote, send=send)
@@ -364,10 +364,10 @@ def test_a_sender_who_is_doubted_does_not_send(ledger: Ledger, remote: Remote):
 def test_a_guard_that_cannot_read_the_ledger_lets_nothing_pass(
     ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch
 ):
-    async def send(row: Submission, guard: Guard) -> str | Sent:
+    async def send(row: Submission, fence: SendFence) -> str | Sent:
         with monkeypatch.context() as patch:
-            patch.setattr(guard.ledger, "get", lambda _id: (_ for _ in ()).throw(TransientError("no connection")))
-            return await remote.send(row, guard)
+            patch.setattr(fence.ledger, "get", lambda _id: (_ for _ in ()).throw(TransientError("no connection")))
+            return await remote.send(row, fence)
 
     with pytest.raises(AttemptLost, match="no connection"):
         submit(ledger, remote, send=send)
@@ -382,15 +382,15 @@ def test_a_lost_attempt_may_be_tried_again_and_proves_no_effect():
 # -- late answers -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [S.SENDING, S.DOUBTFUL, S.HELD, S.RESERVED])
-def test_a_late_answer_settles_every_doubt(ledger: Ledger, state: State):
+@pytest.mark.parametrize("state", [S.SENDING, S.IN_DOUBT, S.HELD, S.RESERVED])
+def test_a_late_answer_ends_every_doubt(ledger: Ledger, state: State):
     attempt = begun(ledger)
     row = attempt
     for step in {
         S.SENDING: [],
-        S.DOUBTFUL: [S.DOUBTFUL],
-        S.HELD: [S.DOUBTFUL, S.HELD],
-        S.RESERVED: [S.DOUBTFUL, S.RESERVED],
+        S.IN_DOUBT: [S.IN_DOUBT],
+        S.HELD: [S.IN_DOUBT, S.HELD],
+        S.RESERVED: [S.IN_DOUBT, S.RESERVED],
     }[state]:
         row = ledger.move(row, step, why="test")
     sent = ledger.record_sent(attempt, "job-1", why="answer")
@@ -401,7 +401,7 @@ def test_a_late_answer_settles_every_doubt(ledger: Ledger, state: State):
 
 def test_a_late_answer_of_a_superseded_attempt_is_kept_with_its_row(ledger: Ledger):
     attempt = begun(ledger)
-    ledger.move(ledger.move(attempt, S.DOUBTFUL, why="test"), S.SUPERSEDED, why="test")
+    ledger.move(ledger.move(attempt, S.IN_DOUBT, why="test"), S.SUPERSEDED, why="test")
     row = ledger.record_sent(attempt, "job-1", why="answer")
     assert (row.state, row.external_id) == (S.SUPERSEDED, "job-1")
 
@@ -409,7 +409,7 @@ def test_a_late_answer_of_a_superseded_attempt_is_kept_with_its_row(ledger: Ledg
 def test_a_late_answer_of_a_cancelled_attempt_is_kept_and_reported(ledger: Ledger):
     attempt = begun(ledger)
     ledger.move(
-        ledger.move(ledger.move(attempt, S.DOUBTFUL, why="t"), S.HELD, why="t"), S.CANCELLED, why="t", who="amy"
+        ledger.move(ledger.move(attempt, S.IN_DOUBT, why="t"), S.HELD, why="t"), S.CANCELLED, why="t", who="amy"
     )
     with pytest.raises(LedgerError, match="job-1") as caught:
         ledger.record_sent(attempt, "job-1", why="answer")
@@ -428,7 +428,7 @@ def test_a_second_job_of_one_generation_is_kept_and_reported(ledger: Ledger, sta
 
 def test_a_late_answer_while_the_next_attempt_is_out_does_not_end_that_attempt(ledger: Ledger):
     old = begun(ledger)
-    ledger.move(ledger.move(old, S.DOUBTFUL, why="t"), S.RESERVED, why="t")
+    ledger.move(ledger.move(old, S.IN_DOUBT, why="t"), S.RESERVED, why="t")
     new = begun(ledger)
     with pytest.raises(LedgerError, match="job-1"):
         ledger.record_sent(old, "job-1", why="answer")
@@ -447,7 +447,7 @@ def test_a_late_answer_after_a_rejection_is_kept_and_reported(ledger: Ledger):
 
 def test_an_answer_that_names_another_submissions_job_is_held(ledger: Ledger, remote: Remote):
     at(ledger, S.SENT, intent("another"), job="job-1")
-    with pytest.raises(Doubtful, match="job-1"):
+    with pytest.raises(Held, match="job-1"):
         submit(ledger, remote)
     assert only(ledger).state == S.HELD
 
@@ -482,18 +482,18 @@ def test_a_commit_whose_answer_was_lost_counts(
     assert whys(ledger) == ["intent", "sending", "answer"]
 
 
-# -- standing effects, conflicts, cancellations ------------------------------------------------------------------------
+# -- effects in place, conflicts, cancellations ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("present", "generation"), [(True, 1), (False, 2)])
 def test_a_done_effect_is_looked_at_before_it_is_made_again(
     ledger: Ledger, remote: Remote, present: bool, generation: int
 ):
-    async def effect_present() -> bool:
+    async def is_effective() -> bool:
         return present
 
     ledger.move(submit(ledger, remote), S.DONE, why="test")
-    assert submit(ledger, remote, effect_present=effect_present).generation == generation
+    assert submit(ledger, remote, is_effective=is_effective).generation == generation
 
 
 def test_a_done_effect_with_another_payload_needs_a_look_at_the_effect(ledger: Ledger, remote: Remote):
@@ -501,9 +501,9 @@ def test_a_done_effect_with_another_payload_needs_a_look_at_the_effect(ledger: L
         return False
 
     ledger.move(submit(ledger, remote), S.DONE, why="test")
-    with pytest.raises(ConflictingRequest, match="stands"):
+    with pytest.raises(ConflictingRequest, match="is in effect"):
         submit(ledger, remote, intent(payload="other"))
-    assert submit(ledger, remote, intent(payload="other"), effect_present=absent).generation == 2
+    assert submit(ledger, remote, intent(payload="other"), is_effective=absent).generation == 2
 
 
 def test_another_payload_is_refused_before_anything_is_sent(ledger: Ledger, remote: Remote):
@@ -536,7 +536,7 @@ def test_an_intent_that_another_worker_withdrew_is_asked_anew(ledger: Ledger, re
 def test_a_refusal_seen_by_another_worker_is_told_to_all(ledger: Ledger, remote: Remote):
     def refuse(step: str, row: Submission) -> None:
         if step == "intent":
-            attempt = ledger.begin(row, answer_within=60)
+            attempt = ledger.begin(row, response_deadline=60)
             ledger.move(attempt, S.REJECTED, why="422", detail={"refusal": "no such plate"})
 
     ledger.on_step = refuse
@@ -548,20 +548,18 @@ def test_a_refusal_seen_by_another_worker_is_told_to_all(ledger: Ledger, remote:
 
 
 @pytest.mark.parametrize("candidates", [[], ["plate-7"], ["plate-7", "plate-7"]])
-def test_a_doubt_that_is_settled_while_it_is_searched_stays_settled(
-    ledger: Ledger, remote: Remote, candidates: list[str]
-):
-    row = ledger.move(begun(ledger), S.DOUBTFUL, why="test")
+def test_what_is_decided_while_it_is_searched_for_stays_decided(ledger: Ledger, remote: Remote, candidates: list[str]):
+    row = ledger.move(begun(ledger), S.IN_DOUBT, why="test")
     for key in candidates:
         remote.accept(key)
 
-    async def walk(found: Submission):
-        seen = await remote.walk(found)
-        if ledger.get(row.id).state == S.DOUBTFUL:
+    async def search_and_answer(found: Submission):
+        seen = await remote.search(found)
+        if ledger.get(row.id).state == S.IN_DOUBT:
             ledger.record_sent(row, "job-99", why="answer")
         return seen
 
-    probe = replace(remote.probe(), walk=walk)
+    probe = replace(remote.probe(), search=search_and_answer)
     try:
         run(resolve(ledger, row, probe))
     except LedgerError:
@@ -570,9 +568,9 @@ def test_a_doubt_that_is_settled_while_it_is_searched_stays_settled(
 
 
 def test_of_two_probers_only_one_takes_a_job(ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch):
-    one = ledger.move(begun(ledger), S.DOUBTFUL, why="test")
-    other = ledger.move(begun(ledger, intent("other")), S.DOUBTFUL, why="test")
+    one = ledger.move(begun(ledger), S.IN_DOUBT, why="test")
+    other = ledger.move(begun(ledger, intent("other")), S.IN_DOUBT, why="test")
     ledger.record_sent(other, remote.accept("plate-7"), why="found by probe")
     monkeypatch.setattr(ledger, "known", lambda *_args: set())  # read just before the other's commit
     row = run(resolve(ledger, one, remote.probe()))
-    assert (row.id, row.state, row.external_id) == (one.id, S.DOUBTFUL, None)
+    assert (row.id, row.state, row.external_id) == (one.id, S.IN_DOUBT, None)

@@ -43,7 +43,7 @@ def test_a_copy_over_a_real_socket_from_listing_to_proof():
         assert (found.id, found.name, found.size_bytes, found.is_folder) == (made.id, name, 1000, False)
         folder = await client.make_folder(TARGET, "/a #1/b+c/")
         assert await client.make_folder(TARGET, "/a #1/b+c/") == folder
-        batch = await client.copy(TARGET, folder, [found.id], guard=lambda: None)
+        batch = await client.copy(TARGET, folder, [found.id], fence=lambda: None)
         assert (await client.batch(TARGET, batch.id)).folder_id == folder
         while not (job := (await client.statuses({batch.job.id: batch.job.created}))[batch.job.id]).ended:
             await asyncio.sleep(0.02)
@@ -67,7 +67,7 @@ def test_reads_over_a_socket_are_tried_again_and_a_launch_is_not(fault):
         assert len(await client.list_folder(SOURCE, "/in/")) == 1
         sim.faults.add(fault=fault, path="dataCopyBatch$")
         with pytest.raises(TransientError) as caught:
-            await client.copy(TARGET, folder, [data.id], guard=lambda: None)
+            await client.copy(TARGET, folder, [data.id], fence=lambda: None)
         assert not caught.value.no_effect
         assert sim.counters()["calls"]["POST /api/projects/{projectId}/dataCopyBatch"] == 1
 
@@ -79,7 +79,7 @@ def test_a_server_that_is_not_there_is_proof_of_no_effect():
         policy = HttpPolicy(read_attempts=2, backoff_seconds=0.01)
         async with ICAv2Client("http://127.0.0.1:9", ApiKey("k"), policy=policy) as client:
             with pytest.raises(TransientError) as caught:
-                await client.copy(TARGET, None, ["fil.1"], guard=lambda: None)
+                await client.copy(TARGET, None, ["fil.1"], fence=lambda: None)
             assert caught.value.no_effect
 
     asyncio.run(main())
@@ -126,7 +126,7 @@ async def run_jobs(world: World, count: int) -> dict[str, float]:
     folder = await world.client.make_folder(TARGET, "/x/")
     made = {}
     for _ in range(count):
-        batch = await world.client.copy(TARGET, folder, [data.id], guard=lambda: None)
+        batch = await world.client.copy(TARGET, folder, [data.id], fence=lambda: None)
         made[batch.job.id] = batch.job.created
     return made
 

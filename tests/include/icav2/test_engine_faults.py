@@ -189,7 +189,7 @@ def test_a_strangers_batch_is_not_taken_for_ours():
         stranger = world.client_of(world.sim)
         folder = await stranger.make_folder(TARGET, "/other/")
         world.fault("drop_before_commit", LAUNCH, "POST", after=1)
-        batch = await stranger.copy(TARGET, folder, [plan.destinations[0].items[0].data_id], guard=lambda: None)
+        batch = await stranger.copy(TARGET, folder, [plan.destinations[0].items[0].data_id], fence=lambda: None)
         assert phases(await world.run(world.engine(plan))) == ["passed"] * 2
         assert batch.job.id not in {row.external_id for row in world.submissions()}
 
@@ -207,10 +207,10 @@ def test_two_jobs_that_fit_are_held_for_a_person_and_the_others_go_on():
         world.fault("drop_after_commit", LAUNCH, "POST", contains=destination.items[0].data_id, after=1)
         await stranger.make_folder(TARGET, "/cache/")
         folder = await stranger.make_folder(TARGET, destination.path)
-        await stranger.copy(TARGET, folder, [item.data_id for item in destination.items], guard=lambda: None)
+        await stranger.copy(TARGET, folder, [item.data_id for item in destination.items], fence=lambda: None)
         progress = await world.run(engine)
         assert phases(progress) == ["held", "passed"]
-        assert "python -m include.core.ledger settle" in progress.standings[0].why
+        assert "python -m include.core.ledger resolve" in progress.standings[0].why
         row = next(row for row in world.submissions() if row.state == State.HELD)
         job = row.detail["candidates"][0]
         world.ledger.move(row, State.SENT, why="looked", who="Ann", external_id=job)

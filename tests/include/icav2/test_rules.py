@@ -107,8 +107,8 @@ def test_a_wrong_file_in_a_folder_is_a_leftover_only_if_our_batch_made_the_folde
 def row(number: int, state: State, run: str, job: str | None, ids: list[str], **detail: Any) -> Submission:
     return Submission(
         id=number, system="icav2", kind="copy_batch", business_key=DEST.key, generation=number, state=state,
-        attempt_token="t", external_id=job, payload_sha256="", size_bytes=0, owner=Owner("d", run, "copy"), reserved_at=0.0,
-        sending_at=1.0, accepted_by=2.0, closed_at=3.0, cancel_requested_at=None, detail={"data_ids": ids, **detail},
+        fencing_token="t", external_id=job, payload_sha256="", size_bytes=0, owner=Owner("d", run, "copy"), reserved_at=0.0,
+        sending_at=1.0, accept_deadline=2.0, closed_at=3.0, cancel_requested_at=None, detail={"data_ids": ids, **detail},
     )  # fmt: skip
 
 

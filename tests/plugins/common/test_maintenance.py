@@ -24,8 +24,8 @@ from tests.plugins.doubles import Run
 PATHS: dict[State, tuple[State, ...]] = {
     State.RESERVED: (),
     State.SENDING: (),
-    State.DOUBTFUL: (State.DOUBTFUL,),
-    State.HELD: (State.DOUBTFUL, State.HELD),
+    State.IN_DOUBT: (State.IN_DOUBT,),
+    State.HELD: (State.IN_DOUBT, State.HELD),
     State.SENT: (State.SENT,),
     State.FAILED: (State.SENT, State.FAILED),
 }
@@ -35,7 +35,7 @@ def at(book: Ledger, state: State, key: str = "a", system: str = "icav2", *, wis
     """A submission in that state, with or without the wish to cancel it."""
     row = book.open(Intent(system, "copy_batch", key, {"to": key}, Owner("icav2_copy_batch", "run-1", "copy")))
     if state != State.RESERVED:
-        begun = book.begin(row, answer_within=60)
+        begun = book.begin(row, response_deadline=60)
         assert begun is not None
         row = begun
     for step in PATHS[state]:
@@ -161,7 +161,7 @@ def test_a_missing_ledger_is_not_called_whole(receipts_folder: Path, connect: Co
 # -- list_doubts -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", [State.HELD, State.DOUBTFUL, State.SENDING])
+@pytest.mark.parametrize("state", [State.HELD, State.IN_DOUBT, State.SENDING])
 def test_a_doubt_of_more_than_an_hour_is_a_warning_and_stays_as_it_is(
     ledger: Ledger, tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
 ):
@@ -171,7 +171,7 @@ def test_a_doubt_of_more_than_an_hour_is_a_warning_and_stays_as_it_is(
     head = ledger.head()
     run, warning = execute(ListDoubtsOperator)
     assert warning.startswith("1 submissions have been in doubt")
-    assert "python -m include.core.ledger doubts" in warning
+    assert "python -m include.core.ledger in-doubt" in warning
     (told,) = run.xcoms["task", "doubts"]
     assert told == f"submission {row.id}, {row}, of run icav2_copy_batch/run-1"
     assert notes == [warning]
@@ -186,7 +186,7 @@ def test_younger_doubts_and_what_is_not_in_doubt_are_not_told(
     for state in (State.RESERVED, State.SENT, State.FAILED):
         at(old, state, state.lower())
     young = ago(tmp_path, 3500)
-    for state in (State.HELD, State.DOUBTFUL, State.SENDING):
+    for state in (State.HELD, State.IN_DOUBT, State.SENDING):
         at(young, state, state.lower())
     run, sentence = execute(ListDoubtsOperator)
     assert sentence == "Nothing has been in doubt for more than an hour."
@@ -199,7 +199,7 @@ def test_younger_doubts_and_what_is_not_in_doubt_are_not_told(
 @pytest.fixture
 def cancellers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Ledger, Submission], str]]:
     """The registry, for the length of a test."""
-    monkeypatch.setattr(maintenance, "CANCELLERS", {})
+    monkeypatch.setattr(upkeep, "CANCELLERS", {})
     return upkeep.CANCELLERS
 
 
@@ -227,7 +227,7 @@ def test_what_was_never_sent_is_closed_and_the_ledger_stays_whole(ledger: Ledger
     assert execute(CancellationsOperator)[1] == []
 
 
-@pytest.mark.parametrize("state", [State.SENDING, State.DOUBTFUL, State.HELD])
+@pytest.mark.parametrize("state", [State.SENDING, State.IN_DOUBT, State.HELD])
 def test_a_wish_about_a_doubt_is_left_until_the_doubt_is_settled(
     ledger: Ledger, cancellers: dict[str, Any], state: State
 ):
@@ -283,7 +283,7 @@ def test_one_that_cannot_be_cancelled_now_does_not_stop_the_others_and_the_task_
 
 
 def test_a_row_that_was_sent_after_all_is_not_called_unsent(ledger: Ledger):
-    sending = at(ledger, State.DOUBTFUL)
+    sending = at(ledger, State.IN_DOUBT)
     row = ledger.move(sending, State.RESERVED, why="thought absent")
     row = ledger.request_cancel(row, who="amy", why="not wanted")
     seen = ledger.get(row.id)

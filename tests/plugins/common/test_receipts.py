@@ -153,7 +153,7 @@ def reserved(ledger: Ledger, key: str = "icav2://project/folder/") -> None:
 def sent(ledger: Ledger) -> Submission:
     """A job of this run that ICA has accepted."""
     intent = Intent("icav2", "copy_batch", "icav2://project/folder/", {"a": 1}, Owner(DAG_ID, RUN_ID, "copy"))
-    row = ledger.begin(ledger.open(intent), answer_within=60)
+    row = ledger.begin(ledger.open(intent), response_deadline=60)
     assert row is not None
     return ledger.record_sent(row, "job-1", why="answer")
 
@@ -210,9 +210,9 @@ def test_every_route_depends_on_a_permission_and_only_reads():
 
 def test_open_rows_are_told_in_the_receipt(receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path):
     reserved(ledger)
-    row = ledger.begin(ledger.in_states(State.RESERVED)[0], answer_within=60)
+    row = ledger.begin(ledger.in_states(State.RESERVED)[0], response_deadline=60)
     assert row is not None
-    ledger.move(row, State.DOUBTFUL, why="no answer")
+    ledger.move(row, State.IN_DOUBT, why="no answer")
     with pytest.raises(VerificationError):
         Run().execute(receipt)
     assert "icav2://project/folder/" in document(receipts_folder)["held"][0]

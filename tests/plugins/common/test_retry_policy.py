@@ -10,14 +10,14 @@ from airflow.sdk.definitions.retry_policy import RetryAction
 from operators.common.base import WaybillRetry
 
 from include.core import errors
-from include.core.ledger.submit import AttemptLost, DoubtPending
+from include.core.ledger.submit import AttemptLost, InDoubt
 
 RETRY, FAIL, DEFAULT = RetryAction.RETRY, RetryAction.FAIL, RetryAction.DEFAULT
 TABLE = [
     (errors.TransientError("busy"), RETRY, None),
     (errors.TransientError("busy", retry_after=42), RETRY, timedelta(seconds=42)),
     (AttemptLost("another worker"), RETRY, timedelta(seconds=1)),
-    (DoubtPending("not found yet", retry_after=90), RETRY, timedelta(seconds=90)),
+    (InDoubt("not found yet", retry_after=90), RETRY, timedelta(seconds=90)),
     (errors.QuotaExceeded("full", available_at=0.0), RETRY, timedelta(seconds=60)),
     (errors.AuthError("401"), FAIL, None),
     (errors.Forbidden("403"), FAIL, None),
@@ -26,7 +26,7 @@ TABLE = [
     (errors.ConflictingRequest("another payload"), FAIL, None),
     (errors.RemoteError("refused"), FAIL, None),
     (errors.VerificationError("used up"), FAIL, None),
-    (errors.Doubtful("held"), FAIL, None),
+    (errors.Held("held"), FAIL, None),
     (errors.LedgerError("missing"), FAIL, None),
     (ValueError("a mistake of ours"), DEFAULT, None),
     (ConnectionResetError("of a library"), DEFAULT, None),

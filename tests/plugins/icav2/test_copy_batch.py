@@ -17,7 +17,7 @@ from operators.icav2.plan import ICAv2PlanOperator
 from operators.icav2.receipt import ICAv2ReceiptOperator
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
-from include.core.errors import Doubtful, RequestError, VerificationError
+from include.core.errors import Held, RequestError, VerificationError
 from include.core.http import HttpPolicy
 from include.core.ledger import Ledger, State
 from include.core.request import XCOM_LIMIT_BYTES
@@ -238,7 +238,7 @@ def test_a_held_destination_names_the_command_that_settles_it(ica: Ica, ledger: 
     row = rows_of(ledger)[0]
     with ledger._engine.begin() as conn:  # no path leads a copy to HELD by itself: SKIP makes a second one harmless
         conn.exec_driver_sql("UPDATE waybill_submissions SET state = 'HELD', external_id = NULL")
-    with pytest.raises(Doubtful, match=r"python -m include\.core\.ledger settle"):
+    with pytest.raises(Held, match=r"python -m include\.core\.ledger resolve"):
         copy.leg("wake")
     assert str(row.business_key) in str(copy.receipt()["held"])
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hooks.aws
 import pytest
 from airflow.sdk import BaseHook
 from hooks.aws import fetch_secret
@@ -16,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from harness.plates.servers import reset_moto
 from include.core.errors import AuthError, RequestError, TransientError
 from simulators.common import serve
 from simulators.icav2 import DEFAULT_API_KEY
@@ -58,6 +60,7 @@ class Aws:
 
 @pytest.fixture
 def aws(aws_url: str, connect: Connect) -> Aws:
+    reset_moto(aws_url)  # what moto holds belongs to the process, and other tests put things there too
     extra = {"region_name": REGION, "endpoint_url": aws_url}
     connect("waybill_aws", json.dumps({"conn_type": "aws", "login": KEY_ID, "password": KEY, "extra": extra}))
     return Aws(aws_url)
@@ -180,7 +183,9 @@ ONCE = {"retries": {"total_max_attempts": 1}}
 
 
 def fetch() -> str:
-    return fetch_secret({"ssm_parameter": PARAMETER}, BaseHook.get_connection("waybill_aws"))
+    return fetch_secret(
+        {"ssm_parameter": PARAMETER}, BaseHook.get_connection("waybill_aws"), purpose="the ICA credential"
+    )
 
 
 def test_an_aws_that_does_not_answer_is_a_passing_trouble(connect: Connect):
@@ -236,3 +241,10 @@ def test_a_refusal_whose_own_words_quote_our_header_is_told_without_it(connect: 
         with pytest.raises(AuthError) as refused:
             look_once()
     assert "jwt-5ecret" not in str(refused.value)
+
+
+def test_a_session_is_made_in_one_place_for_buckets_and_secrets_alike():
+    plugins = Path(hooks.aws.__file__).parents[1]
+    made = [path.name for path in plugins.rglob("*.py") if "BaseSessionFactory(" in path.read_text()]
+    assert made == ["aws.py"]
+    assert Path(hooks.aws.__file__).read_text().count("BaseSessionFactory(") == 1

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from operators.common.load_request import LoadRequestOperator
 from operators.plates.base import read_plates
-from operators.plates.restore import (
-    PlateRestoreOperator,
-    PlateRestorePlanOperator,
-    PlateRestoreReceiptOperator,
-    PlateWarmOperator,
-)
-from triggers.plates import PlateUndoTrigger, PlateWarmTrigger
+from operators.plates.restore import PlateRestoreOperator
+from operators.plates.restore_plan import PlateRestorePlanOperator
+from operators.plates.restore_receipt import PlateRestoreReceiptOperator
+from operators.plates.thaw import PlateThawOperator
+from triggers.plates import PlateThawTrigger, PlateUndoTrigger
+from triggers.until import UntilTrigger
 
 from include.core.errors import NotFound, TransientError, VerificationError
 from include.core.ledger import Ledger
@@ -53,8 +52,8 @@ def found(run: Run) -> list[dict[str, Any]]:
 
 def restored(run: Run) -> None:
     for entry in found(run):
-        warm = PlateWarmOperator(task_id="warm", plate=entry)
-        run.execute(PlateRestoreOperator(task_id="restore", plate=run.execute(warm)))
+        thaw = PlateThawOperator(task_id="thaw", plate=entry)
+        run.execute(PlateRestoreOperator(task_id="restore", plate=run.execute(thaw)))
 
 
 def receipt(run: Run, store: Store) -> Receipt:
@@ -146,7 +145,7 @@ def freeze(store: Store) -> list[str]:
 
 def waiting(run: Run, entry: dict[str, Any], event: dict[str, Any] | None = None) -> dict[str, Any]:
     """What a warm task defers with."""
-    task, waits = PlateWarmOperator(task_id="warm", plate=entry), list[dict[str, Any]]()
+    task, waits = PlateThawOperator(task_id="thaw", plate=entry), list[dict[str, Any]]()
 
     def defer(**wait: Any) -> None:
         waits.append(wait)
@@ -154,7 +153,7 @@ def waiting(run: Run, entry: dict[str, Any], event: dict[str, Any] | None = None
 
     task.defer = defer  # type: ignore[method-assign]
     with pytest.raises(Deferred):
-        task.resume(run.context("warm"), event)
+        task.resume(run.context("thaw"), event)
     return waits[0]
 
 
@@ -168,7 +167,7 @@ def test_cold_tarballs_are_asked_for_and_waited_for_without_a_worker(
     cold = ["cold"]  # moto warms at once; a real store takes hours
     monkeypatch.setattr("include.s3.bucket.Head.cold", property(lambda self: bool(cold)))
     trigger = waiting(run, entry)["trigger"]
-    assert isinstance(trigger, PlateWarmTrigger)
+    assert isinstance(trigger, PlateThawTrigger)
     assert sorted(trigger.options["keys"]) == sorted(keys)
 
     async def looks() -> list[str | None]:
@@ -195,17 +194,17 @@ def test_a_wait_that_is_over_fails_with_what_to_do_and_a_lost_tarball_at_once(
     with monkeypatch.context() as frozen:
         frozen.setattr("include.s3.bucket.Head.cold", property(lambda self: True))
         with pytest.raises(TransientError, match="still cold after 72 hours"):
-            PlateWarmOperator(task_id="warm", plate=entry).resume(run.context("warm"), {"kind": "deadline", "why": ""})
+            PlateThawOperator(task_id="thaw", plate=entry).resume(run.context("thaw"), {"kind": "deadline", "why": ""})
     for key in archived.keys(archived.cold):
         if key.endswith(".tar.gz"):
             archived.client.delete_object(Bucket=archived.cold, Key=key)
     with pytest.raises(NotFound, match="is missing from"):
-        PlateWarmOperator(task_id="warm", plate=entry).resume(run.context("warm"))
+        PlateThawOperator(task_id="thaw", plate=entry).resume(run.context("thaw"))
 
 
 def test_triggers_survive_a_move_to_another_triggerer():
     facts = {"conn_id": "c", "dag_id": "d", "run_id": "r", "deadline": 1.0, "since": 0.0, "poll_seconds": 5.0}
-    for kind in (PlateWarmTrigger, PlateUndoTrigger):
+    for kind, module in ((PlateThawTrigger, "plates"), (UntilTrigger, "until"), (PlateUndoTrigger, "plates")):
         path, kept = kind(**facts, options={"keys": ["k"]}).serialize()
-        assert path == f"triggers.plates.{kind.__name__}"
+        assert path == f"triggers.{module}.{kind.__name__}"
         assert kept == {**facts, "options": {"keys": ["k"]}, "ledger_conn_id": "waybill_ledger"}

@@ -1,0 +1,77 @@
+"""Finds what is archived of each plate and wanted, and how cold it lies. Starts nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from airflow.sdk import Context
+from hooks.aws import AwsHook
+from hooks.task import run_async, run_folder
+from hooks.waybill import inputs, receipts
+from operators.common.base import WaybillOperator
+from operators.plates.base import read_plates
+from operators.plates.plan import PLAN_NOTE, label_of
+
+from include.core.errors import NotFound, VerificationError
+from include.core.request import load
+from include.core.text import format_bytes
+from include.plates.models import Manifest, ManifestMember, Plate
+from include.plates.request import RestoreRequest
+from include.plates.restore import find_manifests, select, tarball_states
+from include.s3.client import S3Access
+
+Wanted = list[tuple[Manifest, ManifestMember]]
+
+
+def restore_request(context: Context) -> RestoreRequest:
+    return load(RestoreRequest, context["dag_run"].conf)
+
+
+async def wanted_of(request: RestoreRequest, plate: Plate, access: S3Access) -> Wanted:
+    """The members that a request wants of a plate. Raises NotFound naming what is not in the archive."""
+    manifests = await find_manifests(plate, request.layout_used(), access.bucket(request.archive_bucket))
+    return select(manifests, parts=request.parts, files=request.files)
+
+
+def manifests_of(wanted: Wanted) -> list[Manifest]:
+    """Each tarball that must be read, once."""
+    return list({manifest.head.key: manifest for manifest, _ in wanted}.values())
+
+
+class PlateRestorePlanOperator(WaybillOperator):
+    """Returns an entry per plate of which something is archived and wanted; none on a dry run. Starts nothing."""
+
+    def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.aws_conn_id = aws_conn_id
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        request, place = restore_request(context), f"{run_folder(context)}/{PLAN_NOTE}"
+        run_async(receipts().objects.put(place, b"[]"))
+        with self.refusing(context):
+            rows = run_async(self._rows(request, read_plates(request, inputs())))
+        run_async(receipts().objects.put(place, json.dumps(rows, ensure_ascii=False).encode()))
+        for row in rows:
+            self.log.info(
+                "%s: %s", row["name"], row["problem"] or f"{row['files']} files, {format_bytes(row['bytes'])}"
+            )
+        names = ("plate", "name", "ids")
+        return [] if request.dry_run else [{name: row[name] for name in names} for row in rows if not row["problem"]]
+
+    async def _rows(self, request: RestoreRequest, plates: list[Plate]) -> list[dict[str, Any]]:
+        rows = []
+        async with AwsHook(self.aws_conn_id).access() as access:
+            for number, plate in enumerate(plates, start=1):
+                row: dict[str, Any] = {"plate": label_of(number, plate), "name": plate.plate_id_full, "problem": ""}
+                row |= {"ids": plate.model_dump(), "files": 0, "bytes": 0, "tarballs": {}}
+                try:
+                    wanted = await wanted_of(request, plate, access)
+                    manifests = manifests_of(wanted)
+                    states = await tarball_states(manifests, access.bucket(request.archive_bucket))
+                    row |= {"files": len(wanted), "bytes": sum(member.size for _, member in wanted)}
+                    row["tarballs"] = {state.key: state.status.value for state in states}
+                except (NotFound, VerificationError) as error:
+                    row["problem"] = str(error)
+                rows.append(row)
+        return rows
