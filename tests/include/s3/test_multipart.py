@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from harness.plates.proxy import proxied
 
-from harness.plates import proxy, servers
+from harness import proxy
+from harness.plates import servers
 from harness.plates.bench import Bench, new_bench, run
+from harness.proxy import proxied
 from include.core.errors import WaybillError
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import ObjectExists
@@ -65,7 +66,7 @@ def test_a_lost_answer_to_the_completion_is_settled_by_head(overwrite: bool, ben
     if overwrite:
         bench.client.put_object(Bucket=bench.cold, Key="k", Body=b"older")
     with proxied(bench.url) as front:
-        front.rules.append(proxy.once(proxy.lose_answer("POST", uploadId=1)))
+        front.add(proxy.lose_answer("POST", "uploadId="))
         access = servers.access(front.url)
         run(upload(access.bucket(bench.cold), overwrite=overwrite))
         access.close()
@@ -92,7 +93,7 @@ def test_the_same_bytes_under_the_key_count_as_written(bench: Bench):
 def test_a_completion_that_had_no_effect_is_an_error_and_the_old_object_is_not_taken_for_ours(bench: Bench):
     bench.client.put_object(Bucket=bench.cold, Key="k", Body=b"older")
     with proxied(bench.url) as front:
-        front.rules.append(proxy.refuse("POST", "uploadId=", 400, "InvalidRequest"))
+        front.add(proxy.refuse("POST", None, 400, "InvalidRequest", query="uploadId="))
         access = servers.access(front.url)
         with pytest.raises(WaybillError) as raised:
             run(upload(access.bucket(bench.cold), overwrite=True))
