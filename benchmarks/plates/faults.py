@@ -1,7 +1,7 @@
 """What is lost when things go wrong with a plate: by the engine, and by the check of the procedure that it replaces.
 
-Each case of harness/plates/fault_cases.py (docs/faults.md) with 25 seeds. An unsafe deletion is an object that is gone although no stored
-tarball holds its last bytes, or although nobody allowed it; the procedure's check is taken to be obeyed.
+Each case of harness/plates/fault_cases.py (docs/faults.md) with 25 seeds. An unsafe deletion is an object that is gone
+although no stored tarball holds its last bytes, or although nobody allowed it; the procedure's check is taken to be obeyed.
 
 Invariant: the cases are the tests' own, so what is measured here is what every change is tested against.
 """

@@ -1,6 +1,7 @@
 """Jobs whose answer was lost: how ICA is searched for them.
 
-The thing to know before changing it: ICA takes no key of ours, and does not say who may see which job. So a search can
+The thing to know before changing it: ICA takes no key of ours, and does not say who may see which job
+(docs/protocols/icav2.md 2.3, 5.2, 5.4). So a search can
 find, but never prove absence; a job that stays unfound is superseded, which is harmless, since a copy with SKIP leaves
 what is there.
 """

@@ -27,7 +27,9 @@ class CopySettings:
     max_in_flight: int = 200
     job_timeout_seconds: float = 7200.0
     use_etag: bool = True
-    items_per_job: int = 1000  # no maximum is documented; larger destinations are copied chunk after chunk
+    items_per_job: int = (
+        1000  # no maximum is documented (docs/protocols/icav2.md 4.2); larger destinations go chunk after chunk
+    )
     visibility_window_seconds: float = 60.0  # how long ICA may hide a job that it accepted
     request_timeout_seconds: float = 60.0
     settle_seconds: float = 5.0  # how long a listing may lag behind a job
@@ -157,7 +159,8 @@ def asked_to_wait(rows: Sequence[Submission], now: float) -> float | None:
 def storm_until(rows: Iterable[Submission], now: float) -> float | None:
     """Until when nothing is sent because nearly all jobs fail just now, None where they do not.
 
-    ICA's failures are not independent: in an outage of its storage all jobs fail within seconds, and six submissions sent
+    ICA's failures are not independent (docs/protocols/icav2.md 5.5): in an outage of its storage all jobs fail
+    within seconds, and six submissions sent
     at once would be used up before it ends.
     """
     ended = [row for row in rows if row.closed_at is not None and now - row.closed_at < STORM_SECONDS]

@@ -29,7 +29,8 @@ from include.plates.models import (
 )
 from include.plates.plan import FULL_ID_METADATA, PLAN_METADATA, plan_digest_of
 from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
-from include.plates.volume_writer import InFlightLimits, VolumeWriter, Written
+from include.plates.volume_upload import Written
+from include.plates.volume_writer import InFlightLimits, VolumeWriter
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import ObjectExists, Unsupported
 
@@ -57,14 +58,14 @@ async def archive_plate(
     if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
         raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
     keep_memory_steady(compressing=plan.settings.compression != "none")
-    room = InFlightLimits(parts_in_flight)
+    limits = InFlightLimits(parts_in_flight)
     failures: list[Exception] = []
 
     async def one(volume: VolumePlan) -> VolumeResult | None:
         if failures:
             return None
         try:
-            return await _VolumeJob(plan, volume, source, archive, room, on_progress).run(journal_for)
+            return await _VolumeJob(plan, volume, source, archive, limits, on_progress).run(journal_for)
         except Exception as error:
             failures.append(error)  # a volume that has begun is finished all the same: its parts count for the next run
             return None
@@ -96,14 +97,14 @@ class _VolumeJob:
         volume: VolumePlan,
         source: Bucket,
         archive: Bucket,
-        room: InFlightLimits,
+        limits: InFlightLimits,
         on_progress: OnProgress,
     ):
         self.plan = plan
         self.volume = volume
         self.source = source
         self.archive = archive
-        self.room = room
+        self.limits = limits
         self.on_progress = on_progress
         self.members = planned_members(plan, volume)
 
@@ -122,7 +123,7 @@ class _VolumeJob:
             self.source,
             self.archive,
             journal,
-            room=self.room,
+            limits=self.limits,
             on_progress=self.on_progress,
         )
         metadata = {PLAN_METADATA: self.volume.digest, FULL_ID_METADATA: _ascii(self.plan.plate.plate_id_full)}

@@ -24,7 +24,7 @@ from include.core.journal import journals_in
 from include.core.progress import OnProgress
 from include.plates.layout import PRESETS, check_layout, disambiguate, plates_from_csv
 from include.plates.models import GIB, MIB, ArchiveResult, ArchiveSettings, Layout, Outcome, Plate, PlatePlan, Verdict
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 if TYPE_CHECKING:
     from include.plates.restore_target import Sink

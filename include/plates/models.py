@@ -107,16 +107,8 @@ class SourceObject:
 
     @classmethod
     def of(cls, listed: ListedObject, part: str) -> SourceObject:
-        return cls(
-            listed.key,
-            listed.size,
-            listed.etag,
-            listed.modified,
-            part,
-            listed.version_id,
-            listed.storage_class,
-            listed.checksum,
-        )
+        key, size, etag, modified, version_id, storage_class, checksum = listed
+        return cls(key, size, etag, modified, part, version_id, storage_class, checksum)
 
     @property
     def is_marker(self) -> bool:

@@ -95,7 +95,7 @@ def select(
     """The wanted members: all, or those of some parts, or those that `files` name.
 
     A file is named by its key, by the end of its key after a slash, or by a pattern over the key (`*/Images/r01*`).
-    Raises NotFound naming every wish that nothing matches.
+    Raises NotFound naming every name that nothing matches.
     """
     held = [(manifest, member) for manifest in manifests for member in manifest.members if member.key is not None]
     known = {member.part for _, member in held}
@@ -144,12 +144,12 @@ async def request_restore(
         head = await archive.head(key)
         if _state(key, head).status is not RestoreStatus.COLD or head is None:
             continue
-        wish: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier}}
+        asked: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier}}
         if head.archive is None:
-            wish["Days"] = days
+            asked["Days"] = days
         try:
             where = {"Bucket": archive.name, "Key": key}
-            await archive.access.call("restore_object", f"restore of {key}", **where, RestoreRequest=wish)
+            await archive.access.call("restore_object", f"restore of {key}", **where, RestoreRequest=asked)
         except RemoteError:
             if _state(key, await archive.head(key)).status is RestoreStatus.COLD:
                 raise  # otherwise somebody asked between our HEAD and our request

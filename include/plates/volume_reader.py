@@ -143,7 +143,7 @@ class VolumeReader:
         )
 
     async def _judge(self, member: PlannedMember, digests: Digests) -> ReadMember:
-        """Compares what was read with what the source says of itself (invariant V2)."""
+        """Compares what was read with what the source says of itself (docs/faults.md, V2)."""
         source = member.source
         etag_is_md5 = digests.md5 is not None
         if source is not None:
@@ -154,7 +154,7 @@ class VolumeReader:
                 raise VerificationError(f"{source.key}: the bytes read have another {stored[0]} than the store holds")
             if digests.md5 is not None and digests.md5 != source.etag:
                 head = await self._source.head(source.key, source.version_id)
-                # With SSE-KMS and SSE-C an ETag looks like an MD5 and is none; with SSE-S3 it is one.
+                # With SSE-KMS and SSE-C an ETag looks like an MD5 and is none (docs/protocols/s3.md 2.1).
                 if head is None or head.encryption in (None, "AES256"):
                     raise VerificationError(f"{source.key}: the MD5 of the bytes read is not the listed ETag")
                 etag_is_md5 = False

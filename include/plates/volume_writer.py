@@ -8,89 +8,28 @@ part holds a slot from its first byte on until it is on the store and in the jou
 from __future__ import annotations
 
 import asyncio
-import bisect
 import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 from include.core.concurrency import stop
 from include.core.errors import VerificationError
 from include.core.journal import PartJournal
 from include.core.progress import OnProgress, Progress
 from include.plates import volume_parts as cutting
-from include.plates.models import ArchiveSettings, Frame, VolumePlan
-from include.plates.plan import PLAN_METADATA
+from include.plates.models import ArchiveSettings, VolumePlan
 from include.plates.tar_format import PlannedMember
-from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, FETCH_BYTES, ReadMember, VolumeReader
+from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
+from include.plates.volume_upload import VolumePart, Written, frame_table, upload_of
 from include.s3 import checksums
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, crc64nvme, decode, encode
 from include.s3.errors import SourceChanged
-from include.s3.multipart import Mark, PartDone, Upload
 from include.s3.pieces import Pieces
 
 _CODEC_THREADS = 2
-
-
-@dataclass(frozen=True)
-class Written:
-    """What writing a volume learned. `single` holds the whole volume where it is one part, not sent yet."""
-
-    single: bytes | None
-    stored_bytes: int
-    crc64nvme: str | None
-    frames: tuple[Frame, ...]
-    read: Mapping[int, ReadMember]
-    sent: int
-    parts: int
-    md5: str | None
-    part_starts: tuple[int, ...] = ()
-
-    def parts_of(self, member: PlannedMember) -> tuple[int, int]:
-        """First and last upload part that hold the member, header included."""
-        last = max(member.data_end - 1, member.header_offset)
-        return bisect.bisect_right(self.part_starts, member.header_offset), bisect.bisect_right(self.part_starts, last)
-
-    def frame_of(self, member: PlannedMember) -> tuple[int, int, int] | None:
-        """(offset, length, raw offset) of the stored bytes that hold the member, header included."""
-        if not self.frames:
-            return None
-        first = bisect.bisect_right(self.frames, member.header_offset, key=lambda f: f.raw_offset) - 1
-        last = bisect.bisect_left(
-            self.frames, max(member.data_end, member.header_offset + 1), key=lambda f: f.raw_offset
-        )
-        start, end = self.frames[first], self.frames[last - 1]
-        return start.offset, end.offset + end.length - start.offset, start.raw_offset
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VolumePart(PartDone):
-    """A part of a volume: which uncompressed bytes it holds and what was learned of them. As in stored journals.
-
-    `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5) of members
-    that end in this part.
-    """
-
-    start: int
-    end: int
-    frames: tuple[tuple[int, int], ...] = ()
-    members: tuple[tuple[int, str, str, bool], ...] = ()
-
-
-def part_of_row(row: Mapping[str, Any]) -> VolumePart:
-    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(tuple(m) for m in row["members"])}
-    return VolumePart(**{**row, **lists})
-
-
-def upload_of(
-    archive: Bucket, key: str, digest: str, settings: Mapping[str, Any], journal: PartJournal
-) -> Upload[VolumePart]:
-    """The upload of a tarball, which carries the digest of its plan."""
-    mark = Mark(PLAN_METADATA, digest)
-    return Upload(archive, key, mark, settings, journal, part_of_row, read_bytes=FETCH_BYTES)
 
 
 @dataclass(slots=True)
@@ -127,7 +66,7 @@ class VolumeWriter:
         archive: Bucket,
         journal: PartJournal,
         *,
-        room: InFlightLimits,
+        limits: InFlightLimits,
         on_progress: OnProgress,
     ):
         self._volume = volume
@@ -146,7 +85,7 @@ class VolumeWriter:
         }
         self.upload = upload_of(archive, volume.key, volume.digest, chosen, journal)
         self._on_progress = on_progress
-        self._room = room
+        self._limits = limits
         self._held = 0
         self._buffers: asyncio.LifoQueue[bytearray | None] = asyncio.LifoQueue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,7 +103,7 @@ class VolumeWriter:
         for _ in range(_CODEC_THREADS + 1):
             self._buffers.put_nowait(None)  # made on first use: a small volume needs one
         try:
-            async with self._room.reading:
+            async with self._limits.reading:
                 single = await self._send_missing()
             await self._drain()
         except Exception:
@@ -181,12 +120,12 @@ class VolumeWriter:
         return self._written(single)
 
     async def _take_slot(self) -> None:
-        await self._room.slots.acquire()
+        await self._limits.slots.acquire()
         self._held += 1
 
     def _give_slot(self) -> None:
         self._held -= 1
-        self._room.slots.release()
+        self._limits.slots.release()
 
     async def _send_missing(self) -> bytes | None:
         if self._codec is None:
@@ -442,18 +381,10 @@ class VolumeWriter:
             single=single,
             stored_bytes=sum(part.size for part in parts),
             crc64nvme=crc,
-            frames=tuple(_frame_table(parts)),
+            frames=tuple(frame_table(parts)),
             read={m[0]: ReadMember(*m[1:]) for part in parts for m in part.members},
             sent=self._sent,
             parts=len(parts),
             md5=self._md5.hexdigest() if unbroken else None,
             part_starts=tuple(start for start, _ in pieces),
         )
-
-
-def _frame_table(parts: Sequence[VolumePart]) -> Iterator[Frame]:
-    offset = raw = 0
-    for part in parts:
-        for raw_length, length in part.frames:
-            yield Frame(offset, length, raw, raw_length)
-            offset, raw = offset + length, raw + raw_length

@@ -12,13 +12,13 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError
 
-from include.core.errors import NotFound, TransientError, VerificationError
-from include.s3.client import S3Access, obstore_error
+from include.core.errors import NotFound, RequestError, TransientError, VerificationError
+from include.s3.client import S3Client, obstore_error
 from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
@@ -59,8 +59,7 @@ class VersionState:
     marker: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class ListedObject:
+class ListedObject(NamedTuple):
     """One key as a listing shows it. `etag` without quotes, `modified` in epoch seconds (UTC).
 
     `checksum` names the algorithm alone ("CRC64NVME:"): HEAD gives the value.
@@ -78,7 +77,7 @@ class ListedObject:
 class Bucket:
     """One bucket. Get it from S3Access.bucket."""
 
-    def __init__(self, name: str, access: S3Access, store: Any):
+    def __init__(self, name: str, access: S3Client, store: Any):
         self.name = name
         self.access = access
         self._store = store
@@ -297,13 +296,13 @@ def _content_md5(data: bytes) -> str:
 
 def _listed(row: Mapping[str, Any]) -> ListedObject:
     return ListedObject(
-        key=str(row["Key"]),
-        size=int(row["Size"]),
-        etag=str(row.get("ETag", "")).strip('"'),
-        modified=int(row["LastModified"].timestamp()),
-        version_id=row.get("VersionId"),
-        storage_class=row.get("StorageClass"),
-        checksum=f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
+        str(row["Key"]),
+        int(row["Size"]),
+        str(row.get("ETag", "")).strip('"'),
+        int(row["LastModified"].timestamp()),
+        row.get("VersionId"),
+        row.get("StorageClass"),
+        f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
     )
 
 
@@ -314,3 +313,13 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
         if value:
             return f"{name}:{'COMPOSITE' if '-' in value else kind}:{value}"
     return None
+
+
+class S3Access(S3Client):
+    """A store whose buckets can be opened."""
+
+    def bucket(self, name: str) -> Bucket:
+        """A bucket by name. Nothing is asked of the store yet. Raises RequestError for an empty name."""
+        if not name or "/" in name:
+            raise RequestError(f"{name!r} is no bucket name: give the bare name")
+        return Bucket(name, self, self.obstore(name))

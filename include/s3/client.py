@@ -1,4 +1,4 @@
-"""Opens S3 stores: one botocore client for everything, one obstore client per bucket for the bytes.
+"""Calls an S3 store: one botocore client for everything, one obstore client per bucket for the bytes.
 
 Invariant: botocore is imported inside functions only (Airflow imports this package at every parse), its
 automatic checksums are off (other stores break on them, docs/protocols/s3.md 3.2; we send our own), and no message
@@ -12,20 +12,17 @@ import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from include.core.errors import AuthError, NotFound, RequestError, TransientError, WaybillError, error_for_status
 from include.s3.errors import ColdObject, PreconditionFailed, Unsupported, UploadLost
 
-if TYPE_CHECKING:
-    from include.s3.bucket import Bucket
-
 _MISSING = {"NoSuchKey", "NoSuchVersion", "NotFound", "404"}
 _UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "NotSupported", "501", "405"}
 
 
-class S3Access:
+class S3Client:
     """One endpoint and one identity. `session` is a boto3 session (an Airflow hook's), None for the usual environment.
 
     Close it (or use it as an async context manager) to free its threads.
@@ -71,15 +68,8 @@ class S3Access:
     def endpoint(self) -> str:
         return str(self.client.meta.endpoint_url)
 
-    def bucket(self, name: str) -> Bucket:
-        """A bucket by name. Nothing is asked of the store yet. Raises RequestError for an empty name."""
-        from include.s3.bucket import Bucket
-
-        if not name or "/" in name:
-            raise RequestError(f"{name!r} is no bucket name: give the bare name")
-        return Bucket(name, self, self._obstore(name))
-
-    def _obstore(self, name: str) -> Any:
+    def obstore(self, name: str) -> Any:
+        """An obstore client of one bucket, for the bytes."""
         from obstore.auth.boto3 import Boto3CredentialProvider
         from obstore.store import S3Store
 
@@ -137,7 +127,7 @@ class S3Access:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.client.close()
 
-    async def __aenter__(self) -> S3Access:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,13 +10,13 @@ from airflow.sdk import Context
 from hooks.icav2 import ICAv2Hook
 from hooks.task import owner_of, run_async, run_folder
 from hooks.waybill import ledger, receipts
-from operators.common.base import WaybillOperator, truncate_for_xcom
+from operators.common.base import WaybillOperator
 from operators.common.receipt import ReceiptLink, receipt_url
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
 from include.core.errors import Held, VerificationError
 from include.core.receipt import Receipt, ReceiptStore
-from include.core.request import XCOM_LIMIT_BYTES
+from include.core.request import XCOM_LIMIT_BYTES, truncate_for_xcom
 from include.core.watch import WatchPolicy
 from include.icav2 import report
 from include.icav2.engine import CopyEngine, Progress

@@ -38,7 +38,9 @@ async def proved_plates(context: Context) -> list[Proved]:
 
     Pulled, and not given as an argument: a failed plate must neither stop the gate nor let the receipt run early.
     """
-    found = context["ti"].xcom_pull(task_ids="verify")  # Airflow gives one mapped task's value without a list around it
+    found = context["ti"].xcom_pull(
+        task_ids="verify"
+    )  # one mapped task's value has no list around it (docs/protocols/airflow.md 3.5)
     entries = [found] if isinstance(found, Mapping) else [entry for entry in found or [] if entry]
 
     async def one(entry: Mapping[str, Any]) -> Proved:

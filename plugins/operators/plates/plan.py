@@ -20,7 +20,7 @@ from include.core.text import file_name, format_bytes
 from include.plates.models import Plate, PlatePlan
 from include.plates.plan import _check_buckets, plan_plate
 from include.plates.request import BackupRequest
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 PLAN_NOTE = "plan.json"
 _PLATES_AT_ONCE = 3

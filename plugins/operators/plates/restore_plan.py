@@ -19,7 +19,7 @@ from include.core.text import format_bytes
 from include.plates.models import Manifest, ManifestMember, Plate
 from include.plates.request import RestoreRequest
 from include.plates.restore import find_manifests, select, tarball_states
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 Wanted = list[tuple[Manifest, ManifestMember]]
 

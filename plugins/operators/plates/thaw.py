@@ -1,6 +1,6 @@
 """Asks cold storage for the tarballs that are needed and waits for them.
 
-Invariant: asking twice has one effect (S3 refuses a second request while one is going on), so this may be repeated."""
+Invariant: asking twice has one effect (docs/protocols/s3.md 5.2), so this may be repeated."""
 
 from __future__ import annotations
 

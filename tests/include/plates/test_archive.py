@@ -30,7 +30,7 @@ from include.core.journal import FileJournal
 from include.plates import archive as archiving
 from include.plates.manifest import read_manifest
 from include.plates.models import MIB, ArchiveSettings, Outcome, Plate, PlatePlan
-from include.plates.volume_writer import VolumePart, upload_of
+from include.plates.volume_upload import VolumePart, upload_of
 from include.s3 import checksums
 from include.s3.bucket import Head
 from include.s3.errors import ConcurrentWriter, ObjectExists, SourceChanged

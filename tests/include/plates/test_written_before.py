@@ -24,7 +24,7 @@ from include.plates.manifest import decode_manifest, encode_manifest
 from include.plates.models import Outcome
 from include.plates.restore import find_manifests, restore, select
 from include.plates.restore_target import FolderSink
-from include.plates.volume_writer import VolumePart, upload_of
+from include.plates.volume_upload import VolumePart, upload_of
 
 FOLDER = Path(__file__).parents[2] / "fixtures" / "plates" / "written_before"
 MANIFESTS = sorted(FOLDER.glob("*.manifest.jsonl.zst"))

@@ -66,7 +66,7 @@ def test_a_lost_answer_to_the_completion_is_settled_by_head(overwrite: bool, ben
     if overwrite:
         bench.client.put_object(Bucket=bench.cold, Key="k", Body=b"older")
     with proxied(bench.url) as front:
-        front.add(proxy.lose_answer("POST", "uploadId="))
+        front.add(proxy.lose_answer("POST", "uploadId"))
         access = servers.access(front.url)
         run(upload(access.bucket(bench.cold), overwrite=overwrite))
         access.close()
