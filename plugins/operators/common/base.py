@@ -2,6 +2,8 @@
 
 Invariant: Airflow's retries do not multiply ours. A permanent error fails the task at once; a transient one is tried again
 when the remote says so; the retry re-attaches through the ledger.
+
+Longer than 120 lines: the retry policy and the record of a step belong to every operator, and to nothing else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The question before a plate is deleted, and the gate behind it.
 
-The thing to know before changing it: what is approved is a digest over every plate's manifests *and* what shall be deleted
+Invariant: what is approved is a digest over every plate's manifests *and* what shall be deleted
 of them. Between proof and question, and again between answer and deletion, the plates are listed anew; whatever changed
 is kept. The deletion itself looks a third time (include/plates/delete.py).
+
+Longer than 120 lines: question and gate compare the same things, and stand together so that they do.
 """
 
 from __future__ import annotations

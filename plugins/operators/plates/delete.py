@@ -2,6 +2,8 @@
 
 The thing to know before changing it: before a plate's first deletion any difference voids its approval; after it, whatever
 is not what was archived is left alone and listed. The engine (include/plates/delete.py) sees to that, key by key.
+
+Longer than 120 lines: deletion and purge are two phases of one order, and share all but their wait.
 """
 
 from __future__ import annotations
