@@ -1,7 +1,7 @@
 """Deletes a plate's archived objects: from the verified manifests, key by key, each under a guard, in journaled batches.
 
 Invariant: before the plate's first deletion any difference voids the approval and nothing is deleted; after it,
-whatever is not in the manifest, or is no longer what was archived, is left alone and listed. Nothing here takes a prefix.
+whatever is not in the manifest, or is no longer what was archived, is kept and listed. Nothing here takes a prefix.
 """
 
 from __future__ import annotations

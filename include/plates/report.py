@@ -59,7 +59,7 @@ def _deletion(delete: dict[str, Any], purge: dict[str, Any], approval: dict[str,
         return "partly deleted", f"{len(left)} objects were left: {', '.join(left[:5])}"
     if delete.get("state") == "done":
         unknown = delete["unknown"]
-        more = f"; {len(unknown)} newer objects were left alone: {', '.join(unknown[:5])}" if unknown else ""
+        more = f"; {len(unknown)} newer objects were kept: {', '.join(unknown[:5])}" if unknown else ""
         if delete["phase"] == "delete":
             return "deleted", f"{delete['deleted']} objects {delete['guard']}{more}"
         return _purged(delete, purge, more)

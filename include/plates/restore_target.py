@@ -1,4 +1,4 @@
-"""Where restored files go: a bucket or a folder. Both keep what is there unless told otherwise.
+"""Where restored files go: a bucket or a folder. Both keep what is there unless overwriting is asked for.
 
 Invariant: bytes become visible under their name only after their checksum was found right: `check` is called
 when all bytes have passed and before anything is completed, renamed or linked.

@@ -261,9 +261,9 @@ class Deleter:
         if past.newest != target.version_id:
             if past.newest is None or await self._source.head(target.key, target.version_id) is None:
                 return _by_code(target, "NoSuchVersion", resumed)
-            detail = "a newer object lies over it; it was left alone"
+            detail = "a newer object lies over it; it was kept"
         elif past.marker is None:
-            detail = "brought back: its delete marker was removed; it was left alone"
+            detail = "brought back: its delete marker was removed; it was kept"
         else:
             return None
         return KeyOutcome(target.key, target.version_id, Result.CHANGED, detail)
@@ -281,7 +281,7 @@ def _refused(target: Target, there: Head | None, resumed: bool) -> KeyOutcome | 
 
 def _by_code(target: Target, code: str, resumed: bool) -> KeyOutcome:
     if code == "PreconditionFailed":
-        detail = "another object lies there by now; it was left alone"
+        detail = "another object lies there by now; it was kept"
         return KeyOutcome(target.key, target.version_id, Result.CHANGED, detail)
     if code in ("NoSuchKey", "NoSuchVersion", "404"):
         if resumed:

@@ -2,7 +2,7 @@
 
 Invariant: a part counts as done when the journal *and* the store's ListParts agree on it, and completing is not repeatable:
 whatever the store answers, HEAD decides. Ours (by its metadata or its content) is success; anything else under the key is
-somebody else's and is replaced only by an upload that was told to overwrite.
+somebody else's and is replaced only by an upload that asks for overwriting.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What the tasks of one plate share: its entry from the plan, its notes for the receipt, progress in the log.
+"""What the tasks of one plate share: its entry from the plan, its step records, progress in the log.
 
-The thing to know before changing it: each step writes a note when it begins and when it ends, and forgets the notes of the
-steps after it, so that a receipt never takes an earlier try's success for this one's. Notes are told to people; what
-decides anything travels as a Document with its digest.
+Invariant: each step writes its record when it begins and when it ends, and empties those of the steps after it, so that a
+receipt never takes an earlier try's success for this one's. Records are for people; what decides anything travels as a
+Document with its digest.
 """
 
 from __future__ import annotations
