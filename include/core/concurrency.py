@@ -1,7 +1,7 @@
-"""Helpers for doing many things at once with a bound, in a known order.
+"""Running many things at once, with a bound and in a known order.
 
-On the first error `map_concurrently`, `gather_or_cancel` and `prefetch` cancel what is still running; `map_by_key` lets it
-come to its end, since its calls may change a remote and an answer in flight must not be lost. Each then raises that error.
+On the first error nothing more begins, and what has begun comes to its end, since it may change a remote and an answer in
+flight must not be lost; then that error is raised. `prefetch`, which only reads ahead, cancels its reads instead.
 
 Invariant: nothing that was started outlives the call.
 """
@@ -23,29 +23,40 @@ AT_ONCE = 50  # calls to one remote in flight
 async def map_concurrently(
     items: Sequence[T],
     work: Callable[[T], Awaitable[R]],
-    concurrency: int,
+    concurrency: int = AT_ONCE,
     note: Callable[[int], None] = lambda _: None,
 ) -> list[R]:
-    """`work` on every item, at most `concurrency` at a time; results in the items' order. The first error is raised."""
+    """`work` on every item, at most `concurrency` at a time; results in the items' order. The first error is raised once
+    nothing runs any more."""
     results: dict[int, R] = {}
+    errors: list[Exception] = []
     queue = iter(enumerate(items))
 
     async def worker() -> None:
         for index, item in queue:
-            results[index] = await work(item)
+            if errors:
+                return
+            try:
+                results[index] = await work(item)
+            except Exception as error:
+                errors.append(error)
+                return
             note(len(results))
 
-    await gather_or_cancel(worker() for _ in range(min(concurrency, len(items))))
+    workers = [asyncio.create_task(worker()) for _ in range(min(concurrency, len(items)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        await stop(workers)  # only where the caller itself is cancelled does one still run
+    if errors:
+        raise errors[0]
     return [results[index] for index in range(len(items))]
 
 
-async def gather_or_cancel(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Waits for all; the first error cancels the rest, waits for them, and is raised."""
-    tasks = [asyncio.ensure_future(one) for one in coroutines]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        await stop(tasks)
+async def map_by_key(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once: int = AT_ONCE) -> dict[K, V]:
+    """The same by key, each key once."""
+    unique = list(dict.fromkeys(keys))
+    return dict(zip(unique, await map_concurrently(unique, ask, at_once), strict=True))
 
 
 async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -79,23 +90,3 @@ async def prefetch(
             del result
     finally:
         await stop(task for _, task in waiting)
-
-
-async def map_by_key(keys: Iterable[K], ask: Callable[[K], Awaitable[V]], at_once: int = AT_ONCE) -> dict[K, V]:
-    """Asks for every key, a bounded number at once, and waits for all of them also when one fails."""
-    limit = asyncio.Semaphore(at_once)
-    answers: dict[K, V] = {}
-    errors: list[Exception] = []
-
-    async def bounded(key: K) -> None:
-        async with limit:
-            try:
-                answers[key] = await ask(key)
-            except Exception as error:
-                errors.append(error)
-
-    unique = list(dict.fromkeys(keys))
-    await asyncio.gather(*(bounded(key) for key in unique))
-    if errors:
-        raise errors[0]
-    return {key: answers[key] for key in unique}
