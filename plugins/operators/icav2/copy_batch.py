@@ -20,7 +20,7 @@ from include.core.receipt import Receipt, ReceiptStore
 from include.core.request import XCOM_LIMIT_BYTES
 from include.core.watch import WatchPolicy
 from include.icav2 import report
-from include.icav2.engine import CopyEngine, Progress
+from include.icav2.engine import CopyEngine, CopyProgress
 from include.icav2.models import CopyPlan, CopyRequest
 from include.icav2.rules import CopySettings
 
@@ -76,7 +76,9 @@ class ICAv2CopyBatchOperator(WaybillOperator):
                 self._defer(context, request, progress)
             return await self._finish(context, store, engine, progress)
 
-    async def _tell_so_far(self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: Progress) -> None:
+    async def _tell_so_far(
+        self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: CopyProgress
+    ) -> None:
         """The partial receipt that the link opens while the run goes on."""
         owner = engine.owner
         output = report.output(progress.standings, engine.rows(), owner.run_id)
@@ -95,7 +97,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         await store.write(receipt)
         context["ti"].xcom_push(key=ReceiptLink().xcom_key, value=receipt_url(owner.dag_id, owner.run_id))
 
-    def _defer(self, context: Context, request: CopyRequest, progress: Progress) -> None:
+    def _defer(self, context: Context, request: CopyRequest, progress: CopyProgress) -> None:
         wait = (progress.look_again_at or progress.now + request.job_timeout_minutes * 60) - progress.now
         owner = owner_of(context)
         self.defer(
@@ -111,7 +113,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             method_name="resume",
         )
 
-    async def _finish(self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: Progress) -> Any:
+    async def _finish(self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: CopyProgress) -> Any:
         """A last fresh look at everything; the documents; and the SOP's object, or the failure."""
         proofs = await engine.final_proofs()
         output = report.output(progress.standings, engine.rows(), engine.owner.run_id)
