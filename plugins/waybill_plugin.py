@@ -1,6 +1,6 @@
 """The one file that Airflow's plugin manager runs: what Waybill adds to Airflow itself.
 
-The thing to know before changing it: `.airflowignore` beside it keeps the manager away from every other file here. A new
+Invariant: `.airflowignore` beside it keeps the manager away from every other file here. A new
 plugin or trigger takes effect when api-server and triggerer are restarted.
 """
 

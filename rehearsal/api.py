@@ -26,7 +26,9 @@ from rehearsal.errors import StackError
 ENDED = frozenset({"success", "failed"})
 TASK_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 UNMAPPED = -1
-APPROVAL_PAUSE_SECONDS = 3.5  # Airflow can fail a task that is woken sooner after it began to wait for an answer
+# Airflow can fail a task that is woken sooner (docs/protocols/airflow.md 2.1) (docs/protocols/airflow.md 2.1) after
+# it began to wait for an answer
+APPROVAL_PAUSE_SECONDS = 3.5
 ATTEMPTS = 8
 UNREACHABLE_SECONDS = 30  # a restarted server is back by then
 _one_writer = threading.Lock()

@@ -55,7 +55,8 @@ def is_alive(process: psutil.Process) -> bool:
 def task_instance_of(process: psutil.Process) -> str | None:
     """The id (`id` in Airflow's API) of the task instance whose code the process runs; None if it runs none.
 
-    Airflow writes it into the process title. Its supervisor's title has "LocalExecutor: " in front of the id.
+    Airflow writes it into the process title (docs/protocols/airflow.md 7.2). Its supervisor's title has
+    "LocalExecutor: " in front of the id.
     """
     try:
         found = TASK_TITLE.match(" ".join(process.cmdline()))

@@ -117,7 +117,8 @@ def base_environment(home: Path, *, short_timings: bool, inherited: Mapping[str,
         "HOME": str(home / "user"),
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": "127.0.0.1,localhost",
-        # Airflow renames its processes, which wipes their environment in /proc and with it the mark they are found by.
+        # Airflow renames its processes, which wipes their environment in /proc and with it the mark they are found
+        # by (docs/protocols/airflow.md 7.1).
         "SPT_NOENV": "1",
         **airflow_settings(short_timings=short_timings),
         **keys(home),
@@ -136,7 +137,7 @@ def base_environment(home: Path, *, short_timings: bool, inherited: Mapping[str,
 def port_environment(ports: Mapping[str, int]) -> dict[str, str]:
     """The settings that say where Airflow listens: `api`, and the two log servers that only `standalone` starts.
 
-    Airflow 3.3.2 binds its log servers to every address (`airflow/utils/serve_logs/core.py`); they answer only to
+    Airflow 3.3.2 binds its log servers to every address (docs/protocols/airflow.md 7.3); they answer only to
     requests signed with the stack's own secret. Separate components are started without them.
     """
     address = f"http://127.0.0.1:{ports['api']}"

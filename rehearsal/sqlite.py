@@ -2,7 +2,7 @@
 
 SQLite's default is to give up on a locked database after 5 s, which the scheduler does not survive. The API server must
 give up sooner: it commits its audit log on the event loop, and the transaction that holds the one write lock may wait for
-that loop, so until one of them gives up nothing moves.
+that loop, so until one of them gives up nothing moves (docs/protocols/airflow.md 4.5).
 """
 
 import sys

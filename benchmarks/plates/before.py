@@ -1,4 +1,6 @@
-"""This code beside another checkout of it: archive and verify, in turns, on one server. `WAYBILL_BEFORE` names the other's folder.
+"""This code beside another checkout of it: archive and verify, in turns, on one server.
+
+`WAYBILL_BEFORE` names the folder of the other checkout.
 
 For whoever changes how plates are read, packed or sent: what a change costs or saves is seen only in turns with the code of
 before, on the same plates and the same machine. Both run in this environment, with the command line as documented.

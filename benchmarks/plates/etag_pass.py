@@ -1,6 +1,6 @@
 """The ETag that S3 will give a file sent in parts, as the SOP computes it on the local tarball: `etag_pass.py FILE`.
 
-Written from the rule alone (plates contract 1.8): up to 8 MiB the MD5; else parts of 8 MiB, doubled until 10,000 parts
+Written from the rule alone (docs/protocols/s3.md 1.8): up to 8 MiB the MD5; else parts of 8 MiB, doubled until 10,000 parts
 are enough, and the MD5 of their MD5s with the number of parts.
 """
 

@@ -1,14 +1,14 @@
 """What is lost when things go wrong with a plate: by the engine, and by the check of the procedure that it replaces.
 
-Each case of harness/plates/fault_cases.py with 25 seeds. An unsafe deletion is an object that is gone although no stored
-tarball holds its last bytes, or although nobody allowed it; the procedure's check is taken to be obeyed. The thing to know
-before changing it: the cases are the tests' own, so what is measured here is what every change is tested against.
+Each case of harness/plates/fault_cases.py (docs/faults.md) with 25 seeds. An unsafe deletion is an object that is gone
+although no stored tarball holds its last bytes, or although nobody allowed it; the procedure's check is taken to be obeyed.
+
+Invariant: the cases are the tests' own, so what is measured here is what every change is tested against.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -24,7 +24,6 @@ _stack = ExitStack()
 
 
 def run(*, quick: bool) -> list[Row]:
-    _paths()
     from harness.plates.fault_cases import CASES
 
     seeds = 1 if quick else SEEDS
@@ -43,12 +42,7 @@ def run(*, quick: bool) -> list[Row]:
     return rows
 
 
-def _paths() -> None:
-    sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "plugins")]  # the approval's judge lives there
-
-
 def _serve() -> None:
-    _paths()
     from harness.plates import servers
 
     _urls[False] = _stack.enter_context(servers.moto())

@@ -2,7 +2,7 @@
 
 PLATES.json gives buckets, each with `count` images of `size_bytes` under `folder`. Bytes of an object are a pure function
 of its number modulo `KINDS`; ETags are their MD5, so a reader can check them. Parts are compared with the CRC64NVME that
-came with them, as S3 does, and forgotten. The one thing to know before changing it: it shares the machine with the
+came with them, as S3 does, and forgotten. Invariant: it shares the machine with the
 client that is measured, so it copies nothing and hashes nothing but CRCs.
 """
 

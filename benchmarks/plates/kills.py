@@ -1,6 +1,6 @@
 """Workers killed with SIGKILL at random instants while they archive, verify and delete a plate: 100 kills.
 
-The thing to know before changing it: a kill counts only if it came before the command had ended by itself, and what is
+Invariant: a kill counts only if it came before the command had ended by itself, and what is
 right is read from the buckets (harness/plates/kills.py).
 """
 

@@ -2,7 +2,7 @@
 
 Debian: `apt-get install --no-install-recommends ceph-mon ceph-osd ceph-base ceph-common radosgw`. radosgw knows an object's
 ETag, where rclone's server reads the object for it each time it is asked.
-The thing to know before changing it: each round has a fresh cluster (benchmarks/plates/stores.py says why), so only
+Invariant: each round has a fresh cluster (benchmarks/plates/stores.py says why), so only
 the plate's mix fits the time.
 """
 

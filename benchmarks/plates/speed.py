@@ -3,8 +3,9 @@
 Each lap has a fresh bucket and scratch folder, and its tarball is compared with the plate, member by member, before its
 time counts. Ours contains listing, sha256 and CRC64NVME of each member, manifest and sidecars; the plan's look at each
 object and the verification are steps of their own, here as in the DAG, and shown apart.
-The thing to know before changing it: server and client share the machine's cores, so ratios mean something and speeds do
-not. A first lap of each, through a relay that counts its requests, warms all up and is not timed.
+
+Invariant: server and client share the machine's cores, so ratios mean something and speeds do not. A first lap of each,
+through a relay that counts its requests, warms all up and is not timed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The S3 servers that are measured against, each with a plate on it: rclone's, and radosgw where it is installed.
 
-The thing to know before changing it: radosgw keeps what is deleted for a long time, and hangs without an error once its
+Invariant: radosgw keeps what is deleted for a long time, and hangs without an error once its
 memory is full. So each round has a cluster of its own (about 17 s to start), and what lies on it fits twice.
 """
 

@@ -37,7 +37,7 @@ def _images(count: int, size: int, kind: str = "tiff") -> tuple[tuple[str, int, 
 
 
 def _mix(scale: int) -> tuple[tuple[str, int, str], ...]:
-    """A plate's own proportions (contract 1.3): images, a few MB of illum, CSV and outlines per site, the database."""
+    """A plate's own proportions (docs/protocols/s3.md 1.3): images, illum, CSV and outlines per site, the database."""
     analysis = f"{ROOT}/workspace/analysis/{BATCH}/{PLATE}/analysis"
     files = list(_images(2 * scale, IMAGE_BYTES))
     files += [(f"{ROOT}/{BATCH}/illum/{PLATE}/{PLATE}_Illum{c}.npy", 512 * KIB, "random") for c in ("DNA", "ER", "RNA")]

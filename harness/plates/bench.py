@@ -16,8 +16,7 @@ from include.plates.layout import BROAD2018
 from include.plates.models import ArchiveResult, ArchiveSettings, Layout, Plate, PlatePlan, Verdict
 from include.plates.plan import plan_plate
 from include.plates.verify import verify_archive
-from include.s3.bucket import Bucket
-from include.s3.client import S3Access
+from include.s3.bucket import Bucket, S3Access
 
 T = TypeVar("T")
 

@@ -1,7 +1,8 @@
-"""The table of faults: F16 to F25, F34 to F36, and the cases that plates have met or may meet.
+"""The table of faults: F16 to F25, F34 to F36 of docs/faults.md, and the cases that plates have met or may meet.
 
-Played once each by the tests and with many seeds by the benchmark. The thing to know before changing it: `ends` says how
-the engine must end, so a case that is refused for another reason than its fault fails.
+Played once each by the tests and with many seeds by the benchmark.
+
+Invariant: `ends` says how the engine must end, so a case that is refused for another reason than its fault fails.
 """
 
 from __future__ import annotations

@@ -76,8 +76,8 @@ def _rebuilt(data: bytes, draw: Draw, *, swap: bool) -> bytes:
     for n in images:
         sizes.setdefault(len(rows[n][1]), []).append(n)
     if swap:
-        twins = draw.choice([group for group in sizes.values() if len(group) > 1])
-        one, other = draw.sample(twins, 2)
+        duplicates = draw.choice([group for group in sizes.values() if len(group) > 1])
+        one, other = draw.sample(duplicates, 2)
         rows[one], rows[other] = (rows[one][0], rows[other][1]), (rows[other][0], rows[one][1])
     else:
         del rows[draw.choice(images)]

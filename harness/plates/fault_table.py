@@ -3,8 +3,9 @@
 Each case happens to two worlds that hold the same plate: buckets on a server, where the engine archives, verifies and
 deletes, and a dictionary, where the SOP's own check decides (sop_policy.py; it is taken to be obeyed, though nothing joins
 it to the deletion). Unsafe is an object that is gone although no stored tarball, read with Python's own tarfile, holds the
-bytes it had at the end, or although nobody allowed it. The thing to know before changing it: each case says how it must
-end, so that none is safe only because it broke off early.
+bytes it had at the end, or although nobody allowed it.
+
+Invariant: each case says how it must end, so that none is safe only because it broke off early.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The engine's commands in processes of their own, killed with SIGKILL; for tests, and for the figures with many kills.
 
 Most kills come at a random request, just before or just after the store has carried it out; the others at a random moment
-of the command, since not every step is a request. The thing to know before changing it: what is right is read from the
-buckets, what was sent from the proxy's journal, and a kill counts only if it came before the command had ended by itself.
+of the command, since not every step is a request.
+
+Invariant: what is right is read from the buckets, what was sent from the proxy's journal, and a kill counts only if it came
+before the command had ended by itself.
 """
 
 from __future__ import annotations

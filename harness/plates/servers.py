@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from include.plates.models import Plate
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 KEYS = {"aws_access_key_id": "rehearsal", "aws_secret_access_key": "rehearsal-secret"}
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal-secret", "AWS_REGION": "us-east-1"}
@@ -101,7 +101,7 @@ def noise(seed: object, size: int) -> bytes:
 
 
 def plate_files(one: Plate, *, sites: int = 4, image_bytes: int = 3000) -> dict[str, bytes]:
-    """Keys and bytes of a small plate in the SOP's layout (plates contract 1.3)."""
+    """Keys and bytes of a small plate in the SOP's layout (docs/protocols/s3.md 1.1, 1.3)."""
     root = f"projects/{one.project}"
     files = {}
     for site in range(sites):

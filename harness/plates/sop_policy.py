@@ -1,4 +1,4 @@
-"""What the SOP's own check does, as a policy: compare two listings by ETag, then delete by prefix (plates contract 2).
+"""What the SOP's own check does, as a policy: compare two listings, then delete by prefix (docs/protocols/s3.md 1.7, 1.9).
 
 It exists to be compared with: the same faults are shown to it and to the engine. It is faithful also where it is wrong:
 listings are made before the upload, two missing listings are equal, and deletion takes everything under the prefix.
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from include.plates import sop_files as listings
 from include.plates.layout import BROAD2018, fill
-from include.plates.models import Plate
-from include.s3.bucket import SourceObject
+from include.plates.models import Plate, SourceObject
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The durable journal of an upload or a deletion: append a line, and after a crash read every whole line back.
 
-Know before changing: a line is durable when `append` returns (fsync), and a torn last line, which a crash leaves, is cut
+Invariant: a line is durable when `append` returns (fsync), and a torn last line, which a crash leaves, is cut
 off on loading. Give each volume and each plate's deletion a journal of its own; two processes must not share one.
 """
 
@@ -65,19 +65,6 @@ class FileJournal:
             os.close(descriptor)
         if new:
             _sync_folder(self.path.parent)
-
-
-class MemoryJournal:
-    """For dry runs and tests: nothing survives the process."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def load(self) -> list[dict[str, Any]]:
-        return list(self.rows)
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        self.rows.append(json.loads(json.dumps(row)))
 
 
 def journals_in(folder: Path) -> JournalFor:

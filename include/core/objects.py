@@ -1,6 +1,6 @@
 """Documents under an object-store prefix: receipts, plans, manifests, inputs. File systems and S3 look the same here.
 
-The thing to know before changing it: a prefix comes from a connection, a name from us or from a checked request; a URI
+Invariant: a prefix comes from a connection, a name from us or from a checked request; a URI
 from outside must lie under a configured prefix, and no message quotes what a document holds.
 """
 

@@ -1,6 +1,6 @@
 """The waybill of a run: what was asked, what moved, how each item was proved, and what is still missing and why.
 
-The thing to know before changing it: it is written whatever happened before, so nothing in here may depend on a part of
+Invariant: it is written whatever happened before, so nothing in here may depend on a part of
 the run having worked. `receipt.json` is for programs, `receipt.html` for people; both say the same.
 """
 

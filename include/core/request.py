@@ -1,13 +1,13 @@
 """What a caller may ask for: one pydantic model per DAG is form, check, and documentation.
 
-The thing to know before changing it: Airflow checks each parameter alone and lets unknown keys pass, so the strict check
-of the whole runs again in the first task, and by `python -m include.<system> plan` without Airflow.
+Invariant: the strict check of the whole runs again in the first task, and by `python -m include.<system> plan` without
+Airflow, since Airflow checks each parameter alone and lets unknown keys pass (docs/protocols/airflow.md 4.1, 4.2).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
 
 import pydantic
@@ -16,6 +16,7 @@ from include.core.errors import RequestError
 from include.core.text import printable
 
 XCOM_LIMIT_BYTES = 48 * 1024  # documents up to this size travel in XCom; larger ones by URI and sha256
+BULKY: dict[str, Any] = {"bulky": True}
 
 
 class Request(pydantic.BaseModel):
@@ -64,6 +65,32 @@ def _problem(model: type[Request], error: Any) -> str:
     return f"{place}: {printable(error.get('input'))} is refused: {error['msg']}"
 
 
+def bulky_fields(model: type[Request]) -> set[str]:
+    """The fields that may be too large for XCom: those declared with `json_schema_extra=BULKY`."""
+    extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}
+    return {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("bulky")}
+
+
+def asked_of(model: type[R], conf: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a receipt says was asked for: the request with its defaults and without its bulky fields; empty where refused."""
+    try:
+        return load(model, conf).model_dump(mode="json", exclude=bulky_fields(model))
+    except RequestError:
+        return {}
+
+
+def truncate_for_xcom(lines: Sequence[str]) -> list[str]:
+    """As many of these lines as XCom may hold; the last one says how many more there are."""
+    left = XCOM_LIMIT_BYTES - 200
+    kept: list[str] = []
+    for line in lines:
+        left -= len(json.dumps(line)) + 2
+        if left < 0:
+            return [*kept, f"and {len(lines) - len(kept)} more: see the log"]
+        kept.append(line)
+    return kept
+
+
 def param_schemas(model: type[Request]) -> dict[str, dict[str, Any]]:
     """One flat JSON schema per field, as Airflow's form wants it: no `$ref`, nullable as `type: [T, "null"]`.
 
@@ -74,6 +101,7 @@ def param_schemas(model: type[Request]) -> dict[str, dict[str, Any]]:
     schemas = {}
     for name, field in model.model_fields.items():
         schema = _flat(whole["properties"][name], definitions)
+        schema.pop("bulky", None)  # ours, not a keyword of JSON schema
         schema["default"] = None if field.is_required() else field.get_default(call_default_factory=True)
         schema.setdefault("description", field.description or "")
         schemas[name] = schema

@@ -1,6 +1,6 @@
 """What the command line shows: complaints and bars on stderr, tables on stdout.
 
-Know before changing: rich is imported where it is used, since a command that runs by schedule, without a terminal, needs
+Invariant: rich is imported where it is used, since a command that runs by schedule, without a terminal, needs
 none of it and starts a tenth of a second sooner.
 """
 

@@ -41,8 +41,8 @@ class WatchEnd:
 class WatchPolicy:
     """How often to look. Seconds. The interval grows with the age of the wait: short jobs are seen early, long ones cheaply.
 
-    `quiet_seconds`: silence at the start. Airflow 3.3 can fail a healthy task that is woken within seconds of deferring,
-    so a trigger waits 3 s; a worker that watches by itself needs none.
+    `quiet_seconds`: silence at the start. Airflow 3.3 can fail a healthy task that is woken within seconds of deferring
+    (docs/protocols/airflow.md 2.1), so a trigger waits 3 s; a worker that watches by itself needs none.
     """
 
     quiet_seconds: float = 3.0

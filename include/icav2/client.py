@@ -1,4 +1,4 @@
-"""The dozen ICA endpoints that a copy needs, typed (ICA v3 API: project data, copy batch, jobs).
+"""The dozen ICA endpoints that a copy needs, typed (docs/protocols/icav2.md 2 to 5).
 
 Invariant: the server matches paths without regard to case, so every look-up compares the full
 path here, to the letter. Paging ends at an empty `nextPageToken`.

@@ -1,7 +1,7 @@
 """Where the ICA token comes from: an API key, or a service user's JWT that somebody else keeps.
 
 Invariant: a token lives in memory only. A JWT made from an API key cannot be refreshed: a
-new one is made. A kept JWT is fetched again when ICA refuses it, since its keeper renews it (ICA v3 API, tokens).
+new one is made. A kept JWT is fetched again when ICA refuses it, since its keeper renews it (docs/protocols/icav2.md 1.2, 1.3).
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ from include.icav2.models import CopyRequest, Flipped, Manifest
 SCHEME = "icav2://"
 PROJECT_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 DECODED_LIMIT_BYTES = 64 * 1024 * 1024
-URI_LIMIT_BYTES = 2000  # the ledger's keys are no longer, and ICA cannot make credentials for very long paths
+URI_LIMIT_BYTES = (
+    2000  # the ledger's keys are no longer, and ICA fails on very long paths (docs/protocols/icav2.md 3.9)
+)
 
 
 JSON_NAMES: dict[type, str] = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from include.core.request import Request
+from include.core.request import BULKY, Request
 from include.core.text import bare_uri, is_bare_uri
 
 Manifest = dict[str, list[str]]
@@ -26,8 +26,13 @@ class CopyRequest(Request):
         None,
         description="What to copy: each key is a source file (icav2://PROJECT-ID/path), each value the list of folders it "
         "is copied to (icav2://PROJECT-ID/path/).",
+        json_schema_extra=BULKY,
     )
-    manifest_b64gz: str | None = Field(None, description="The same manifest as JSON, gzipped, then base64 encoded.")
+    manifest_b64gz: str | None = Field(
+        None,
+        description="The same manifest as JSON, gzipped, then base64 encoded.",
+        json_schema_extra=BULKY,
+    )
     manifest_uri: str | None = Field(
         None, description="The same manifest as a JSON file under one of the prefixes of connection waybill_inputs."
     )

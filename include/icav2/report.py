@@ -15,7 +15,7 @@ from typing import Any
 from include.core import effects
 from include.core.effects import Phase
 from include.core.ledger import Submission
-from include.core.text import printable
+from include.core.text import format_bytes, pluralize, printable
 from include.icav2.models import Proof, Verdict
 from include.icav2.rules import CopyStanding, covers
 
@@ -134,3 +134,43 @@ def receipt_items(output_object: Mapping[str, Any], proofs: Sequence[Proof]) -> 
 
 def dumps(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, indent=1).encode()
+
+
+AGAIN = "Deal with the reason, then trigger the DAG again with the same conf: it copies only what is missing."
+
+
+def is_complete(summary: Mapping[str, Any], proofs: Sequence[Proof]) -> bool:
+    """Whether all that was asked for is there: by the proofs themselves, not by their counts alone."""
+    good = sum(proof.verdict == Verdict.OK for proof in proofs)
+    return bool(summary["missing_count"] == 0 and summary["totals"]["files"] == good)
+
+
+def outcome_of(summary: Mapping[str, Any], proofs: Sequence[Proof], *, good: bool) -> str:
+    """The receipt's sentence about a copy that came to its end."""
+    totals = summary["totals"]
+    if good:
+        how = " or ".join(sorted({proof.by for proof in proofs}))
+        files, places = pluralize(totals["files"], "file"), pluralize(totals["destinations"], "destination")
+        return f"All {files} ({format_bytes(totals['bytes'])}) are at their {places}, proved by {how}."
+    proved_bytes = format_bytes(totals["proved bytes"])
+    there = f"{totals['files proved']} of {totals['files']} files ({proved_bytes}) are at their destinations"
+    return f"{there}; {pluralize(summary['missing_count'], 'file')} not."
+
+
+def nothing_proved(steps: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """Outcome and remedy of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`."""
+    refused = [problem for step in ("load_request", "plan") for problem in steps[step].get("problems", [])]
+    if refused:
+        return f"Refused, nothing was copied: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
+    failed = [(step, why) for step, record in steps.items() for why in record.get("problems") or [record.get("why")]]
+    reasons = "".join(f" Task {step}: {why}." for step, why in failed if why)
+    if steps["plan"].get("plan") or steps["copy"]:
+        # No reason was recorded: neither by our errors nor by any other, and what it was cannot be seen from here.
+        reasons = reasons or (
+            " Task copy left no reason behind: it was stopped or marked by a person, or its worker was lost "
+            "(see its log). What ICA was asked goes on there."
+        )
+        return f"The copy did not come to its end, so nothing is proved.{reasons}", AGAIN
+    return f"Nothing was planned and nothing copied.{reasons}", (
+        "See the log of the first task that failed, then trigger again."
+    )

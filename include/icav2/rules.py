@@ -28,7 +28,8 @@ class CopySettings:
     max_in_flight: int = 200
     job_timeout_seconds: float = 7200.0
     use_etag: bool = True
-    items_per_job: int = 1000  # no maximum is documented; larger destinations are copied chunk after chunk
+    # No maximum is documented (docs/protocols/icav2.md 4.2); larger destinations are copied chunk after chunk.
+    items_per_job: int = 1000
     visibility_window_seconds: float = 60.0  # how long ICA may hide a job that it accepted
     request_timeout_seconds: float = 60.0
     listing_lag_seconds: float = 5.0  # how long a listing may lag behind a job

@@ -14,7 +14,7 @@ from include.icav2.models import Content, Data, Destination, Item, Proof, Verdic
 
 
 def single_part(etag: str | None) -> str | None:
-    """The MD5 in an ETag, None for a multipart one (its value depends on part sizes and may change in a copy)."""
+    """The MD5 in an ETag, None for a multipart one (it may change in a copy: docs/protocols/icav2.md 3.8)."""
     bare = (etag or "").strip('"').lower()
     return bare if len(bare) == 32 and "-" not in bare else None
 

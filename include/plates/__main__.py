@@ -16,7 +16,7 @@ from pathlib import Path
 
 from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
 from include.plates.errors import RetentionRefused
-from include.s3.errors import ArchiveExists, ColdObject
+from include.s3.errors import ColdObject, ObjectExists
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             say(f"refused: {problem}")
         return 2
-    except (VerificationError, ArchiveExists, RetentionRefused, NotFound) as error:
+    except (VerificationError, ObjectExists, RetentionRefused, NotFound) as error:
         say(f"refused: {error}")
         return 1
     except ColdObject as error:

@@ -33,7 +33,9 @@ def digest_of(request: BackupRequest, plates: Sequence[Proved]) -> str:
 def body(request: BackupRequest, plates: Sequence[Proved], changed: Mapping[str, str]) -> str:
     """What a person reads before deciding."""
     how = (
-        "delete markers are set, and purged after " + f"{request.undo_days:g} days" if request.undo_days else "for good"
+        "delete markers are set, and purged after " + f"{request.undo_days:g} days"
+        if request.undo_days
+        else "permanently"
     )
     lines = [
         f"Project {request.project}, batch {request.batch}. Parts **{', '.join(request.delete_parts)}** of these plates are",

@@ -1,7 +1,7 @@
 """Archives a plate: streams its objects into tarballs on the archive bucket, resumably, without any scratch disk.
 
-Know before changing: memory is bounded by the parts in flight (a pool of buffers), and whatever happens, running again
-with the same plan and journal ends in the same bytes. A tarball is never overwritten; see uploading.py for how.
+Invariant: memory is bounded by the parts in flight (a pool of buffers), and whatever happens, running again
+with the same plan and journal ends in the same bytes. A tarball is never overwritten; see include/s3/multipart.py for how.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from include.plates.models import (
 )
 from include.plates.plan import FULL_ID_METADATA, PLAN_METADATA, plan_digest_of
 from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
-from include.plates.volume_writer import InFlightLimits, VolumeWriter, Written
+from include.plates.volume_upload import Written
+from include.plates.volume_writer import InFlightLimits, VolumeWriter
 from include.s3.bucket import Bucket, Head
-from include.s3.errors import ArchiveExists, Unsupported
+from include.s3.errors import ObjectExists, Unsupported
 
 MANIFEST_METADATA = "waybill-manifest-sha256"
 
@@ -50,21 +51,21 @@ async def archive_plate(
 
     Run it again after a crash with the same plan and journals: finished parts are not sent again, a finished archive is
     recognised. Raises RequestError for a plan with problems or of other buckets, SourceChanged where a source object is
-    not the one that was planned, ArchiveExists where a name is taken, and the core's errors.
+    not the one that was planned, ObjectExists where a name is taken, and the core's errors.
     """
     if plan.problems:
         raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
     if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
         raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
     keep_memory_steady(compressing=plan.settings.compression != "none")
-    room = InFlightLimits(parts_in_flight)
+    limits = InFlightLimits(parts_in_flight)
     failures: list[Exception] = []
 
     async def one(volume: VolumePlan) -> VolumeResult | None:
         if failures:
             return None
         try:
-            return await _VolumeJob(plan, volume, source, archive, room, on_progress).run(journal_for)
+            return await _VolumeJob(plan, volume, source, archive, limits, on_progress).run(journal_for)
         except Exception as error:
             failures.append(error)  # a volume that has begun is finished all the same: its parts count for the next run
             return None
@@ -96,14 +97,14 @@ class _VolumeJob:
         volume: VolumePlan,
         source: Bucket,
         archive: Bucket,
-        room: InFlightLimits,
+        limits: InFlightLimits,
         on_progress: OnProgress,
     ):
         self.plan = plan
         self.volume = volume
         self.source = source
         self.archive = archive
-        self.room = room
+        self.limits = limits
         self.on_progress = on_progress
         self.members = planned_members(plan, volume)
 
@@ -122,7 +123,7 @@ class _VolumeJob:
             self.source,
             self.archive,
             journal,
-            room=self.room,
+            limits=self.limits,
             on_progress=self.on_progress,
         )
         metadata = {PLAN_METADATA: self.volume.digest, FULL_ID_METADATA: _ascii(self.plan.plate.plate_id_full)}
@@ -143,7 +144,7 @@ class _VolumeJob:
         rows = await asyncio.to_thread(journal.load)
         if digest == self.volume.digest or (digest is None and rows):
             return
-        raise ArchiveExists(
+        raise ObjectExists(
             f"s3://{self.archive.name}/{self.volume.key} exists and is not of this plan. Nothing was overwritten; "
             "move it away, or plan again if the plate changed."
         )
@@ -159,7 +160,7 @@ class _VolumeJob:
         head = manifest.head
         named = there.metadata.get(PLAN_METADATA, self.volume.digest)
         if named != self.volume.digest or head.plan_digest != self.volume.digest or head.stored_bytes != there.size:
-            raise ArchiveExists(
+            raise ObjectExists(
                 f"s3://{self.archive.name}/{self.volume.key} and its manifest are another archive. Nothing was overwritten; "
                 "move both away, or plan again if the plate changed."
             )
@@ -230,7 +231,7 @@ class _VolumeJob:
         """A tarball's metadata is fixed before its content is known, so the manifest's digest becomes a tag.
 
         A store that does not know `?tagging` may take the request for a plain PUT and replace the tarball by the tags
-        (rclone does). So the small manifest is asked for its tags first; only a store that answers that is trusted.
+        (docs/protocols/s3.md 3.7). So the small manifest is asked for its tags first; only a store that answers that is trusted.
         """
         unmarked = "the manifest's digest is not on the tarball"
         if PLAN_METADATA not in there.metadata:
@@ -266,7 +267,6 @@ class _VolumeJob:
             manifest_sha256=digest,
             sent_parts=written.sent,
             resumed_parts=written.parts - written.sent,
-            overwrite_guard="If-None-Match sent, settled by HEAD",
             md5=written.md5,
             notes=tuple(notes),
         )

@@ -1,6 +1,6 @@
 """What each command of the command line does: options in, engine calls, a table or JSON, an exit status out.
 
-Know before changing: results go to stdout, progress and complaints to stderr; a status of 0 promises that all of it is
+Invariant: results go to stdout, progress and complaints to stderr; a status of 0 promises that all of it is
 proved, so every command computes its status from the results and never from "no exception came". Each command imports
 what it runs itself, so that none waits for the modules of the others.
 """
@@ -24,7 +24,7 @@ from include.core.journal import journals_in
 from include.core.progress import OnProgress
 from include.plates.layout import PRESETS, check_layout, disambiguate, plates_from_csv
 from include.plates.models import GIB, MIB, ArchiveResult, ArchiveSettings, Layout, Outcome, Plate, PlatePlan, Verdict
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 if TYPE_CHECKING:
     from include.plates.restore_target import Sink
@@ -124,9 +124,9 @@ async def restore_files(options: Options) -> int:
                 states = await request_restore(manifests, cold, days=options.days, tier=options.tier)
             else:
                 states = await tarball_states(manifests, cold)
-            rows = [(s.key, s.warmth.value, s.storage_class, s.size_bytes) for s in states]
+            rows = [(s.key, s.status.value, s.storage_class, s.size_bytes) for s in states]
             _show(options, [], ("tarball", "state", "class", "bytes"), rows)
-            return 0 if all(state.warmth.value == "ready" for state in states) else 3
+            return 0 if all(state.status.value == "ready" for state in states) else 3
         wanted = select(manifests, parts=options.part, files=options.file)
         with screen.bars() as report:
             done = await restore(

@@ -1,7 +1,7 @@
 """Deletes a plate's archived objects: from the verified manifests, key by key, each under a guard, in journaled batches.
 
-Know before changing: before the plate's first deletion any difference voids the approval and nothing is deleted; after it,
-whatever is not in the manifest, or is no longer what was archived, is left alone and listed. Nothing here takes a prefix.
+Invariant: before the plate's first deletion any difference voids the approval and nothing is deleted; after it,
+whatever is not in the manifest, or is no longer what was archived, is kept and listed. Nothing here takes a prefix.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 from include.core.errors import ConflictingRequest, NotFound, RequestError, VerificationError
 from include.core.journal import PartJournal
 from include.core.progress import OnProgress, Progress, silent
+from include.plates.compare import ArchivedObject, compare, list_plate
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.layout import fill
 from include.plates.manifest import decode_manifest
 from include.plates.measurements import shared_parts
 from include.plates.models import DeleteOrder, Frozen, ManifestMember, Outcome, Phase, Retention, Verdict
-from include.plates.verify_evidence import list_plate
-from include.s3.bucket import Bucket, SourceObject
+from include.s3.bucket import Bucket
 from include.s3.guarded_delete import (
     AroundBatch,
     DeleteBatch,
@@ -39,6 +39,7 @@ from include.s3.guarded_delete import (
 )
 
 _DAY = 86_400.0
+_PROBE = b"Waybill asks whether this store honours conditional deletes.\n"
 
 
 async def delete_plate(
@@ -199,22 +200,11 @@ class _Deletion:
 
     async def check_source(self, members: Sequence[ManifestMember]) -> None:
         """Until the first deletion, the plate must be exactly what the manifests say."""
-        listed = await list_plate(self._verdict.plate, self._verdict.layout, self._source)
-        archived = {m.key: m for m in members if m.key is not None}
-        wrong = [f"{key!r} appeared" for key in sorted(listed.keys() - archived.keys())]
-        for key, member in sorted(archived.items()):
-            one = listed.get(key)
-            if one is None:
-                # Not listed is not gone: a listing may lag behind what HEAD sees.
-                there = await self._source.head(key)
-                if there is None or (there.etag, there.size) != (member.etag, member.size):
-                    wrong.append(f"{key!r} vanished")
-            elif _differs(one, member):
-                wrong.append(f"{key!r} changed")
-        if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        archived = [ArchivedObject(m.key, m.etag, m.size, m.version_id) for m in members if m.key is not None]
+        found = await compare(archived, self._verdict.plate, self._verdict.layout, self._source)
+        if found.sentence is not None:
             raise ApprovalVoid(
-                f"{self._verdict.tag} changed since it was approved ({', '.join(wrong[:5])}{more}). Nothing was deleted; "
+                f"{self._verdict.tag} changed since it was approved ({found.sentence}). Nothing was deleted; "
                 "verify again and ask again."
             )
 
@@ -250,7 +240,7 @@ class _Deletion:
         if any(target.by_version for target in targets) or await self._source.versioning():
             return DeleteGuard.HEAD  # versions and null versions mixed (suspended versioning): look at each
         prefix = fill(self._verdict.layout.backup_prefix, self._verdict.plate)
-        return await detect_conditional_delete(self._source, f"{prefix}{self._verdict.tag}_condition_probe")
+        return await detect_conditional_delete(self._source, f"{prefix}{self._verdict.tag}_condition_probe", _PROBE)
 
     # Deleting
 
@@ -328,11 +318,6 @@ class _Deletion:
 
     async def _note(self, row: dict[str, Any]) -> None:
         await asyncio.to_thread(self._journal.append, row)
-
-
-def _differs(listed: SourceObject, member: ManifestMember) -> bool:
-    other = (listed.etag, listed.size) != (member.etag, member.size)
-    return other or (listed.version_id is not None and listed.version_id != member.version_id)
 
 
 class DeleteReport(Frozen):

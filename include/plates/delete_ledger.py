@@ -1,7 +1,7 @@
 """One batch of deletions is one submission of the ledger: its intent before the first request, its outcomes after the last.
 
-The thing to know before changing it: a second deletion of the same batch does no harm. It hits exact versions, or objects
-whose ETag is still the archived one, and finds nothing where the first succeeded. So a doubt ends in looking, and sending
+Invariant: a second deletion of the same batch does no harm. It hits exact versions, or objects
+whose ETag is still the archived one, and finds nothing where the first succeeded. So one in doubt ends in looking, and sending
 again what is left.
 """
 
@@ -33,7 +33,7 @@ from include.s3.bucket import Bucket
 from include.s3.guarded_delete import DeleteBatch, KeyOutcome, Outcomes, Result, SendBatch
 
 SYSTEM, KIND = "plates", "delete"
-HARMLESS = "a deletion names exact versions or ETags, so its twin finds nothing to delete"
+HARMLESS = "a deletion names exact versions or ETags, so its duplicate finds nothing to delete"
 _LOOKS_AT_ONCE = 8
 _DOUBTS = 5
 

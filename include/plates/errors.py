@@ -1,6 +1,6 @@
 """What can go wrong with a plate beyond the core's errors; each class is one decision a caller has to take.
 
-Know before changing: `SourceChanged` means plan again, `ApprovalVoid` means verify and ask again, and neither may ever be
+Invariant: `SourceChanged` means plan again, `ApprovalVoid` means verify and ask again, and neither may ever be
 retried by itself.
 """
 

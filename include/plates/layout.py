@@ -1,7 +1,7 @@
 """Names: presets, prefixes, output keys, plates.csv, and the digest that names a volume's content.
 
-Know before changing: output names are what today's restore instructions type by hand (plates contract 1.4, 1.5), and a
-prefix always ends in "/", or plate 2058 would catch plate 20585's files (2.4).
+Invariant: output names are what today's restore instructions type by hand (docs/protocols/s3.md 1.4, 1.5), and a
+prefix always ends in "/", or plate 2058 would catch plate 20585's files (docs/protocols/s3.md 1.7, 2.5).
 
 A tarball over the volume size is split on member boundaries, by *uncompressed* size, since only that is known before
 anything is read: `NAME.tar.gz` alone, else `NAME.001-of-003.tar.gz`, `NAME.002-of-003.tar.gz` ... Each volume is a
@@ -19,8 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from include.core.errors import RequestError
-from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, Tarball
-from include.s3.bucket import SourceObject
+from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, SourceObject, Tarball
 
 BROAD2018 = Layout(
     name="broad2018",
@@ -124,7 +123,7 @@ def tag_of(layout: Layout, plate: Plate) -> str:
 
 
 def plates_from_csv(text: str, *, project: str, batch: str, source: str = "") -> list[Plate]:
-    """The rows of a plates.csv (header `plate_id,plate_id_full`), told apart. Raises RequestError with every fault."""
+    """The rows of a plates.csv (header `plate_id,plate_id_full`), disambiguated. Raises RequestError with every fault."""
     reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
     if [name.strip() for name in reader.fieldnames or []] != ["plate_id", "plate_id_full"]:
         raise RequestError("plates.csv begins with the header plate_id,plate_id_full")

@@ -1,6 +1,6 @@
 """Writes and reads manifests: JSON Lines in zstd, the head, then the frames, then one line per member.
 
-Know before changing: the bytes are a pure function of the archive (no clock), because a crash between tarball and manifest
+Invariant: the bytes are a pure function of the archive (no clock), because a crash between tarball and manifest
 is healed by writing the same manifest again. The verifier has a reader of its own and must not use this one.
 """
 

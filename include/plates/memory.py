@@ -1,6 +1,6 @@
 """Keeps the process's memory at what is in use, on glibc.
 
-Know before changing: left alone, glibc moves the size from which on it asks the system for memory, and a heap grows that
+Invariant: by itself, glibc moves the size from which on it asks the system for memory, and a heap grows that
 fragments and is not given back. Both settings here are measured (docs/figures.md has the peaks). Uncompressed, what is
 read is sent as it is, in blocks of like sizes, which a heap serves again and again without a page fault: 8 MiB (with 16, a
 plate of large images took 100 MB more). With compression, blocks of all sizes come and go: 1 MiB. Elsewhere than on glibc

@@ -1,6 +1,6 @@
 """What travels between the steps: plate, layout, plan, manifest rows, verdict, reports. All frozen.
 
-Know before changing: everything that reaches `volume_digest` (layout.py) or a manifest row is a stored format that
+Invariant: everything that reaches `volume_digest` (layout.py) or a manifest row is a stored format that
 archives written years ago are checked against; add fields with defaults, never rename.
 """
 
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from include.s3.bucket import SourceObject
+if TYPE_CHECKING:
+    from include.s3.bucket import ListedObject
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -91,6 +92,29 @@ class PartSummary(Frozen):
     shared: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One object of a plate as the listing showed it, with the part that it belongs to. `modified` in epoch seconds (UTC)."""
+
+    key: str
+    size: int
+    etag: str
+    modified: int
+    part: str
+    version_id: str | None = None
+    storage_class: str | None = None
+    checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
+
+    @classmethod
+    def of(cls, listed: ListedObject, part: str) -> SourceObject:
+        key, size, etag, modified, version_id, storage_class, checksum = listed
+        return cls(key, size, etag, modified, part, version_id, storage_class, checksum)
+
+    @property
+    def is_marker(self) -> bool:
+        return self.key.endswith("/")
+
+
 class VolumePlan(Frozen):
     """One tarball object to be: its key, its objects in member order, the digest that names its content."""
 
@@ -133,7 +157,10 @@ class PlatePlan(Frozen):
 
 @dataclass(frozen=True, slots=True)
 class ManifestMember:
-    """One tar member. Offsets are into the uncompressed tar; `frames` is (offset, length, raw_offset) of the stored bytes.
+    """One tar member. Offsets are into the uncompressed tar.
+
+    `parts` (first and last upload part) and `frame` (offset, length, raw_offset of the stored bytes) are of the written
+    format: a reader without Waybill finds a single file by them, and a manifest that is healed must have the same bytes.
 
     `key` is None for a folder that no object stands for. `sha256` is None only for a member copied inside the store.
     """
@@ -214,7 +241,6 @@ class VolumeResult(Frozen):
     manifest_sha256: str
     sent_parts: int
     resumed_parts: int
-    overwrite_guard: str
     md5: str | None
     notes: tuple[str, ...] = ()
 
@@ -234,7 +260,7 @@ class Outcome(StrEnum):
 
 
 class Check(Frozen):
-    """One of V1 to V5: `detail` says how it was proved, or what is wrong."""
+    """One of V1 to V5 (docs/faults.md): `detail` says how it was proved, or what is wrong."""
 
     name: str
     outcome: Outcome

@@ -1,6 +1,6 @@
 """Plans a plate: lists its parts, finds everything that would go wrong later, and fixes the bytes that will be stored.
 
-Know before changing: a plan holds *problems* rather than raising on the first, so that a person sees all of them at once;
+Invariant: a plan holds *problems* rather than raising on the first, so that a person sees all of them at once;
 only what would make the listing itself wrong (an empty id is a prefix of the whole batch) is refused outright. The plan is
 a pure function of the listing: no clock, no randomness.
 """
@@ -19,10 +19,10 @@ from include.core.progress import OnProgress, Progress, silent
 from include.plates.layout import check_layout, fill, problems_of, tag_of, tarball_key, volume_digest
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
-from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, VolumePlan
+from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
 from include.plates.request import BackupRequest
 from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
-from include.s3.bucket import Bucket, Head, SourceObject
+from include.s3.bucket import Bucket, Head
 from include.s3.errors import ColdObject, SourceChanged
 
 PLAN_METADATA = "waybill-plan-sha256"
@@ -88,7 +88,7 @@ async def plan_plate(
 async def list_part(plate: Plate, part: Part, source: Bucket, *, versions: bool) -> list[SourceObject]:
     """All current objects of one of a plate's folders, folder markers included, by UTF-8 key."""
     prefix = fill(part.prefix, plate)
-    found = [row async for row in source.objects_under(prefix, part.name, versions=versions)]
+    found = [SourceObject.of(row, part.name) async for row in source.objects_under(prefix, versions=versions)]
     return sorted(found, key=lambda row: row.key.encode())
 
 
@@ -217,7 +217,7 @@ async def _existing(
     base = fill(layout.archive_prefix, plate) + tag_of(layout, plate)
     kinds = "|".join(re.escape(tarball.name) for tarball in layout.tarballs)
     pattern = re.compile(re.escape(base) + rf"_({kinds})(\.\d+-of-\d+)?\.tar(\.gz|\.zst)?")
-    found = [o.key async for o in archive.objects_under(base + "_", "", versions=False) if pattern.fullmatch(o.key)]
+    found = [o.key async for o in archive.objects_under(base + "_", versions=False) if pattern.fullmatch(o.key)]
     digests = {volume.key: volume.digest for volume in volumes}
     clashes = []
     for key in found:

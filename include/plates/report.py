@@ -1,4 +1,4 @@
-"""What a run on plates tells: how each plate ended and why, totals, outcome, remedy."""
+"""The summary of a run on plates: how each plate ended and why, totals, outcome, remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KEPT_FINE = ("verified", "rejected", "planned")
 _GONE = ("deleted", "marked")
 
 
-def _told(approval: dict[str, Any]) -> dict[str, Any]:
+def approval_summary(approval: dict[str, Any]) -> dict[str, Any]:
     """Who answered what, when, to which question; or why the answer does not count."""
     answer = approval.get("answer") or {}
     person = (answer.get("responded_by_user") or {}).get("id")
@@ -59,7 +59,7 @@ def _deletion(delete: dict[str, Any], purge: dict[str, Any], approval: dict[str,
         return "partly deleted", f"{len(left)} objects were left: {', '.join(left[:5])}"
     if delete.get("state") == "done":
         unknown = delete["unknown"]
-        more = f"; {len(unknown)} newer objects were left alone: {', '.join(unknown[:5])}" if unknown else ""
+        more = f"; {len(unknown)} newer objects were kept: {', '.join(unknown[:5])}" if unknown else ""
         if delete["phase"] == "delete":
             return "deleted", f"{delete['deleted']} objects {delete['guard']}{more}"
         return _purged(delete, purge, more)

@@ -1,6 +1,6 @@
 """What a caller may ask of plate_backup and plate_restore: the form, the check, and the documentation of both.
 
-Know before changing: the SOP's names stay (project, batch, plates.csv with plate_id,plate_id_full), nothing is deleted
+Invariant: the SOP's names stay (project, batch, plates.csv with plate_id,plate_id_full), nothing is deleted
 unless parts are named, and who may approve is no field: a caller must not choose the judge.
 """
 
@@ -93,7 +93,7 @@ class PlatesRequest(Request):
             raise RequestError([f"part_prefixes: {printable(e.get('input'))}: {e['msg']}" for e in faults]) from None
 
     def plates_used(self, document: bytes | None) -> list[Plate]:
-        """The plates, told apart; `document` is what plates_uri holds. Raises RequestError with every fault."""
+        """The plates, disambiguated; `document` is what plates_uri holds. Raises RequestError with every fault."""
         ids = {"project": self.project, "batch": self.batch, "source": self.source}
         if document is None:
             plates = disambiguate(Plate.model_validate({**ids, **row.model_dump()}) for row in self.plates or [])
@@ -197,9 +197,9 @@ class RestoreRequest(PlatesRequest):
         "", description="Restore below this prefix of the live bucket; by default files get their own keys back."
     )
     overwrite: bool = pydantic.Field(False, description="Replace what is there and differs. Otherwise it is refused.")
-    days: int = pydantic.Field(7, ge=1, le=365, description="How long cold storage keeps the warm copy.")
+    days: int = pydantic.Field(7, ge=1, le=365, description="How long cold storage keeps the restored copy.")
     tier: Literal["Standard", "Bulk", "Expedited"] = pydantic.Field(
-        "Standard", description="How fast, and how dear, cold storage answers."
+        "Standard", description="Retrieval tier: speed against cost."
     )
     wait_hours: float = pydantic.Field(72, gt=0, le=240, description="How long to wait for cold storage.")
     poll_seconds: float = pydantic.Field(600, ge=1, le=3600, description="Longest pause between two looks.")

@@ -1,6 +1,6 @@
 """Gives a plate back: asks cold storage for its tarballs, then whole plates, parts or single files by ranged reads.
 
-Know before changing: only the frames (or bytes) that hold the wanted members are read; each file's SHA-256 must be the
+Invariant: only the frames (or bytes) that hold the wanted members are read; each file's SHA-256 must be the
 manifest's before it gets its name; and nothing that exists is overwritten unless the caller says so.
 """
 
@@ -29,7 +29,7 @@ from include.plates.models import MIB, Frame, Frozen, Layout, Manifest, Manifest
 from include.plates.restore_target import Sink
 from include.s3.bucket import Bucket, Head
 from include.s3.checksums import Digester, plain_md5, whole_checksum
-from include.s3.errors import ArchiveExists, ColdObject
+from include.s3.errors import ColdObject, ObjectExists
 
 _RANGE = 8 * MIB
 _FRAMES_KEPT = 6
@@ -47,7 +47,7 @@ class RestoreStatus(StrEnum):
 @dataclass(frozen=True, slots=True)
 class TarballState:
     key: str
-    warmth: RestoreStatus
+    status: RestoreStatus
     size_bytes: int
     storage_class: str
 
@@ -83,7 +83,7 @@ async def find_manifests(plate: Plate, layout: Layout, archive: Bucket) -> list[
     base = fill(layout.archive_prefix, plate) + tag_of(layout, plate)
     kinds = "|".join(re.escape(tarball.name) for tarball in layout.tarballs)
     pattern = re.compile(re.escape(base) + rf"_({kinds})(\.\d+-of-\d+)?\.manifest\.jsonl\.zst")
-    keys = [o.key async for o in archive.objects_under(base + "_", "", versions=False) if pattern.fullmatch(o.key)]
+    keys = [o.key async for o in archive.objects_under(base + "_", versions=False) if pattern.fullmatch(o.key)]
     if not keys:
         raise NotFound(f"no manifest lies under s3://{archive.name}/{base}_...: the plate is not archived there")
     return [await read_manifest(archive, key) for key in sorted(keys)]
@@ -95,7 +95,7 @@ def select(
     """The wanted members: all, or those of some parts, or those that `files` name.
 
     A file is named by its key, by the end of its key after a slash, or by a pattern over the key (`*/Images/r01*`).
-    Raises NotFound naming every wish that nothing matches.
+    Raises NotFound naming every name that nothing matches.
     """
     held = [(manifest, member) for manifest in manifests for member in manifest.members if member.key is not None]
     known = {member.part for _, member in held}
@@ -126,8 +126,8 @@ def _state(key: str, head: Head | None) -> TarballState:
     if head is None:
         return TarballState(key, RestoreStatus.MISSING, 0, "")
     ongoing = 'ongoing-request="true"' in (head.restore or "")
-    warmth = RestoreStatus.RESTORING if ongoing else RestoreStatus.COLD if head.cold else RestoreStatus.READY
-    return TarballState(key, warmth, head.size, head.storage_class or "STANDARD")
+    status = RestoreStatus.RESTORING if ongoing else RestoreStatus.COLD if head.cold else RestoreStatus.READY
+    return TarballState(key, status, head.size, head.storage_class or "STANDARD")
 
 
 async def request_restore(
@@ -135,23 +135,23 @@ async def request_restore(
 ) -> list[TarballState]:
     """Asks cold storage for every tarball that is cold and not asked for yet; gives the states afterwards.
 
-    Safe to repeat. `days` is how long the warm copy stays (not for Intelligent-Tiering, which keeps it warm).
+    Safe to repeat. `days` is how long the restored copy stays (not for Intelligent-Tiering, which keeps it).
     """
     if tier not in ("Standard", "Bulk", "Expedited") or days < 1:
         raise RequestError("tier is Standard, Bulk or Expedited, and days at least 1")
     for manifest in manifests:
         key = manifest.head.key
         head = await archive.head(key)
-        if _state(key, head).warmth is not RestoreStatus.COLD or head is None:
+        if _state(key, head).status is not RestoreStatus.COLD or head is None:
             continue
-        wish: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier}}
+        asked: dict[str, Any] = {"GlacierJobParameters": {"Tier": tier}}
         if head.archive is None:
-            wish["Days"] = days
+            asked["Days"] = days
         try:
             where = {"Bucket": archive.name, "Key": key}
-            await archive.access.call("restore_object", f"restore of {key}", **where, RestoreRequest=wish)
+            await archive.access.call("restore_object", f"restore of {key}", **where, RestoreRequest=asked)
         except RemoteError:
-            if _state(key, await archive.head(key)).warmth is RestoreStatus.COLD:
+            if _state(key, await archive.head(key)).status is RestoreStatus.COLD:
                 raise  # otherwise somebody asked between our HEAD and our request
     return await tarball_states(manifests, archive)
 
@@ -213,7 +213,7 @@ async def _restore_one(reader: TarballReader, member: ManifestMember, sink: Sink
         digester = Digester(md5=member.sha256 is None and plain_md5(member.etag), stored=stored[0] if stored else None)
         async with aclosing(reader.content(member, digester)) as chunks:
             await sink.write(member, chunks, lambda: _check(member, digester), overwrite=overwrite)
-    except ArchiveExists as error:
+    except ObjectExists as error:
         return FileOutcome(key, member.size, Restored.REFUSED, str(error))
     except (ColdObject, RequestError):
         raise

@@ -1,6 +1,6 @@
-"""Where restored files go: a bucket or a folder. Both keep what is there unless told otherwise.
+"""Where restored files go: a bucket or a folder. Both keep what is there unless overwriting is asked for.
 
-Know before changing: bytes become visible under their name only after their checksum was found right: `check` is called
+Invariant: bytes become visible under their name only after their checksum was found right: `check` is called
 when all bytes have passed and before anything is completed, renamed or linked.
 """
 
@@ -11,13 +11,15 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
-from include.core.errors import RequestError, VerificationError, WaybillError
+from include.core.errors import RequestError
 from include.plates.models import MIB, ManifestMember
 from include.s3.bucket import Bucket
-from include.s3.errors import ArchiveExists
+from include.s3.errors import ObjectExists
+from include.s3.multipart import PartDone, Upload
 
 _PART = 16 * MIB
 
@@ -33,7 +35,7 @@ class Sink(Protocol):
     async def write(
         self, member: ManifestMember, chunks: Chunks, check: Callable[[], None], *, overwrite: bool
     ) -> None:
-        """Writes a file. Raises ArchiveExists where one came into being meanwhile and `overwrite` is not set."""
+        """Writes a file. Raises ObjectExists where one came into being meanwhile and `overwrite` is not set."""
 
 
 class FolderSink:
@@ -90,7 +92,7 @@ def _publish(file: IO[bytes], partial: Path, path: Path, modified: int, overwrit
     try:
         path.hardlink_to(partial)  # unlike rename, this never replaces what is there
     except FileExistsError:
-        raise ArchiveExists(f"{path} exists; nothing was overwritten") from None
+        raise ObjectExists(f"{path} exists; nothing was overwritten") from None
 
 
 def _same_file(path: Path, member: ManifestMember) -> bool:
@@ -128,51 +130,14 @@ class BucketSink:
             else:
                 await self._bucket.put_new(key, data)
             return
-        await self._multipart(key, chunks, check, overwrite=overwrite)
-
-    async def _multipart(self, key: str, chunks: Chunks, check: Callable[[], None], *, overwrite: bool) -> None:
-        call = self._bucket.access.call
-        where = {"Bucket": self._bucket.name, "Key": key}
-        upload = (await call("create_multipart_upload", f"upload of {key}", **where))["UploadId"]
+        upload: Upload[PartDone] = Upload(self._bucket, key, overwrite=overwrite)
         try:
-            parts = await self._send(where | {"UploadId": upload}, chunks)
+            await upload.begin()
+            async with aclosing(upload.send_stream(chunks, _PART)) as sent:
+                async for part in sent:
+                    await upload.finished(part)
             check()
-            if not overwrite and await self._bucket.head(key) is not None:
-                raise ArchiveExists(f"s3://{self._bucket.name}/{key} exists; nothing was overwritten")
-            condition = {} if overwrite else {"IfNoneMatch": "*"}
-            joined = {"UploadId": upload, "MultipartUpload": {"Parts": parts}, **condition}
-            await call("complete_multipart_upload", f"completing {key}", **where, **joined)
+            await upload.complete()
         except BaseException:
-            await asyncio.shield(_abort(self._bucket, where | {"UploadId": upload}))
+            await asyncio.shield(upload.abort())
             raise
-
-    async def _send(self, where: dict[str, Any], chunks: Chunks) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = []
-        body = bytearray()
-        size = _PART
-        async for chunk in chunks:
-            body += chunk
-            while len(body) >= size:
-                parts.append(await self._part(where, len(parts) + 1, bytes(body[:size])))
-                del body[:size]
-                # Growing parts: 10,000 of them hold any object without its size being known here.
-                size = _PART * (1 + len(parts) // 500)
-        if body or not parts:
-            parts.append(await self._part(where, len(parts) + 1, bytes(body)))
-        return parts
-
-    async def _part(self, where: dict[str, Any], number: int, body: bytes) -> dict[str, Any]:
-        what = f"part {number} of {where['Key']}"
-        answer = await self._bucket.access.call("upload_part", what, **where, PartNumber=number, Body=body)
-        etag = str(answer["ETag"]).strip('"')
-        plain = len(etag) == 32 and "ServerSideEncryption" not in answer
-        if plain and etag != hashlib.md5(body, usedforsecurity=False).hexdigest():
-            raise VerificationError(f"{what} arrived changed")
-        return {"PartNumber": number, "ETag": answer["ETag"]}
-
-
-async def _abort(bucket: Bucket, where: dict[str, Any]) -> None:
-    try:
-        await bucket.access.call("abort_multipart_upload", f"aborting {where['Key']}", **where)
-    except WaybillError:
-        pass  # the bucket's lifecycle rule sweeps what is left

@@ -1,6 +1,6 @@
-"""The SOP's own documents, byte for byte, for tools and habits that still expect them (plates contract 1.4, 1.6).
+"""The SOP's own documents, byte for byte, for tools and habits that still expect them (docs/protocols/s3.md 1.4, 1.6).
 
-Know before changing: the formats' weaknesses (a name is cut at its first space) are part of the format; nothing in
+Invariant: the formats' weaknesses (a name is cut at its first space) are part of the format; nothing in
 Waybill decides anything by these files. `sort` is that of the C locale, times are UTC.
 """
 
@@ -10,8 +10,7 @@ import datetime
 import shlex
 from collections.abc import Iterable
 
-from include.plates.models import PlatePlan
-from include.s3.bucket import SourceObject
+from include.plates.models import PlatePlan, SourceObject
 
 
 def untrimmed_s3(objects: Iterable[SourceObject]) -> str:

@@ -1,7 +1,8 @@
 """Tar headers as pure functions, and where each member lies in a volume's uncompressed bytes.
 
-Know before changing: these bytes must not depend on clock, locale, user or Python version; a crashed upload is continued
-on the strength of that. ustar where it can say it, PAX only where it cannot (long or non-ASCII name, over 8 GiB).
+Invariant: these bytes must not depend on clock, locale, user or Python version; a crashed upload is continued
+on the strength of that. ustar where it can say it, PAX only where it cannot (long or non-ASCII name, over 8 GiB;
+docs/protocols/s3.md 5.4).
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from include.plates.layout import member_name
-from include.plates.models import Layout
-from include.s3.bucket import SourceObject
+from include.plates.models import Layout, SourceObject
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)
@@ -39,10 +39,6 @@ class PlannedMember:
     @property
     def end(self) -> int:
         return self.data_end + padding(self.size)
-
-    @property
-    def copyable(self) -> bool:
-        return self.source is not None and not self.source.is_marker
 
 
 def padding(size: int) -> int:

@@ -1,7 +1,7 @@
-"""Proves a stored archive, or says exactly what is not proved: invariants V1 to V5 of the plates contract (2.5).
+"""Proves a stored archive, or says exactly what is not proved: checks V1 to V5 of docs/faults.md.
 
-Know before changing: nothing here trusts the archiver's process; everything is read from the two buckets, and the tarball
-is read whole, from the store, by a parser of its own (tarcheck.py). Three outcomes, never two: what could not be looked
+Invariant: nothing here trusts the archiver's process; everything is read from the two buckets, and the tarball
+is read whole, from the store, by a parser of its own (verify_tar.py). Three outcomes, never two: what could not be looked
 at is unverifiable, not wrong and never right.
 """
 
@@ -20,16 +20,15 @@ from include.core.concurrency import prefetch
 from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
 from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
+from include.plates.compare import ArchivedObject, compare
 from include.plates.layout import fill, problems_of, tag_of
 from include.plates.models import Check, Layout, Outcome, Plate, Verdict, VolumeProof
 from include.plates.verify_evidence import (
     Evidence,
     base64_of,
     checksum_agrees,
-    list_plate,
     parse_manifest,
     plan_digest,
-    unchanged,
 )
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
 from include.s3.bucket import Bucket, Head
@@ -91,7 +90,7 @@ class _Verification:
     async def volumes(self) -> None:
         """Finds and checks every volume of every tarball of the layout."""
         base = fill(self._layout.archive_prefix, self._plate) + self._tag
-        keys = [one.key async for one in self._archive.objects_under(base + "_", "", versions=False)]
+        keys = [one.key async for one in self._archive.objects_under(base + "_", versions=False)]
         for tarball in self._layout.tarballs:
             pattern = re.compile(re.escape(f"{base}_{tarball.name}") + r"(?:\.(\d+)-of-(\d+))?\.manifest\.jsonl\.zst")
             named = [(key, match) for key in keys if (match := pattern.fullmatch(key))]
@@ -279,7 +278,7 @@ class _Verification:
         self.say("V2", Outcome.VERIFIED, f"{volume.key}: {detail}")
 
     async def _is_encrypted(self, key: str, version_id: str | None) -> bool:
-        """With SSE-KMS or SSE-C an ETag looks like an MD5 and is none."""
+        """With SSE-KMS or SSE-C an ETag looks like an MD5 and is none (docs/protocols/s3.md 2.1)."""
         there = await self._source.head(key, version_id)
         return there is not None and there.encryption not in (None, "AES256")
 
@@ -294,24 +293,25 @@ class _Verification:
                 "the manifests do not cover the plate, so there is nothing to compare it with",
             )
             return
-        rows = {row["key"]: row for volume in self._done for row in volume.rows if row.get("key") is not None}
-        listed = await list_plate(self._plate, self._layout, self._source)
-        extra = sorted(listed.keys() - rows.keys())
-        changed = sorted(key for key in listed.keys() & rows.keys() if not unchanged(listed[key], rows[key]))
-        vanished: list[str] = []
-        lagging: list[str] = []
-        for key in sorted(rows.keys() - listed.keys()):
-            # A listing may lag behind: only HEAD says that an object is gone.
-            there = await self._source.head(key, rows[key].get("version_id"))
-            gone = there is None or there.etag != rows[key]["etag"]
-            (vanished if gone else lagging).append(key)
-        wrong = [_some(extra, "appeared"), _some(changed, "changed"), _some(vanished, "vanished")]
+        archived = [
+            ArchivedObject(row["key"], row.get("etag"), row["size"], row.get("version_id"))
+            for volume in self._done
+            for row in volume.objects
+        ]
+        found = await compare(archived, self._plate, self._layout, self._source)
+        wrong = [
+            _some(found.appeared, "appeared"),
+            _some(found.changed, "changed"),
+            _some(found.vanished, "vanished"),
+        ]
         if any(wrong):
             self.say("V1", Outcome.MISMATCH, "since the plan, " + "; ".join(filter(None, wrong)))
-        elif lagging:
-            self.say("V1", Outcome.UNVERIFIABLE, _some(lagging, "are there but are not listed; try again later"))
+        elif found.not_listed:
+            self.say(
+                "V1", Outcome.UNVERIFIABLE, _some(found.not_listed, "are there but are not listed; try again later")
+            )
         else:
-            self.say("V1", Outcome.VERIFIED, f"{len(listed)} objects listed again, none new, gone or changed")
+            self.say("V1", Outcome.VERIFIED, f"{found.listed} objects listed again, none new, gone or changed")
 
     # The outcome
 
@@ -319,7 +319,7 @@ class _Verification:
         checks = tuple(_check(name, self._checks[name]) for name in self._checks)
         outcomes = {check.outcome for check in checks}
         outcome = next((o for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE) if o in outcomes), Outcome.VERIFIED)
-        rows = [row for volume in self._done for row in volume.rows if row.get("key") is not None]
+        rows = [row for volume in self._done for row in volume.objects]
         lines = "".join(f"{volume.manifest_key} {volume.manifest_sha256}\n" for volume in self._done)
         return Verdict(
             plate=self._plate,
@@ -349,7 +349,7 @@ class _Verification:
             for volume in self._done:
                 base = volume.manifest_key.removesuffix(".manifest.jsonl.zst")
                 await self._archive.put_new(base + ".md5", listings.md5_line(volume.md5, volume.key.rsplit("/", 1)[-1]))
-            rows = [row for volume in self._done for row in volume.rows if row.get("key") is not None]
+            rows = [row for volume in self._done for row in volume.objects]
             objects = [(row["key"], row.get("version_id"), row.get("etag") or "") for row in rows]
             await self._source.put(key, listings.delete_script(self._source.name, objects).encode())
         except WaybillError:

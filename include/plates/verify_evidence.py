@@ -1,7 +1,7 @@
 """What the verifier knows of a tarball: its manifest's raw lines, read by code of its own, and what was found on the store.
 
-Know before changing: like tarcheck.py this may not import the archiver's writers and readers (manifests, tarformat,
-reading). The formats it reads are described where they are written.
+Invariant: like verify_tar.py this may not import the archiver's writers and readers (manifest, tar_format,
+volume_reader). The formats it reads are described where they are written.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from typing import Any
 import zstandard
 
 from include.core.errors import VerificationError
-from include.plates.layout import fill
-from include.plates.models import Layout, Plate
 from include.plates.verify_tar import Found
-from include.s3.bucket import Bucket, Head, SourceObject
+from include.s3.bucket import Head
 
 
 @dataclass
@@ -38,21 +36,10 @@ class Evidence:
     found: list[Found] = field(default_factory=list)
     seen_frames: Sequence[tuple[int, int, int, int]] = ()
 
-
-async def list_plate(plate: Plate, layout: Layout, source: Bucket) -> dict[str, SourceObject]:
-    """Every current object of the plate by key. Not the planner's code: the verifier looks for itself."""
-    versions = bool(await source.versioning())
-    found: dict[str, SourceObject] = {}
-    for part in layout.parts:
-        async for one in source.objects_under(fill(part.prefix, plate), part.name, versions=versions):
-            found[one.key] = one
-    return found
-
-
-def unchanged(listed: SourceObject, row: Mapping[str, Any]) -> bool:
-    """Whether a listed object is still the archived one: ETag, size, and the version where there are versions."""
-    same = (listed.etag, listed.size) == (row.get("etag"), row["size"])
-    return same and (listed.version_id is None or listed.version_id == row.get("version_id"))
+    @property
+    def objects(self) -> list[Mapping[str, Any]]:
+        """The rows of members that an object stands for: all but folders."""
+        return [row for row in self.rows if row.get("key") is not None]
 
 
 def parse_manifest(key: str, data: bytes) -> Evidence:

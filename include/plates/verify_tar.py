@@ -1,6 +1,6 @@
 """The verifier's own reading of a stored tarball: unpacks frames, parses tar, hashes members. Knows nothing of the writer.
 
-Know before changing: this file must never import the archiver's code (tarformat, cutting, reading, manifests): a mistake
+Invariant: this file must never import the archiver's code (tar_format, volume_parts, volume_reader, manifest): a mistake
 shared by both would prove itself. It is stricter than tar: every byte of the object must be accounted for.
 """
 

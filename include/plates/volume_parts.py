@@ -1,8 +1,9 @@
 """Cuts a volume into upload parts, and its bytes into compressed groups.
 
-Know before changing: without compression the cut is known before anything is read. With compression a part ends with the
+Invariant: without compression the cut is known before anything is read. With compression a part ends with the
 first group that brings it to `part_bytes`, so it depends on the content only; the journal says where each part began, and
-`codec_name` is in the journal because another codec would cut elsewhere. Every part but the last has at least 5 MiB.
+`codec_name` is in the journal because another codec would cut elsewhere. Every part but the last has at least 5 MiB
+(docs/protocols/s3.md 3.1).
 
 gzip of levels 1 to 3 is ISA-L's, which is ten times faster than zlib on camera noise and packs it as well; what it writes
 may depend on the processor's instruction sets, so these are part of its name.
@@ -22,9 +23,8 @@ import isal
 import zstandard
 from isal import isal_zlib
 
-from include.plates.models import GIB, MIB, ArchiveSettings, Compression
+from include.plates.models import GIB, MIB, ArchiveSettings, Compression, SourceObject
 from include.plates.tar_format import PlannedMember
-from include.s3.bucket import SourceObject
 from include.s3.checksums import plain_md5, whole_checksum
 
 MIN_PART = 5 * MIB
@@ -127,5 +127,5 @@ def _processor() -> str:
     except OSError:
         lines = []
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), None)
-    told = " ".join(sorted(flags)) if flags else f"{platform.machine()} {platform.processor()}"
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
+    named = " ".join(sorted(flags)) if flags else f"{platform.machine()} {platform.processor()}"
+    return hashlib.sha256(named.encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
 """Produces a volume's uncompressed bytes, in order, from the source objects; hashes every member on the way.
 
-Know before changing: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
+Invariant: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
 where its last byte is produced, so a member that began in a finished part is read from its start again (and not sent).
 Every read names the ETag that was listed; a digest that contradicts the source's ETag or checksum stops the volume.
 """
@@ -16,9 +16,9 @@ from typing import Any
 
 from include.core.concurrency import prefetch
 from include.core.errors import VerificationError
-from include.plates.models import MIB
+from include.plates.models import MIB, SourceObject
 from include.plates.tar_format import END_MARKER, PlannedMember, header, padding
-from include.s3.bucket import Bucket, Buffer, SourceObject
+from include.s3.bucket import Bucket, Buffer
 from include.s3.checksums import Digester, Digests, plain_md5, whole_checksum
 
 FETCH_BYTES = 12 * MIB
@@ -143,7 +143,7 @@ class VolumeReader:
         )
 
     async def _judge(self, member: PlannedMember, digests: Digests) -> ReadMember:
-        """Compares what was read with what the source says of itself (invariant V2)."""
+        """Compares what was read with what the source says of itself (docs/faults.md, V2)."""
         source = member.source
         etag_is_md5 = digests.md5 is not None
         if source is not None:
@@ -154,7 +154,7 @@ class VolumeReader:
                 raise VerificationError(f"{source.key}: the bytes read have another {stored[0]} than the store holds")
             if digests.md5 is not None and digests.md5 != source.etag:
                 head = await self._source.head(source.key, source.version_id)
-                # With SSE-KMS and SSE-C an ETag looks like an MD5 and is none; with SSE-S3 it is one.
+                # With SSE-KMS and SSE-C an ETag looks like an MD5 and is none (docs/protocols/s3.md 2.1).
                 if head is None or head.encryption in (None, "AES256"):
                     raise VerificationError(f"{source.key}: the MD5 of the bytes read is not the listed ETag")
                 etag_is_md5 = False

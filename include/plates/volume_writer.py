@@ -1,6 +1,6 @@
 """Writes one volume: reads, compresses, cuts and sends it, within a fixed amount of memory.
 
-Know before changing: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
+Invariant: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
 part holds a slot from its first byte on until it is on the store and in the journal: with the bytes read ahead
 (reading.py) and the groups being compressed that is the whole memory bound. Uncompressed bytes are never copied here.
 """
@@ -8,60 +8,28 @@ part holds a slot from its first byte on until it is on the store and in the jou
 from __future__ import annotations
 
 import asyncio
-import bisect
 import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from include.core.concurrency import stop
 from include.core.errors import VerificationError
 from include.core.journal import PartJournal
 from include.core.progress import OnProgress, Progress
 from include.plates import volume_parts as cutting
-from include.plates.models import ArchiveSettings, Frame, VolumePlan
+from include.plates.models import ArchiveSettings, VolumePlan
 from include.plates.tar_format import PlannedMember
 from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
+from include.plates.volume_upload import VolumePart, Written, frame_table, upload_of
 from include.s3 import checksums
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, crc64nvme, decode, encode
 from include.s3.errors import SourceChanged
-from include.s3.multipart import PartDone, Upload
 from include.s3.pieces import Pieces
 
 _CODEC_THREADS = 2
-
-
-@dataclass(frozen=True)
-class Written:
-    """What writing a volume learned. `single` holds the whole volume where it is one part, not sent yet."""
-
-    single: bytes | None
-    stored_bytes: int
-    crc64nvme: str | None
-    frames: tuple[Frame, ...]
-    read: Mapping[int, ReadMember]
-    sent: int
-    parts: int
-    md5: str | None
-    part_starts: tuple[int, ...] = ()
-
-    def parts_of(self, member: PlannedMember) -> tuple[int, int]:
-        """First and last upload part that hold the member, header included."""
-        last = max(member.data_end - 1, member.header_offset)
-        return bisect.bisect_right(self.part_starts, member.header_offset), bisect.bisect_right(self.part_starts, last)
-
-    def frame_of(self, member: PlannedMember) -> tuple[int, int, int] | None:
-        """(offset, length, raw offset) of the stored bytes that hold the member, header included."""
-        if not self.frames:
-            return None
-        first = bisect.bisect_right(self.frames, member.header_offset, key=lambda f: f.raw_offset) - 1
-        last = bisect.bisect_left(
-            self.frames, max(member.data_end, member.header_offset + 1), key=lambda f: f.raw_offset
-        )
-        start, end = self.frames[first], self.frames[last - 1]
-        return start.offset, end.offset + end.length - start.offset, start.raw_offset
 
 
 @dataclass(slots=True)
@@ -98,7 +66,7 @@ class VolumeWriter:
         archive: Bucket,
         journal: PartJournal,
         *,
-        room: InFlightLimits,
+        limits: InFlightLimits,
         on_progress: OnProgress,
     ):
         self._volume = volume
@@ -115,9 +83,9 @@ class VolumeWriter:
             "codec": cutting.codec_name(settings.compression, settings.level),
             "copy_from": settings.copy_from_bytes,
         }
-        self.upload = Upload(archive, volume.key, volume.digest, chosen, journal)
+        self.upload = upload_of(archive, volume.key, volume.digest, chosen, journal)
         self._on_progress = on_progress
-        self._room = room
+        self._limits = limits
         self._held = 0
         self._buffers: asyncio.LifoQueue[bytearray | None] = asyncio.LifoQueue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +103,7 @@ class VolumeWriter:
         for _ in range(_CODEC_THREADS + 1):
             self._buffers.put_nowait(None)  # made on first use: a small volume needs one
         try:
-            async with self._room.reading:
+            async with self._limits.reading:
                 single = await self._send_missing()
             await self._drain()
         except Exception:
@@ -152,12 +120,12 @@ class VolumeWriter:
         return self._written(single)
 
     async def _take_slot(self) -> None:
-        await self._room.slots.acquire()
+        await self._limits.slots.acquire()
         self._held += 1
 
     def _give_slot(self) -> None:
         self._held -= 1
-        self._room.slots.release()
+        self._limits.slots.release()
 
     async def _send_missing(self) -> bytes | None:
         if self._codec is None:
@@ -238,7 +206,16 @@ class VolumeWriter:
         done = await self.upload.copy(part.number, self._source, source.key, source.etag, source.version_id, span)
         await self._unchanged(source.key, source.version_id, source.etag, source.size)
         self._sent += 1
-        await self.upload.finished(replace(done, start=part.start, end=part.end))
+        await self.upload.finished(
+            VolumePart(
+                number=done.number,
+                size=done.size,
+                etag=done.etag,
+                crc64nvme=done.crc64nvme,
+                start=part.start,
+                end=part.end,
+            )
+        )
         self._note(part.end - part.start)
 
     async def _unchanged(self, key: str, version_id: str | None, etag: str, size: int) -> None:
@@ -357,14 +334,23 @@ class VolumeWriter:
         if not after.done():
             after.set_result(None)
 
-    def _done(self, cut: _Cut, etag: str, crc: str) -> PartDone:
+    def _done(self, cut: _Cut, etag: str, crc: str) -> VolumePart:
         read = self._reader.read
         members = tuple(
             (index, read[index].sha256, read[index].crc64nvme, read[index].etag_is_md5)
             for index in self._reader.ending_in(cut.start, cut.end)
             if index in read
         )
-        return PartDone(cut.number, cut.start, cut.end, len(cut.body), etag, crc, cut.frames, members)
+        return VolumePart(
+            number=cut.number,
+            start=cut.start,
+            end=cut.end,
+            size=len(cut.body),
+            etag=etag,
+            crc64nvme=crc,
+            frames=cut.frames,
+            members=members,
+        )
 
     async def _drain(self, *, only_done: bool = False) -> None:
         """Reaps finished parts (or waits for all); a failed one fails the volume here."""
@@ -395,18 +381,10 @@ class VolumeWriter:
             single=single,
             stored_bytes=sum(part.size for part in parts),
             crc64nvme=crc,
-            frames=tuple(_frame_table(parts)),
+            frames=tuple(frame_table(parts)),
             read={m[0]: ReadMember(*m[1:]) for part in parts for m in part.members},
             sent=self._sent,
             parts=len(parts),
             md5=self._md5.hexdigest() if unbroken else None,
             part_starts=tuple(start for start, _ in pieces),
         )
-
-
-def _frame_table(parts: Sequence[PartDone]) -> Iterator[Frame]:
-    offset = raw = 0
-    for part in parts:
-        for raw_length, length in part.frames:
-            yield Frame(offset, length, raw, raw_length)
-            offset, raw = offset + length, raw + raw_length

@@ -1,7 +1,7 @@
 """One bucket: reading, listing, writing, deleting, each with the condition that makes it safe.
 
-Know before changing: a condition (If-Match, If-None-Match) is always sent *and* settled from the answer or by HEAD,
-because many stores ignore it without a word (plates contract 5.4). obstore reads; it cannot name keys with empty or dot
+Invariant: a condition (If-Match, If-None-Match) is always sent *and* settled from the answer or by HEAD,
+because many stores ignore it without a word (docs/protocols/s3.md 6). obstore reads; it cannot name keys with empty or dot
 segments, control characters or an outer slash, so those go through botocore.
 """
 
@@ -12,14 +12,14 @@ import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError
 
-from include.core.errors import NotFound, TransientError, VerificationError
-from include.s3.client import S3Access, obstore_error
-from include.s3.errors import ArchiveExists, PreconditionFailed, SourceChanged, Unsupported
+from include.core.errors import NotFound, RequestError, TransientError, VerificationError
+from include.s3.client import S3Client, obstore_error
+from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
 _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
@@ -59,10 +59,25 @@ class VersionState:
     marker: str | None
 
 
+class ListedObject(NamedTuple):
+    """One key as a listing shows it. `etag` without quotes, `modified` in epoch seconds (UTC).
+
+    `checksum` names the algorithm alone ("CRC64NVME:"): HEAD gives the value.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified: int
+    version_id: str | None = None
+    storage_class: str | None = None
+    checksum: str | None = None
+
+
 class Bucket:
     """One bucket. Get it from S3Access.bucket."""
 
-    def __init__(self, name: str, access: S3Access, store: Any):
+    def __init__(self, name: str, access: S3Client, store: Any):
         self.name = name
         self.access = access
         self._store = store
@@ -90,7 +105,7 @@ class Bucket:
                 part = (start, start + length) if ranged else None
                 data, found, total = await self._read_obstore(key, part, etag, version_id)
         except Unsupported:
-            # rclone answers a range with 200, which obstore refuses, rightly; botocore does not mind and we check.
+            # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
             self._answers_206 = False
             return await self.read(key, start, length, etag=etag, size=size, version_id=version_id)
         except PreconditionFailed:
@@ -180,7 +195,7 @@ class Bucket:
             return ""
         return str(answer.get("Status", ""))
 
-    async def objects_under(self, prefix: str, part: str, *, versions: bool) -> AsyncIterator[SourceObject]:
+    async def objects_under(self, prefix: str, *, versions: bool) -> AsyncIterator[ListedObject]:
         """Every current object under a prefix, in the store's order; with version ids where `versions`."""
         operation, rows = ("list_object_versions", "Versions") if versions else ("list_objects_v2", "Contents")
         parameters: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix}
@@ -188,7 +203,7 @@ class Bucket:
             answer = await self.access.call(operation, f"listing s3://{self.name}/{prefix}", **parameters)
             for row in answer.get(rows, []):
                 if not versions or row.get("IsLatest"):
-                    yield _source(row, part)
+                    yield _listed(row)
             if not answer.get("IsTruncated"):
                 return
             if versions:
@@ -223,7 +238,7 @@ class Bucket:
     async def put_new(
         self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: str
     ) -> tuple[str, str | None]:
-        """Writes an object that must not exist yet; gives its ETag and version. Raises ArchiveExists.
+        """Writes an object that must not exist yet; gives its ETag and version. Raises ObjectExists.
 
         The same bytes found there count as written: a crash between PUT and the answer leaves exactly that.
         """
@@ -244,10 +259,10 @@ class Bucket:
     async def _same_or_refuse(self, key: str, data: bytes, there: Head) -> tuple[str, str | None]:
         if there.size == len(data) and await self.read_all(key) == data:
             return there.etag, there.version_id
-        raise ArchiveExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
+        raise ObjectExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
 
     async def put(self, key: str, data: bytes) -> None:
-        """Writes a small document, over an older one if there is one (listings, as the SOP does)."""
+        """Writes a small document, over an older one if there is one ."""
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "ContentMD5": _content_md5(data)}
         await self.access.call("put_object", self.what("PUT", key), **parameters)
 
@@ -279,16 +294,15 @@ def _content_md5(data: bytes) -> str:
     return base64.b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode()
 
 
-def _source(row: Mapping[str, Any], part: str) -> SourceObject:
-    return SourceObject(
-        key=str(row["Key"]),
-        size=int(row["Size"]),
-        etag=str(row.get("ETag", "")).strip('"'),
-        modified=int(row["LastModified"].timestamp()),
-        part=part,
-        version_id=row.get("VersionId"),
-        storage_class=row.get("StorageClass"),
-        checksum=f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
+def _listed(row: Mapping[str, Any]) -> ListedObject:
+    return ListedObject(
+        str(row["Key"]),
+        int(row["Size"]),
+        str(row.get("ETag", "")).strip('"'),
+        int(row["LastModified"].timestamp()),
+        row.get("VersionId"),
+        row.get("StorageClass"),
+        f"{row['ChecksumAlgorithm'][0]}:" if row.get("ChecksumAlgorithm") else None,
     )
 
 
@@ -301,19 +315,11 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class SourceObject:
-    """One key as the listing showed it. `etag` without quotes, `modified` in epoch seconds (UTC)."""
+class S3Access(S3Client):
+    """A store whose buckets can be opened."""
 
-    key: str
-    size: int
-    etag: str
-    modified: int
-    part: str
-    version_id: str | None = None
-    storage_class: str | None = None
-    checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
-
-    @property
-    def is_marker(self) -> bool:
-        return self.key.endswith("/")
+    def bucket(self, name: str) -> Bucket:
+        """A bucket by name. Nothing is asked of the store yet. Raises RequestError for an empty name."""
+        if not name or "/" in name:
+            raise RequestError(f"{name!r} is no bucket name: give the bare name")
+        return Bucket(name, self, self.obstore(name))

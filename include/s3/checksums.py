@@ -1,7 +1,7 @@
 """Digests: SHA-256, MD5 and CRC64NVME of what passes through, and CRC64NVME of a whole from that of its pieces.
 
-Know before changing: S3 writes a CRC as base64 of its big-endian bytes; awscrt gives an int. Large buffers are hashed in
-threads (hashlib and awscrt release the GIL); below `INLINE_BYTES` the thread's hop costs more than the hash.
+Invariant: S3 writes a CRC as base64 of its big-endian bytes (docs/protocols/s3.md 3.2); awscrt gives an int. Large buffers
+are hashed in threads (hashlib and awscrt release the GIL); below `INLINE_BYTES` the thread's hop costs more than the hash.
 """
 
 from __future__ import annotations

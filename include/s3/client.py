@@ -1,7 +1,7 @@
-"""Opens S3 stores: one botocore client for everything, one obstore client per bucket for the bytes.
+"""Calls an S3 store: one botocore client for everything, one obstore client per bucket for the bytes.
 
-Know before changing: botocore is imported inside functions only (Airflow imports this package at every parse), its
-automatic checksums are off (third-party servers break on them, plates contract 3.2; we send our own), and no message
+Invariant: botocore is imported inside functions only (Airflow imports this package at every parse), its
+automatic checksums are off (other stores break on them, docs/protocols/s3.md 3.2; we send our own), and no message
 carries a URL, a header or a credential.
 """
 
@@ -12,20 +12,17 @@ import functools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from include.core.errors import AuthError, NotFound, RequestError, TransientError, WaybillError, error_for_status
 from include.s3.errors import ColdObject, PreconditionFailed, Unsupported, UploadLost
 
-if TYPE_CHECKING:
-    from include.s3.bucket import Bucket
-
 _MISSING = {"NoSuchKey", "NoSuchVersion", "NotFound", "404"}
 _UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "NotSupported", "501", "405"}
 
 
-class S3Access:
+class S3Client:
     """One endpoint and one identity. `session` is a boto3 session (an Airflow hook's), None for the usual environment.
 
     Close it (or use it as an async context manager) to free its threads.
@@ -42,7 +39,7 @@ class S3Access:
         self._given_endpoint = endpoint_url
         self.client = self._client(attempts=6)
         self._once: Any = None
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="plates-s3")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="s3")
 
     def _client(self, *, attempts: int) -> Any:
         # Making one costs a tenth of a second: twice only where the endpoint comes from the environment.
@@ -71,15 +68,8 @@ class S3Access:
     def endpoint(self) -> str:
         return str(self.client.meta.endpoint_url)
 
-    def bucket(self, name: str) -> Bucket:
-        """A bucket by name. Nothing is asked of the store yet. Raises RequestError for an empty name."""
-        from include.s3.bucket import Bucket
-
-        if not name or "/" in name:
-            raise RequestError(f"{name!r} is no bucket name: give the bare name")
-        return Bucket(name, self, self._obstore(name))
-
-    def _obstore(self, name: str) -> Any:
+    def obstore(self, name: str) -> Any:
+        """An obstore client of one bucket, for the bytes."""
         from obstore.auth.boto3 import Boto3CredentialProvider
         from obstore.store import S3Store
 
@@ -137,7 +127,7 @@ class S3Access:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.client.close()
 
-    async def __aenter__(self) -> S3Access:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -159,7 +149,7 @@ def client_error(response: Mapping[str, Any], what: str) -> WaybillError:
     if code == "NoSuchUpload":
         return UploadLost(f"{what}: the multipart upload no longer exists")
     if code in ("PreconditionFailed", "ConditionalRequestConflict", "412") or status == 412:
-        return PreconditionFailed(f"{what}: the condition did not hold ({code})", concurrent=status == 409)
+        return PreconditionFailed(f"{what}: the condition did not hold ({code})")
     if code == "InvalidObjectState":
         return ColdObject(f"{what}: it lies in an archived storage class; request its restoration first")
     if code in _UNSUPPORTED or status in (405, 501):

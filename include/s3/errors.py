@@ -6,15 +6,15 @@ from include.core.errors import ConflictingRequest, RemoteError, VerificationErr
 
 
 class SourceChanged(VerificationError):
-    """A source object is not the one that was listed (other ETag, size, version, or gone). Plan the plate again."""
+    """The object is not the one that was listed (other ETag, size, version, or gone). List it again."""
 
 
-class ArchiveExists(ConflictingRequest):
-    """Something else already lies under a name that the archive needs. Nothing was overwritten."""
+class ObjectExists(ConflictingRequest):
+    """Something else already lies under the key. Nothing was overwritten."""
 
 
 class ConcurrentWriter(ConflictingRequest):
-    """Another writer completed, or is completing, the same tarball. Find out who before running again."""
+    """Another writer completed, or is completing, the same object. Find out who before running again."""
 
 
 class Unsupported(RemoteError):
@@ -26,11 +26,10 @@ class UploadLost(RemoteError):
 
 
 class PreconditionFailed(RemoteError):
-    """412 or 409: the condition sent with the request did not hold. `concurrent` for 409."""
+    """412 or 409: the condition sent with the request did not hold."""
 
-    def __init__(self, message: str, *, concurrent: bool = False):
+    def __init__(self, message: str):
         super().__init__(message, no_effect=True)
-        self.concurrent = concurrent
 
 
 class ColdObject(RemoteError):

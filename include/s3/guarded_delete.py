@@ -1,4 +1,8 @@
-"""What deletion speaks in: targets, batches, outcomes per key, guards; and how a guard is learnt and applied."""
+"""Deletes listed objects, each under a condition: targets, batches, outcomes per key, and the guards.
+
+Invariant: a key is deleted only while it is the object that the target names; which condition a store honours is tried on
+an object made for it, and never assumed (docs/protocols/s3.md 4.3).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,11 @@ from include.s3.errors import PreconditionFailed, Unsupported
 _CONCURRENCY = 8
 
 
-_PROBE = b"Waybill asks whether this store honours conditional deletes.\n"
-
-
 _TRIES = 3
 
 
 class DeleteGuard(StrEnum):
-    """What makes sure that the object deleted is the one that was archived."""
+    """What makes sure that the object deleted is the one that the target names."""
 
     VERSION = "by version id: exactly the archived version is deleted"
     BATCH_ETAG = "by ETag per key in DeleteObjects, which this store was seen to honour"
@@ -44,7 +45,7 @@ class Result(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One archived object to delete."""
+    """One object to delete, as it was when it was listed."""
 
     key: str
     etag: str
@@ -122,14 +123,14 @@ def digest_of(targets: Sequence[Target]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-async def detect_conditional_delete(source: Bucket, probe_key: str) -> DeleteGuard:
+async def detect_conditional_delete(source: Bucket, probe_key: str, probe: bytes) -> DeleteGuard:
     """Which conditional deletion an unversioned bucket honours, tried on an object made for it."""
-    etag, _ = await source.put_new(probe_key, _PROBE)
+    etag, _ = await source.put_new(probe_key, probe)
     wrong = "0" * 32 if etag != "0" * 32 else "f" * 32
     try:
         if await _refuses(source, probe_key, lambda: source.delete_many([{"Key": probe_key, "ETag": f'"{wrong}"'}])):
             return DeleteGuard.BATCH_ETAG
-        await source.put_new(probe_key, _PROBE)
+        await source.put_new(probe_key, probe)
         if await _refuses(source, probe_key, lambda: source.delete_one(probe_key, etag=wrong)):
             return DeleteGuard.SINGLE_ETAG
         return DeleteGuard.HEAD
@@ -248,7 +249,7 @@ class Deleter:
         return KeyOutcome(target.key, target.version_id, Result.DELETED, detail, past.marker, inferred=True)
 
     async def _purge(self, targets: Sequence[Target], *, resumed: bool) -> list[KeyOutcome]:
-        """Ends the versions that a marker still hides. S3 has no condition for that, so it is looked at right before."""
+        """Ends the versions that a marker still hides. S3 has no condition for it (docs/protocols/s3.md 4.5): we look before."""
         looked = await map_concurrently(targets, lambda target: self._kept(target, resumed=resumed), _CONCURRENCY)
         hidden = [target for target, kept in zip(targets, looked, strict=True) if kept is None]
         purged = await self._many(hidden, resumed=resumed, versions=True) if hidden else []
@@ -260,16 +261,16 @@ class Deleter:
         if past.newest != target.version_id:
             if past.newest is None or await self._source.head(target.key, target.version_id) is None:
                 return _by_code(target, "NoSuchVersion", resumed)
-            detail = "a newer object lies over it; it was left alone"
+            detail = "a newer object lies over it; it was kept"
         elif past.marker is None:
-            detail = "brought back: its delete marker was removed; it was left alone"
+            detail = "brought back: its delete marker was removed; it was kept"
         else:
             return None
         return KeyOutcome(target.key, target.version_id, Result.CHANGED, detail)
 
 
 def _refused(target: Target, there: Head | None, resumed: bool) -> KeyOutcome | None:
-    """By HEAD, why an object may not be deleted; None if it is the archived one."""
+    """By HEAD, why an object may not be deleted; None if it is the one that the target names."""
     if there is None:
         return _by_code(target, "NoSuchKey", resumed)
     same_version = not target.by_version or there.version_id == target.version_id
@@ -280,7 +281,7 @@ def _refused(target: Target, there: Head | None, resumed: bool) -> KeyOutcome | 
 
 def _by_code(target: Target, code: str, resumed: bool) -> KeyOutcome:
     if code == "PreconditionFailed":
-        detail = "another object lies there by now; it was left alone"
+        detail = "another object lies there by now; it was kept"
         return KeyOutcome(target.key, target.version_id, Result.CHANGED, detail)
     if code in ("NoSuchKey", "NoSuchVersion", "404"):
         if resumed:

@@ -1,78 +1,97 @@
-"""One multipart upload that survives crashes: which parts are done, sending one part, completing exactly once.
+"""One multipart upload: parts from memory or from a stream, with a journal that survives crashes or with none.
 
-Know before changing: a part counts as done when the journal *and* the store's ListParts agree on it. Completing is not
-repeatable, so whatever the store answers, HEAD decides: ours (same plan digest and size) is success, anything else under
-the name is somebody else's and is never overwritten.
+Invariant: a part counts as done when the journal *and* the store's ListParts agree on it, and completing is not repeatable:
+whatever the store answers, HEAD decides. Ours (by its metadata or its content) is success; anything else under the key is
+somebody else's and is replaced only by an upload that asks for overwriting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from include.core.errors import AuthError, RemoteError, TransientError, VerificationError, WaybillError
 from include.core.journal import PartJournal
-from include.plates.plan import PLAN_METADATA
-from include.plates.volume_reader import FETCH_BYTES
 from include.s3 import checksums
 from include.s3.bucket import Bucket, Head
-from include.s3.errors import ArchiveExists, ConcurrentWriter, PreconditionFailed, Unsupported, UploadLost
+from include.s3.errors import ConcurrentWriter, ObjectExists, PreconditionFailed, UploadLost
 from include.s3.pieces import Pieces
 
 _ATTEMPTS = 3
+_READ_BYTES = 8 * 1024 * 1024
+_PARTS_OF_ONE_SIZE = 500
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PartDone:
-    """A finished part: which uncompressed bytes it holds and what was learned of them.
+    """A part that the store holds. `crc64nvme` is None where the store copied it and named none.
 
-    `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5) of members
-    that end in this part. `crc64nvme` is None where the store copied the part and named none.
+    A subclass may add what its owner wants to find in the journal; `Upload.part_of_row` reads it back.
     """
 
     number: int
-    start: int
-    end: int
     size: int
     etag: str
     crc64nvme: str | None
-    frames: tuple[tuple[int, int], ...] = ()
-    members: tuple[tuple[int, str, str, bool], ...] = ()
+
+
+P = TypeVar("P", bound=PartDone)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How our object is told from others under the same key: by this value under this metadata key."""
+
+    metadata_key: str
+    value: str
 
 
 @dataclass
-class Upload:
-    """The upload of one tarball: its journal's view of it."""
+class Upload(Generic[P]):
+    """The upload of one object. Without a `mark` only its content says that an object is ours.
+
+    `settings` are what the cut of the parts depends on: a journal of other settings, or of another mark, is not used.
+    `overwrite` replaces what lies under the key. `read_bytes` is the block in which a stored object is read back.
+    """
 
     bucket: Bucket
     key: str
-    digest: str
-    settings: Mapping[str, Any]
-    journal: PartJournal
+    mark: Mark | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    journal: PartJournal | None = None
+    part_of_row: Callable[[Mapping[str, Any]], P] | None = None
+    overwrite: bool = False
+    read_bytes: int = _READ_BYTES
     upload_id: str | None = None
-    done: dict[int, PartDone] = field(default_factory=dict)
+    done: dict[int, P] = field(default_factory=dict)
     resumed: int = 0
     checksummed: bool = False
     md5_etags: bool = True
     _metadata: Mapping[str, str] = field(default_factory=dict)
 
     async def load(self) -> None:
-        """Takes over what an earlier process finished, if it was for the same plan and the store still has it."""
+        """Takes over what an earlier process finished, if it was for the same mark and the store still has it."""
+        if self.journal is None or self.part_of_row is None:
+            return
         for row in await asyncio.to_thread(self.journal.load):
             if "upload" in row:
-                same = row["plan"] == self.digest and row["settings"] == dict(self.settings)
+                same = row["plan"] == self._marked and row["settings"] == dict(self.settings)
                 self.upload_id = row["upload"] if same else None
                 self.checksummed, self.md5_etags = row.get("checksummed", False), row.get("md5_etags", True)
                 self.done = {}
             elif "part" in row and self.upload_id is not None:
-                part = _part(row["part"])
+                part = self.part_of_row(row["part"])
                 self.done[part.number] = part
         if self.upload_id is not None:
             await self._compare_with_store()
         self.resumed = len(self.done)
+
+    @property
+    def _marked(self) -> str | None:
+        return self.mark.value if self.mark else None
 
     async def _compare_with_store(self) -> None:
         try:
@@ -95,30 +114,31 @@ class Upload:
                 return found
             parameters["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
-    async def begin(self, metadata: Mapping[str, str], storage_class: str | None) -> None:
+    async def begin(self, metadata: Mapping[str, str] | None = None, storage_class: str | None = None) -> None:
         """Creates the upload, once; with a CRC64NVME over the whole object where the store can keep one."""
-        self._metadata = metadata
+        self._metadata = dict(metadata or {})
         if self.upload_id is not None:
             return
         what = f"upload of {self.key}"
-        parameters: dict[str, Any] = {"Bucket": self.bucket.name, "Key": self.key, "Metadata": dict(metadata)}
+        parameters: dict[str, Any] = {"Bucket": self.bucket.name, "Key": self.key, "Metadata": self._metadata}
         if storage_class:
             parameters["StorageClass"] = storage_class
         checksum = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}
         try:
             answer = await self.bucket.access.call("create_multipart_upload", what, **parameters, **checksum)
-        except (Unsupported, RemoteError) as error:
-            if isinstance(error, PreconditionFailed):
-                raise
+        except PreconditionFailed:
+            raise
+        except RemoteError:  # a store without this checksum
             answer = await self.bucket.access.call("create_multipart_upload", what, **parameters)
         self.upload_id = str(answer["UploadId"])
         self.checksummed = answer.get("ChecksumAlgorithm") == "CRC64NVME"
-        # With SSE-KMS or SSE-C a part's ETag is not its MD5.
+        # With SSE-KMS or SSE-C a part's ETag is not its MD5 (docs/protocols/s3.md 2.1).
         self.md5_etags = (
             answer.get("ServerSideEncryption", "AES256") == "AES256" and "SSECustomerAlgorithm" not in answer
         )
-        row = {"upload": self.upload_id, "plan": self.digest, "settings": dict(self.settings)}
-        await self._note(row | {"checksummed": self.checksummed, "md5_etags": self.md5_etags})
+        # "plan" is the mark's name in stored journals.
+        row = {"upload": self.upload_id, "plan": self._marked, "settings": dict(self.settings)}
+        await self._journal(row | {"checksummed": self.checksummed, "md5_etags": self.md5_etags})
 
     async def send(self, number: int, body: Pieces) -> tuple[str, str]:
         """Sends a part until the store confirms these very bytes; gives its ETag and CRC64NVME (base64)."""
@@ -149,6 +169,32 @@ class Upload:
             return True  # nothing to compare here: the verifier reads every byte again
         return bool(etag == await asyncio.to_thread(_md5, body))
 
+    async def send_stream(self, chunks: AsyncIterator[memoryview], part_bytes: int) -> AsyncGenerator[PartDone, None]:
+        """Cuts a stream into parts and sends each before the next is read. Gives each part sent, for `finished`.
+
+        Later parts grow, so that 10,000 of them hold any object without its size being known here.
+        """
+        held: list[memoryview] = []
+        number, length, size = 1, 0, part_bytes
+        async for chunk in chunks:
+            while len(chunk):
+                taken = chunk[: size - length]
+                held.append(taken)
+                chunk, length = chunk[len(taken) :], length + len(taken)
+                if length == size:
+                    yield await self._send_pieces(number, held)
+                    number, held, length = number + 1, [], 0
+                    size = part_bytes * (1 + (number - 1) // _PARTS_OF_ONE_SIZE)
+        if held or number == 1:
+            yield await self._send_pieces(number, held)
+
+    async def _send_pieces(self, number: int, held: list[memoryview]) -> PartDone:
+        body = Pieces(held)
+        etag, crc = await self.send(number, body)
+        done = PartDone(number=number, size=len(body), etag=etag, crc64nvme=crc)
+        body.free()
+        return done
+
     async def copy(
         self, number: int, source: Bucket, key: str, etag: str, version: str | None, span: range
     ) -> PartDone:
@@ -170,58 +216,70 @@ class Upload:
         result = answer.get("CopyPartResult") or {}
         if not result.get("ETag"):
             raise TransientError(f"copy of part {number} of {self.key}: the store's answer holds no ETag")
-        return PartDone(number, 0, 0, len(span), str(result["ETag"]).strip('"'), result.get("ChecksumCRC64NVME"))
+        etag, crc = str(result["ETag"]).strip('"'), result.get("ChecksumCRC64NVME")
+        return PartDone(number=number, size=len(span), etag=etag, crc64nvme=crc)
 
-    async def finished(self, part: PartDone) -> None:
+    async def finished(self, part: P) -> None:
         """A part is done: in memory, and durably."""
         self.done[part.number] = part
-        await self._note({"part": asdict(part)})
+        await self._journal({"part": asdict(part)})
 
     async def complete(self) -> Head:
-        """Joins the parts under the final name, unless something lies there. Gives the stored object's HEAD.
+        """Joins the parts under the key: unless something lies there, or over it where `overwrite` is set.
 
-        An answer that names exactly our parts needs no HEAD, which some stores read the whole object for. (The verifier
-        asks for one in any case.)
+        Gives the stored object's HEAD. An answer that names exactly our parts needs no HEAD, which some stores read the whole
+        object for. Raises ObjectExists, ConcurrentWriter, VerificationError and the core's errors.
         """
-        there = await self.bucket.head(self.key)
+        there = None if self.overwrite else await self.bucket.head(self.key)
         if there is not None:
             ours = await self.ours_or_refuse(there)
-            await self._give_up_twin()
+            await self.abort()  # a duplicate upload: its parts would only cost
             return ours
         await self._all_there()
-        parts = [self.done[number] for number in sorted(self.done)]
         try:
-            answer = await self.bucket.access.call(
-                "complete_multipart_upload", f"completing {self.key}", **self._completion(parts)
-            )
+            answer = await self._join()
         except PreconditionFailed as error:
             there = await self.bucket.head(self.key)
             if there is None:
-                raise ConcurrentWriter(f"{self.key}: another writer is completing this tarball ({error})") from None
+                raise ConcurrentWriter(f"{self.key}: another writer is completing the same object ({error})") from None
+            return await self.ours_or_refuse(there)
         except AuthError:
             raise
-        except WaybillError:
+        except WaybillError as error:
             # Lost answer, 5xx, or "no such upload" because an earlier attempt got through: HEAD says which.
-            there = await self.bucket.head(self.key)
-            if there is None:
-                raise
-        else:
-            joined = self._named_in(answer)
-            if joined is not None:
-                return joined
-            there = await self.bucket.head(self.key)
-            if there is None:
-                raise TransientError(f"{self.key} was completed and is not there yet; try again")
-            if PLAN_METADATA not in there.metadata and there.size == self.stored_bytes:
-                return there  # just joined by this very call, on a store that keeps no metadata
+            return await self._joined_all_the_same(error)
+        return self._named_in(answer) or await self._joined_here()
+
+    async def _join(self) -> dict[str, Any]:
+        parts = [self.done[number] for number in sorted(self.done)]
+        what = f"completing {self.key}"
+        return await self.bucket.access.call("complete_multipart_upload", what, **self._completion(parts))
+
+    async def _joined_all_the_same(self, error: WaybillError) -> Head:
+        there = await self.bucket.head(self.key)
+        if there is None:
+            raise error
+        try:
+            return await self.ours_or_refuse(there)
+        except ObjectExists:
+            if self.overwrite:
+                raise error from None  # what was to be replaced lies there still
+            raise
+
+    async def _joined_here(self) -> Head:
+        there = await self.bucket.head(self.key)
+        if there is None:
+            raise TransientError(f"{self.key} was completed and is not there yet; try again")
+        if self.mark is not None and self.mark.metadata_key not in there.metadata and there.size == self.stored_bytes:
+            return there  # just joined by this very call, on a store that keeps no metadata
         return await self.ours_or_refuse(there)
 
     def _named_in(self, answer: Mapping[str, Any]) -> Head | None:
         """What was joined, where the answer holds our CRC64NVME of the whole, or the ETag made of all our parts' ETags."""
         etag, crc = str(answer.get("ETag", "")).strip('"'), answer.get("ChecksumCRC64NVME")
         unlike = etag != self._composite_etag() if crc is None else crc != self.whole_crc()
-        if unlike or not self._metadata:  # a run that sent nothing does not know what the upload began with
-            return None
+        if unlike or (self.mark is not None and not self._metadata):
+            return None  # a run that sent nothing does not know what the upload began with
         return Head(self.key, self.stored_bytes, etag, answer.get("VersionId"), 0, metadata=self._metadata)
 
     def _composite_etag(self) -> str | None:
@@ -240,16 +298,17 @@ class Upload:
         if lost:
             raise TransientError(f"{self.key}: the store lost or changed parts {lost}; run again to send them again")
 
-    def _completion(self, parts: list[PartDone]) -> dict[str, Any]:
+    def _completion(self, parts: list[P]) -> dict[str, Any]:
         rows: list[dict[str, Any]] = [{"PartNumber": part.number, "ETag": f'"{part.etag}"'} for part in parts]
         parameters: dict[str, Any] = {
             "Bucket": self.bucket.name,
             "Key": self.key,
             "UploadId": self.upload_id,
-            "IfNoneMatch": "*",
             "MpuObjectSize": self.stored_bytes,
             "MultipartUpload": {"Parts": rows},
         }
+        if not self.overwrite:
+            parameters["IfNoneMatch"] = "*"
         whole = self.whole_crc()
         if self.checksummed and whole is not None:
             parameters |= {"ChecksumCRC64NVME": whole, "ChecksumType": "FULL_OBJECT"}
@@ -262,61 +321,56 @@ class Upload:
         return sum(part.size for part in self.done.values())
 
     def whole_crc(self) -> str | None:
-        """CRC64NVME of the tarball from that of its parts; None where a copied part has none."""
+        """CRC64NVME of the object from that of its parts; None where a copied part has none."""
         pieces = [(self.done[n].crc64nvme, self.done[n].size) for n in sorted(self.done)]
         if any(crc is None for crc, _ in pieces):
             return None
         return checksums.encode(checksums.combine((checksums.decode(crc), size) for crc, size in pieces if crc))
 
     async def ours_or_refuse(self, there: Head) -> Head:
-        """An object under our name is ours when it carries this plan's digest, or holds these very bytes."""
-        named = there.metadata.get(PLAN_METADATA)
-        if there.size != self.stored_bytes or named not in (None, self.digest):
-            raise ArchiveExists(
-                f"s3://{self.bucket.name}/{self.key} exists and is not of this plan; nothing was changed"
-            )
+        """An object under our key is ours when it carries our mark, or holds these very bytes. Raises ObjectExists."""
+        named = there.metadata.get(self.mark.metadata_key) if self.mark else None
+        if there.size != self.stored_bytes or named not in (None, self._marked):
+            raise ObjectExists(f"s3://{self.bucket.name}/{self.key} exists and is another object; nothing was changed")
         whole = self.whole_crc()
         held = checksums.whole_checksum(there.checksum)
-        if whole is not None and held is not None and held[0] == "CRC64NVME" and held[1] != whole:
-            raise VerificationError(
-                f"s3://{self.bucket.name}/{self.key}: the store's CRC64NVME is not that of the parts"
-            )
-        if named is None and whole != await self._read_crc(there):
-            # rclone, for one, drops metadata: then only content can tell whose it is.
-            raise ArchiveExists(f"s3://{self.bucket.name}/{self.key} exists with other content; nothing was changed")
+        if whole is not None and held is not None and held[0] == "CRC64NVME":
+            if held[1] != whole and self.mark is not None:
+                what = f"s3://{self.bucket.name}/{self.key}"
+                raise VerificationError(f"{what}: the store's CRC64NVME is not that of the parts")
+            if self.mark is None:
+                return self._same(there, held[1] == whole)
+        if self.mark is None and there.etag == self._composite_etag():
+            return there
+        # Some stores lose metadata (docs/protocols/s3.md 3.8): then only content can tell whose it is.
+        return there if named is not None else self._same(there, whole == await self._read_crc(there))
+
+    def _same(self, there: Head, alike: bool) -> Head:
+        if not alike:
+            raise ObjectExists(f"s3://{self.bucket.name}/{self.key} exists with other content; nothing was changed")
         return there
 
     async def _read_crc(self, there: Head) -> str:
         crc = 0
-        for start in range(0, there.size, FETCH_BYTES):
-            length = min(FETCH_BYTES, there.size - start)
+        for start in range(0, there.size, self.read_bytes):
+            length = min(self.read_bytes, there.size - start)
             data = await self.bucket.read(self.key, start, length, etag=there.etag, size=there.size)
             crc = checksums.crc64nvme(memoryview(data), crc)
         return checksums.encode(crc)
 
-    async def _give_up_twin(self) -> None:
-        """The tarball is there already (its journal was lost, or the answer): parts sent beside it would only cost."""
+    async def abort(self) -> None:
+        """Gives the parts up, as far as the store lets it: a bucket's lifecycle rule removes what is left."""
+        if self.upload_id is None:
+            return
         where = {"Bucket": self.bucket.name, "Key": self.key, "UploadId": self.upload_id}
         try:
             await self.bucket.access.call("abort_multipart_upload", f"aborting {self.key}", **where)
         except WaybillError:
             pass  # most often: no such upload, because it is the one that was completed
 
-    async def abort(self) -> None:
-        """Gives the parts up. For a caller who knows that nobody will resume."""
-        if self.upload_id is not None:
-            where = {"Bucket": self.bucket.name, "Key": self.key, "UploadId": self.upload_id}
-            await self.bucket.access.call("abort_multipart_upload", f"aborting {self.key}", **where)
-            await self._note({"upload": None, "plan": self.digest, "settings": {}})
-            self.upload_id, self.done = None, {}
-
-    async def _note(self, row: Mapping[str, Any]) -> None:
-        await asyncio.to_thread(self.journal.append, row)
-
-
-def _part(row: Mapping[str, Any]) -> PartDone:
-    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(tuple(m) for m in row["members"])}
-    return PartDone(**{**row, **lists})
+    async def _journal(self, row: Mapping[str, Any]) -> None:
+        if self.journal is not None:
+            await asyncio.to_thread(self.journal.append, row)
 
 
 def _md5(body: Pieces) -> str:

@@ -1,8 +1,8 @@
 """The bytes of an upload part, as the pieces in which they came: hashed and sent without being joined.
 
-Know before changing: botocore takes this for a file. `read` gives the next stretch whatever size is asked for, because
+Invariant: botocore takes this for a file. `read` gives the next stretch whatever size is asked for, because
 urllib3 asks for 16 KiB at a time, which is two thousand calls a part. Nobody else reads it: our parts' payloads are not
-signed (access.py), and their checksums are given.
+signed (client.py), and their checksums are given.
 """
 
 from __future__ import annotations

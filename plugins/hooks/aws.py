@@ -15,7 +15,7 @@ from airflow.sdk import BaseHook, Connection
 from airflow.sdk.log import mask_secret
 
 from include.core.errors import AuthError, TransientError, WaybillError
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 
 class AwsHook(BaseHook):

@@ -35,6 +35,7 @@ def run_folder(context: Context) -> str:
     return folder(context["ti"].dag_id, context["ti"].run_id)
 
 
-def step_records(context: Context, item: str, order: Sequence[str] = ()) -> StepRecords:
-    """The step records of one item of this run: `item` is a folder below the run's own."""
+def step_records(context: Context, item: str = "steps", order: Sequence[str] = ()) -> StepRecords:
+    """The step records of one item of this run: `item` is a folder below the run's own, by default that of the run as a
+    whole."""
     return StepRecords(receipts().objects, f"{run_folder(context)}/{item}", order)

@@ -1,6 +1,6 @@
 """Waybill's own connections, resolved: the ledger, the receipts, the inputs, and (optional) Airflow's REST API for notes.
 
-The thing to know before changing it: secrets are read here and nowhere else; what leaves this module are open clients.
+Invariant: secrets are read here and nowhere else; what leaves this module are open clients.
 Sync functions are for tasks, the `a…` ones for triggers.
 """
 

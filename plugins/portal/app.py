@@ -1,6 +1,6 @@
 """The pages that Waybill adds to Airflow's API server, under `/waybill`. So far: receipts, finished and in progress.
 
-The thing to know before changing it: every route depends on a permission of Airflow's own; a route without one is public.
+Invariant: every route depends on a permission of Airflow's own; a route without one is public (docs/protocols/airflow.md 6.1).
 GET changes nothing. This module is loaded by every Airflow process that loads plugins: heavy imports stay in the functions.
 """
 

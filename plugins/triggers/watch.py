@@ -1,8 +1,9 @@
 """`WatchTrigger`: what every Waybill trigger is. A subclass says what to look at, and nothing else.
 
-The thing to know before changing it: a trigger only reads and wakes. Airflow calls `on_kill` on mark-failed, but also on
-clear, on mark-success and when a stalled triggerer comes back to find its triggers moved; so `on_kill` looks at the task
-instance and, only if a person made it fail, writes the wish to cancel into the ledger. It never cancels.
+Invariant: a trigger only reads and wakes. Airflow calls `on_kill` on mark-failed, but also on
+clear, on mark-success and when a stalled triggerer comes back to find its triggers moved (docs/protocols/airflow.md
+2.4); so `on_kill` looks at the task
+instance and, only if a person made it fail, writes a cancellation request into the ledger. It never cancels.
 """
 
 from __future__ import annotations
@@ -88,13 +89,13 @@ class WatchTrigger(BaseTrigger):
             self.log.info("no longer watching (the task is %s); the remote work goes on", state)
             return
         ledger = await self._ledger()
-        await asyncio.to_thread(self._wish_to_cancel, ledger)
+        await asyncio.to_thread(self._request_cancellation, ledger)
 
-    def _wish_to_cancel(self, ledger: Ledger) -> None:
+    def _request_cancellation(self, ledger: Ledger) -> None:
         rows = [r for r in ledger.of_run(self.dag_id, self.run_id) if r.system == self.system and r.state == State.SENT]
         for row in rows:
             ledger.request_cancel(row, who="a person, in Airflow", why="the task was marked failed while it waited")
-        self.log.info("the task was marked failed: the wish to cancel %d jobs is in the ledger", len(rows))
+        self.log.info("the task was marked failed: cancellation of %d jobs is requested in the ledger", len(rows))
 
     async def _task_state(self) -> str | None:
         """The state of this trigger's task instance, read now. None where it cannot be found (a deleted run)."""

@@ -85,7 +85,9 @@ class Simulator:
         self.agenda = Agenda(self.clock)
         self.journal = Journal(lambda: self.agenda.time)
         self.faults = FaultScript(special_faults)
-        self.app = FastAPI(title=f"simulator of {name}", openapi_url=None, docs_url=None, redoc_url=None)
+        self.app = FastAPI(
+            title=f"simulator of {name}", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+        )
         if gzip:
             self.app.add_middleware(GZipMiddleware, minimum_size=500, compresslevel=1)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name) if threads else None
@@ -152,7 +154,6 @@ class Simulator:
             response = await self._serve(Request(scope, receive), template, operation)
             await response(scope, receive, send)
 
-        self.app.router.redirect_slashes = False
         self.app.router.default = endpoint
 
     def control(self, method: str, path: str, handler: Callable[[Request], Awaitable[Any]]) -> None:

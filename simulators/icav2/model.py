@@ -159,7 +159,7 @@ class Item:
 
 @dataclass(eq=False)
 class Job:
-    """A batch and its job; ICA makes one job per batch (ICA v3 API, copy batch)."""
+    """A batch and its job; ICA makes one job per batch (docs/protocols/icav2.md 4.1)."""
 
     id: str
     batch_id: str

@@ -1,5 +1,5 @@
-"""The HTTP operations on notification channels and subscriptions (ICA v3 API: schemas NotificationChannel and
-NotificationSubscription, and their lists, which have no pages).
+"""The HTTP operations on notification channels and subscriptions (ICA OpenAPI: schemas NotificationChannel and
+NotificationSubscription, and their lists, which have no pages; docs/protocols/icav2.md 6.1).
 
 Invariant: what ICA offers and this simulator does not (mail, queues, other events, filters) is refused with
 400, since a subscription that never fires would look like lost notifications.

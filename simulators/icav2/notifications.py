@@ -1,4 +1,4 @@
-"""Push notifications: event `ICA_JOB_001` posted to HTTP channels at every change of a job's status (contract: push).
+"""Push notifications: event `ICA_JOB_001` posted to HTTP channels at every change of a job's status (docs/protocols/icav2.md 6).
 
 Invariant: a status change only puts notifications on the agenda, and the agenda puts them into the outbox when they are due.
 What needs time of its own is the posting: a pump, a task of the server's own loop, that lives while there are channels.
@@ -138,7 +138,7 @@ class Notifications:
                 self._plan(subscription, job, Notification(subscription.channel, self._envelope(job, before)))
 
     def _envelope(self, job: Job, before: str) -> dict[str, Any]:
-        """As ICA's own (contract: push); which event parameters this code has is not documented."""
+        """As ICA's own (docs/protocols/icav2.md 6.2); which event parameters this code has is not documented."""
         return {
             "correlationId": self._ids.uuid(),
             "timestamp": iso_millis(self._agenda.time),

@@ -1,7 +1,8 @@
-"""The JSON of the API, from the model (ICA v3 API: schemas Job, ProjectData, ProjectDataCopyBatch and their paged lists).
+"""The JSON of the API, from the model (ICA OpenAPI: schemas Job, ProjectData,
+ProjectDataCopyBatch and their paged lists; docs/protocols/icav2.md).
 
 Invariant: optional fields whose schema is not nullable are left out when empty, never null; and the cursor
-of the last page is the empty string (contract: paging).
+of the last page is the empty string (docs/protocols/icav2.md 2.5).
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ def page(
     """One page of `things`, which come in the order of `position`.
 
     Without `sort` or `pageOffset`: by cursor, `nextPageToken` empty at the end, `remainingRecords`. With one of them:
-    by offset, `totalItemCount`, no token (ICA v3 API, paged lists).
+    by offset, `totalItemCount`, no token (docs/protocols/icav2.md 2.5).
     """
     size = _page_size(call, settings)
     if call.query.get("sort") or call.query.get("pageOffset"):

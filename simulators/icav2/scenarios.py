@@ -25,7 +25,7 @@ def _manifests() -> list[dict[str, list[str]]]:
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """`icav2://<project>/a b/c` to project and path; nothing is decoded (contract: URI edges)."""
+    """`icav2://<project>/a b/c` to project and path; nothing is decoded (docs/protocols/icav2.md 3.9)."""
     project_id, _, path = uri.removeprefix("icav2://").partition("/")
     return project_id, f"/{path}"
 

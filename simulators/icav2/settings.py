@@ -19,7 +19,7 @@ from simulators.common import SimulatorSettings
 
 
 class Outcome(StrEnum):
-    """How a copy job ends. Contract: failure model of the simulator."""
+    """How a copy job ends: what ICA was seen to do (docs/protocols/icav2.md 3.4, 5.5 to 5.7), and what it may do."""
 
     SUCCEEDED = "succeeded"
     FAILED_CLEAN = "failed_clean"
@@ -118,7 +118,7 @@ class Settings(SimulatorSettings):
     """Regular expressions of source paths whose copy always fails."""
     small_file_fails_below_bytes: int = 0
     single_part_fails: bool = False
-    """Files with a single-part ETag always fail (contract: the tagging failures of small files)."""
+    """Files with a single-part ETag always fail (deterministic failures, docs/protocols/icav2.md 5.5)."""
     overrides: list[Override] = Field(default_factory=list)
 
     # Push notifications

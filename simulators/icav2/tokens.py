@@ -1,6 +1,7 @@
 """Who is calling: API keys, Basic credentials, JWTs.
 
-Invariant: clients read `exp` and `aud` without checking the signature (contract: auth), so both are real; `exp` is in
+Invariant: clients read `exp` and `aud` without checking the signature (docs/protocols/icav2.md 1.3), so both are
+real; `exp` is in
 simulated time, which a client with its own clock only shares while the simulator runs at speed 1.
 """
 
@@ -51,7 +52,7 @@ class Tokens:
         return self._make(user, from_key=bool(key))
 
     def refresh(self, call: Call) -> str:
-        """A new token for a valid one that was not made from an API key (contract: auth). Raises 401 or 403."""
+        """A new token for a valid one that was not made from an API key (docs/protocols/icav2.md 1.2). Raises 401 or 403."""
         user, _, from_key = self._check(call.headers.get("authorization", ""))
         if from_key:
             raise ProblemError(403, "Forbidden", "A token made from an API key cannot be refreshed.")

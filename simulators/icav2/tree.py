@@ -1,7 +1,7 @@
 """Projects and their data: folders, files, listings, deletion.
 
 Invariant: paths are unique per project and exact, but listings match them ignoring case, as the service
-does (contract: find data by path); so all listing indexes are by lower-case path.
+does (docs/protocols/icav2.md 3.2); so all listing indexes are by lower-case path.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _generated_md5(key: str, size_bytes: int) -> str:
 
 
 def make_etag(settings: Settings, key: str, size_bytes: int, content: bytes | None = None) -> str:
-    """The object ETag: real MD5 of a small file's content, `hex-N` for a multipart one (contract: verifying a copy)."""
+    """The object ETag: real MD5 of a small file's content, `hex-N` for a multipart one (docs/protocols/icav2.md 3.8)."""
     if size_bytes >= settings.single_part_below_bytes:
         digest = hashlib.md5(f"{key}|{size_bytes}".encode(), usedforsecurity=False).hexdigest()
         return f"{digest}-{-(-size_bytes // settings.part_size_bytes)}"
@@ -37,7 +37,7 @@ def make_etag(settings: Settings, key: str, size_bytes: int, content: bytes | No
 
 @dataclass(frozen=True)
 class DataFilter:
-    """The filters of a data listing (ICA v3 API, project data list); names as in the API."""
+    """The filters of a data listing (docs/protocols/icav2.md 3.1); names as in the API."""
 
     ids: tuple[str, ...] = ()
     parent_path: str | None = None
@@ -218,7 +218,7 @@ class Tree:
         node.remember(self._agenda.time)
 
     def delete(self, node: Node) -> None:
-        """Start a deletion: DELETING at once, recursively, gone after `delete_seconds` (contract: asynchronous)."""
+        """Start a deletion: DELETING at once, recursively, gone after `delete_seconds` (docs/protocols/icav2.md 3.5)."""
         doomed = [node, *self.below(node)] if node.is_folder else [node]
         for each in doomed:
             if each.status != "DELETING":

@@ -15,12 +15,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from types import ModuleType
 from typing import Any
 
 from simulators.common import Answer, Call
 from simulators.s3.wsgi import Application, ask, environ_key
 
 ACCOUNT, PARTITION = "123456789012", "aws"  # moto's own
+PARTITIONS = (PARTITION, "aws-cn", "aws-us-gov")
 _one_at_a_time = threading.RLock()
 
 
@@ -49,6 +51,7 @@ class MotoStore:
 
         self._seed, self._now = seed, now
         self._random = MotoRandom(seed)
+        self._os = _seeded_os(self._random)
         self._backends = _own_backends()
         self._keys: list[Any] = []
         self._uploads: list[Any] = []
@@ -102,7 +105,7 @@ class MotoStore:
             (models.FakeMultipart, "instances_tracked", self._uploads),
             (models, "utcnow", self._utcnow),
             (models, "random", self._random),
-            (models, "os", _SeededOs(self._random)),
+            (models, "os", self._os),
             (_internal, "mock_random", self._random),  # of request ids
         ]
         with _one_at_a_time:
@@ -123,14 +126,11 @@ class MotoStore:
         return lambda environ, start: _application()(environ | {"waybill.header_names": tuple(call.headers)}, start)
 
 
-class _SeededOs:
+def _seeded_os(source: Any) -> ModuleType:
     """The module `os` as moto's models see it: what they draw from the system (upload ids) comes from the seed."""
-
-    def __init__(self, source: Any) -> None:
-        self.urandom = source.randbytes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
+    module = ModuleType("os")
+    vars(module).update(vars(os) | {"urandom": source.randbytes})
+    return module
 
 
 def _own_backends() -> Any:
@@ -139,8 +139,9 @@ def _own_backends() -> Any:
     from moto.s3.models import S3Backend, S3BackendDict
 
     class OwnBackends(S3BackendDict):
-        def _create_account_specific_backend(self, account_id: str) -> None:
+        def __getitem__(self, account_id: str) -> Any:
             if account_id not in self.keys():
-                self[account_id] = AccountSpecificBackend("s3", account_id, S3Backend, False, ["aws", "aws-cn"])
+                self[account_id] = AccountSpecificBackend("s3", account_id, S3Backend, False, list(PARTITIONS))
+            return dict.__getitem__(self, account_id)
 
-    return OwnBackends(S3Backend, "s3", False, ["aws", "aws-cn"])
+    return OwnBackends(S3Backend, "s3", False, list(PARTITIONS))

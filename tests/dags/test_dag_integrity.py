@@ -29,9 +29,9 @@ EDGES = {
         "approval": ["gate"], "gate": ["delete"], "delete": ["purge"], "purge": ["receipt"], "receipt": [],
     },
     "plate_restore": {
-        "load_request": ["plan"], "plan": ["warm"], "warm": ["restore"], "restore": ["receipt"], "receipt": [],
+        "load_request": ["plan"], "plan": ["thaw"], "thaw": ["restore"], "restore": ["receipt"], "receipt": [],
     },
-    "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_doubts": []},
+    "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_in_doubt": []},
 }  # fmt: skip
 NOBODY_ASKS = {"waybill_maintenance"}  # no request, so no receipt
 OWN_VALUES = {
@@ -97,7 +97,7 @@ def test_every_task_that_defers_has_a_retry(dag: Any):
 
 
 def test_no_task_starts_in_the_triggerer(dag: Any):
-    """Airflow 3.3.2 gives every index of a mapped task the same arguments there."""
+    """Airflow gives every index of a mapped task the same arguments there (docs/protocols/airflow.md 2.9)."""
     assert not any(getattr(task, "start_from_trigger", False) for task in dag.tasks)
 
 

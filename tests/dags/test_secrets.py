@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from harness.plates.servers import reset_moto
 from simulators.common import serve
 from simulators.common.server import RunningServer
 from tests.dags.conftest import Connect, World
@@ -256,6 +257,7 @@ def test_a_token_kept_by_aws_is_found_nowhere_also_when_it_is_refused(
     aws.start()
     try:
         url = "http://{}:{}".format(*aws.get_host_and_port())
+        reset_moto(url)  # what moto holds belongs to the process, and other tests put things there too
         import boto3
 
         keys = {"region_name": REGION, "endpoint_url": url, "aws_access_key_id": key_id, "aws_secret_access_key": key}

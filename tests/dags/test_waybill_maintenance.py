@@ -41,7 +41,7 @@ def test_it_is_green_after_a_copy_and_red_once_the_ledger_was_changed(world: Wor
     assert states(run) == {
         "check_ledger": "failed",
         "cancellations": "upstream_failed",
-        "list_doubts": "success",
+        "list_in_doubt": "success",
     }
 
 

@@ -51,9 +51,9 @@ from include.plates.plan import plan_volumes
 from include.plates.request import BackupRequest
 from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
 from include.plates.volume_reader import VolumeReader
+from include.plates.volume_upload import VolumePart
 from include.s3 import checksums
 from include.s3.guarded_delete import KeyOutcome, Result, Target, digest_of
-from include.s3.multipart import PartDone
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 PLATE = Plate(project="P", batch="B", plate_id="20585", plate_id_full="20585__2013-11-14")
@@ -110,11 +110,11 @@ def manifest(*, frames: tuple[Frame, ...] = ()) -> bytes:
 def _row(member: PlannedMember) -> ManifestMember:
     place_of = (member.name, member.size, member.header_offset, member.data_offset, member.modified)
     if member.source is None:
-        return ManifestMember(*place_of)
+        return ManifestMember(*place_of, parts=(1, 1))
     digests = (hashlib.sha256(CONTENT).hexdigest(), crc(CONTENT))
     return ManifestMember(
         *place_of, key=SOURCE.key, part=SOURCE.part, etag=SOURCE.etag, sha256=digests[0], crc64nvme=digests[1],
-        etag_is_md5=True,
+        etag_is_md5=True, parts=(1, 1),
     )  # fmt: skip
 
 
@@ -140,7 +140,9 @@ def upload_journal(folder: Path) -> str:
     digests = (hashlib.sha256(CONTENT).hexdigest(), crc(CONTENT), True)
     index = next(number for number, member in enumerate(members()) if member.source is not None)
     etag = hashlib.md5(data).hexdigest()
-    part = PartDone(1, 0, len(data), len(data), etag, crc(data), members=((index, *digests),))
+    part = VolumePart(
+        number=1, start=0, end=len(data), size=len(data), etag=etag, crc64nvme=crc(data), members=((index, *digests),)
+    )
     for row in (begin, {"part": asdict(part)}):
         journal.append(row)
     return journal.path.read_text()

@@ -117,7 +117,7 @@ def test_every_command_that_is_named_exists(page: Path):
     for module in re.findall(r"python -m ([a-z][\w.]*)", text):
         assert importlib.util.find_spec(module) is not None, f"{page.name}: python -m {module}"
     commands = (ROOT / "include" / "core" / "ledger" / "__main__.py").read_text("utf-8")
-    for command in re.findall(r"include\.core\.ledger ([a-z]+(?:-[a-z]+)*)\b", text):
+    for command in re.findall(r"-m include\.core\.ledger ([a-z]+(?:-[a-z]+)*)\b", text):
         assert f'command("{command}"' in commands, f"{page.name}: ledger {command}"
 
 

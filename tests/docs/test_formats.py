@@ -18,14 +18,14 @@ from include.core.receipt import Receipt
 from include.plates.manifest import decode_manifest
 from include.plates.models import ArchiveSettings, ManifestHead, ManifestMember
 from include.plates.volume_parts import codec
+from include.plates.volume_upload import VolumePart
 from include.s3.guarded_delete import KeyOutcome
-from include.s3.multipart import PartDone
 from tests.docs import examples
 
 TEXT = examples.PAGE.read_text("utf-8")
 FIELDS = {
     "The manifest": [*ManifestHead.model_fields, *(field.name for field in dataclasses.fields(ManifestMember))],
-    "Journals": [field.name for field in dataclasses.fields(PartDone)],
+    "Journals": [field.name for field in dataclasses.fields(VolumePart)],
     "Deletion outcomes": [field.name for field in dataclasses.fields(KeyOutcome)],
     "The ledger": [*submissions.columns.keys(), *events.columns.keys()],
     "receipt.json": list(Receipt.model_fields),

@@ -42,7 +42,7 @@ def ica(rehearse):
     ],
     ids=str,
 )
-def test_a_listing_filters_as_the_contract_says_and_ignores_case(ica, params, expected):
+def test_a_listing_filters_as_the_api_says_and_ignores_case(ica, params, expected):
     assert paths(ica.listing(**params)) == expected
 
 

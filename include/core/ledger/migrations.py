@@ -98,7 +98,8 @@ def _index_runs_and_states(conn: Connection) -> None:
 def _rename_to_the_terms_of_the_field(conn: Connection) -> None:
     for old, new in (("accepted_by", "accept_deadline"), ("attempt_token", "fencing_token")):
         conn.exec_driver_sql(f"ALTER TABLE waybill_submissions RENAME COLUMN {old} TO {new}")
-    conn.exec_driver_sql("UPDATE waybill_submissions SET state = 'IN_DOUBT' WHERE state = 'DOUBTFUL'")
+    for before, after in RENAMED_STATES.items():
+        conn.exec_driver_sql(f"UPDATE waybill_submissions SET state = '{after}' WHERE state = '{before}'")
 
 
 MIGRATIONS: list[Callable[[Connection], None]] = [

@@ -2,7 +2,7 @@
 
 Invariant: between the committed SENDING and the recorded answer, and only there, it is not known whether the remote acted;
 nothing in here sleeps or sends twice to find out. The remote is searched, and where the search does not decide it yet, the
-caller is told when to come back.
+caller is said when to come back.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Asks a person before anything irreversible, and says who may answer. The answer is judged by operators/gate.py.
 
-The thing to know before changing it: an approval is for one digest. Airflow's own UI and API take the answer, a role with
+Invariant: an approval is for one digest. Airflow's own UI and API take the answer, a role with
 edit rights can mark the question success, and who may write XComs can write an answer there. So the question, its answer
 and what the gate let through are kept in `approval.json` beside the receipt, out of Airflow's reach, and only that counts.
 """
@@ -80,7 +80,8 @@ class ApprovalOperator(HITLOperator):
         self.subject = f"{question.subject} [{question.sha256}]"
         self.body = f"{question.body}\n\nDigest of what you approve: `{question.sha256}`\n"
         self.response_timeout = timedelta(days=question.days)
-        # Airflow refuses the answers of others at once; that they do not count is the gate's doing.
+        # Airflow refuses the answers of others at once (docs/protocols/airflow.md 5.2); that they do not count is
+        # the gate's doing.
         triggered_by = getattr(context["dag_run"], "triggering_user_name", None)
         able = [one for one in allowed.ids if allowed.self_approval or one != triggered_by]
         self.assigned_users = [{"id": one, "name": one} for one in able or allowed.ids]

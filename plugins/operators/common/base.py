@@ -1,24 +1,28 @@
-"""What Waybill's operators share: the retry policy, the owner of what they ask for, and how they refuse.
+"""What Waybill's operators share: the retry policy, the record of how a step went, and how a request is refused.
 
-The thing to know before changing it: Airflow's retries do not multiply ours. A permanent error fails the task at once; a
-transient one is tried again when the remote says so; the retry re-attaches through the ledger.
+Invariant: Airflow's retries do not multiply ours. A permanent error fails the task at once; a transient one is tried again
+when the remote says so; the retry re-attaches through the ledger.
+
+Longer than 120 lines: the retry policy and the record of a step belong to every operator, and to nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+from hooks.task import run_async, step_records
 from hooks.waybill import write_note
 
 from include.core.errors import QuotaExceeded, RequestError, TransientError, WaybillError
-from include.core.request import XCOM_LIMIT_BYTES
+from include.core.request import truncate_for_xcom
+from include.core.steps import StepRecords
 from include.core.text import pluralize
 
 
@@ -33,13 +37,14 @@ class WaybillRetry(RetryPolicy):
             return RetryDecision.retry(timedelta(seconds=wait), "the quota is full until then")
         if isinstance(exception, TransientError):
             asked = timedelta(seconds=exception.retry_after) if exception.retry_after else None
-            return RetryDecision.retry(asked, "a passing trouble")
+            return RetryDecision.retry(asked, "a transient error")
         if isinstance(exception, WaybillError):
             return RetryDecision.fail("trying again would not help")
         return RetryDecision.default()
 
 
-# A deferring task needs at least one retry: Airflow 3.3.2 can fail a healthy task that is woken early, and so may a worker die.
+# A deferring task needs at least one retry: Airflow 3.3.2 can fail a healthy task that is woken early (docs/protocols/
+# airflow.md 2.1), and so may a worker die.
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "waybill",
     "retries": 3,
@@ -51,26 +56,60 @@ DEFAULT_ARGS: dict[str, Any] = {
 }
 
 
-def truncate_for_xcom(lines: Sequence[str]) -> list[str]:
-    """As many of these lines as XCom may hold; the last one says how many more there are."""
-    room = XCOM_LIMIT_BYTES - 200
-    kept: list[str] = []
-    for line in lines:
-        room -= len(json.dumps(line)) + 2
-        if room < 0:
-            return [*kept, f"and {len(lines) - len(kept)} more: see the log"]
-        kept.append(line)
-    return kept
-
-
 class WaybillOperator(BaseOperator):
-    """Base of our operators: why one failed is told in the log, in XCom and, for a refusal, in the run's note."""
+    """Base of our operators. Each does its work inside of `recording` or `refusing`.
+
+    `step` names the operator's step in the records of its run, by default its task id. Receipts read the records by that
+    name, so a DAG may name its tasks as it likes.
+    """
+
+    step: ClassVar[str] = ""
+
+    def records(self, context: Context) -> StepRecords:
+        """Where the record of this step is kept: among those of the run as a whole, before those of the tasks downstream."""
+        return step_records(context, order=(self.step or self.task_id, *self._later_steps()))
+
+    def _later_steps(self) -> list[str]:
+        tasks = [self.dag.get_task(task_id) for task_id in sorted(self.get_flat_relative_ids(upstream=False))]
+        return [getattr(getattr(task, "operator_class", type(task)), "step", "") or task.task_id for task in tasks]
 
     @contextmanager
-    def refusing(self, context: Context) -> Iterator[None]:
-        """Publishes why the task fails, for the receipt: XCom `failure`, and every problem of a refusal in `request_errors`."""
+    def recording(self, context: Context, **known: Any) -> Iterator[dict[str, Any]]:
+        """Records how the step goes. `known` is recorded at its begin; what is put into the given dict, at its end.
+
+        A step that waits (deferred), that a person ended or whose worker was lost stays `running`.
+        """
+        step, facts = self.step or self.task_id, dict(known)
         try:
-            yield
+            records = self.records(context)
+        except AirflowNotFoundException as error:
+            self.log.warning("no receipt can tell of this step: %s", error)
+            yield facts
+            return
+        run_async(records.begin(step, task_id=context["ti"].task_id, **known))
+        try:
+            yield facts
+        except AirflowSkipException as skipped:
+            run_async(records.write(step, "skipped", why=str(skipped)))
+            raise
+        except WaybillError as error:
+            self._record_failure(records, error, facts)
+            raise
+        run_async(records.end(step, task_id=context["ti"].task_id, **facts))
+
+    def _record_failure(self, records: StepRecords, error: WaybillError, facts: dict[str, Any]) -> None:
+        try:
+            run_async(records.end(self.step or self.task_id, error, task_id=self.task_id, **facts))
+        except WaybillError as other:  # the error of the step itself decides whether it is tried again
+            self.log.error("the receipt will not tell why this step failed: %s", other)
+
+    @contextmanager
+    def refusing(self, context: Context, **known: Any) -> Iterator[dict[str, Any]]:
+        """Records how the step goes, and shows why it failed in Airflow: every problem of a refused request in the log, in
+        XCom `request_errors` and in the run's note; any other reason in XCom `failure`."""
+        try:
+            with self.recording(context, **known) as facts:
+                yield facts
         except RequestError as error:
             for problem in error.problems:
                 self.log.error("refused: %s", problem)

@@ -1,7 +1,7 @@
 """Lets through what a person approved, and nothing else. Everything irreversible stands behind it.
 
-The thing to know before changing it: each refusal here is a way in which an approval was bypassed or grew stale in a real
-Airflow; removing one must make a test fail.
+Invariant: each refusal here is a way in which an approval was bypassed or grew stale in a real
+Airflow (docs/protocols/airflow.md 3.6, 5); removing one must make a test fail.
 """
 
 from __future__ import annotations

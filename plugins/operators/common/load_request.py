@@ -11,7 +11,7 @@ from operators.common.base import WaybillOperator
 
 from include.core.errors import RequestError
 from include.core.objects import Objects
-from include.core.request import Request, load
+from include.core.request import Request, bulky_fields, load
 
 Extra = Callable[[Any, list[Objects]], Any]
 
@@ -19,9 +19,12 @@ Extra = Callable[[Any, list[Objects]], Any]
 class LoadRequestOperator(WaybillOperator):
     """Checks `dag_run.conf` against `model` (strictly: Airflow lets unknown keys pass) and returns it with its defaults.
 
-    `check(request, input_places)` may check more, without touching a remote; it raises RequestError. A missing or
-    unreadable ledger is refused here too, before anything remote happens.
+    What the model declares as bulky is left out, since it would not fit XCom. `check(request, input_places)` may check more,
+    without touching a remote; it raises RequestError. A missing or unreadable ledger is refused here too, before anything
+    remote happens.
     """
+
+    step = "load_request"
 
     def __init__(self, *, model: type[Request], check: Extra | None = None, **kwargs: Any):
         super().__init__(**kwargs)
@@ -29,10 +32,12 @@ class LoadRequestOperator(WaybillOperator):
         self.check = check
 
     def execute(self, context: Context) -> Mapping[str, Any]:
-        with self.refusing(context):
+        with self.refusing(context) as facts:
             request = self._checked(context["dag_run"].conf or {})
             ledger()
-        return request.model_dump(mode="json", exclude={"manifest", "manifest_b64gz"})
+            shown: dict[str, Any] = request.model_dump(mode="json", exclude=bulky_fields(self.model))
+            facts["request"] = shown
+        return shown
 
     def _checked(self, conf: Mapping[str, Any]) -> Request:
         """The request. Raises RequestError with the faults of single fields, of the whole and of `check` together."""
@@ -57,5 +62,5 @@ class LoadRequestOperator(WaybillOperator):
         fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
         try:
             return load(self.model, fine)
-        except RequestError:  # told already, or wrong only because a field was left out
+        except RequestError:  # said already, or wrong only because a field was left out
             return None

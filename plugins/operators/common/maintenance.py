@@ -1,7 +1,7 @@
-"""The daily look after the ledger: is it whole, what is in doubt, and which wishes to cancel can be carried out.
+"""The daily look after the ledger: is it whole, what is in doubt, and which cancellation requests can be carried out.
 
-The thing to know before changing it: nothing here settles a doubt, and nothing here ends a row whose job may be out there. A
-person settles what is HELD; the next run adopts what was sent and has lost its run.
+Invariant: nothing here says what is true of a submission in doubt, and nothing ends a row whose job may be out there. A
+person resolves what is HELD; the next run adopts what was sent and has lost its run.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import json
 from airflow.sdk import Context
 from hooks.task import run_async
 from hooks.waybill import ledger, receipts, write_note
-from operators.common.base import WaybillOperator, truncate_for_xcom
+from operators.common.base import WaybillOperator
 
 from include.core.errors import LedgerError, WaybillError
 from include.core.ledger import OPEN, verify
 from include.core.ledger.upkeep import carry_out, line, long_in_doubt
+from include.core.request import truncate_for_xcom
+from include.core.text import pluralize
 
 
 class CheckLedgerOperator(WaybillOperator):
@@ -42,47 +44,47 @@ class CheckLedgerOperator(WaybillOperator):
         return outcome
 
 
-class ListDoubtsOperator(WaybillOperator):
-    """Lists, as a warning, what has been in doubt for more than an hour (XCom `doubts`). Succeeds, and resolves nothing."""
+class ListInDoubtOperator(WaybillOperator):
+    """Lists, as a warning, what has been in doubt for more than an hour (XCom `in_doubt`). Succeeds, and resolves nothing."""
 
     def execute(self, context: Context) -> str:
         book = ledger()
-        doubts = [line(row) for row in long_in_doubt(book)]
-        context["ti"].xcom_push(key="doubts", value=truncate_for_xcom(doubts))
-        if not doubts:
+        found = [line(row) for row in long_in_doubt(book)]
+        context["ti"].xcom_push(key="in_doubt", value=truncate_for_xcom(found))
+        if not found:
             return "Nothing has been in doubt for more than an hour."
         warning = (
-            f"{len(doubts)} submissions have been in doubt for more than an hour: whether the remote accepted them is not "
+            f"{pluralize(len(found), 'submission')} in doubt for more than an hour: whether the remote accepted them is not "
             "known. Run `python -m include.core.ledger in-doubt`: it says what to do about each"
         )
-        for doubt in doubts:
-            self.log.warning("in doubt: %s", doubt)
+        for one in found:
+            self.log.warning("in doubt: %s", one)
         self.log.warning("%s", warning)
         write_note(context["ti"].dag_id, context["ti"].run_id, warning)  # the run is green: a note is what people see
         return warning
 
 
 class CancellationsOperator(WaybillOperator):
-    """Carries out the wishes to cancel, by exact id, where the system can; says of each other row why it stays.
+    """Carries out the cancellation requests, by exact id, where the system can; says of each other row why it stays.
 
     What was never sent is closed without any remote. One that fails does not stop the others; the task fails after them.
     """
 
     def execute(self, context: Context) -> list[str]:
         book = ledger()
-        told: list[str] = []
+        done: list[str] = []
         failures: list[WaybillError] = []
         for row in book.in_states(*OPEN):
             if row.cancel_requested_at is None:
                 continue
             try:
-                told.append(carry_out(book, row))
-                self.log.info("%s", told[-1])
+                done.append(carry_out(book, row))
+                self.log.info("%s", done[-1])
             except WaybillError as error:
                 failures.append(error)
                 self.log.error("%s: not cancelled: %s", row, error)
-        self.log.info("%d wishes to cancel, %d failed", len(told) + len(failures), len(failures))
+        self.log.info("%d cancellation requests, %d failed", len(done) + len(failures), len(failures))
         if failures:
             # One that may pass goes first: by it the retry policy decides whether to try again.
             raise min(failures, key=lambda error: not error.retryable)
-        return truncate_for_xcom(told)
+        return truncate_for_xcom(done)

@@ -33,14 +33,14 @@ def receipt_url(dag_id: str, run_id: str) -> str:
 
 
 class ReceiptOperator(WaybillOperator):
-    """Base: a subclass fills in `tell` what its system knows; head, versions, doubts and timings are added here."""
+    """Base: a subclass fills in `build_receipt` what its system knows; head, versions, doubts and timings are added here."""
 
     operator_extra_links = (ReceiptLink(),)
 
     def __init__(self, **kwargs: Any):
         super().__init__(trigger_rule="all_done", **kwargs)
 
-    def tell(self, context: Context, ledger: Ledger | None) -> Receipt:
+    def build_receipt(self, context: Context, ledger: Ledger | None) -> Receipt:
         """The receipt in the system's own words. Must cope with every upstream task having failed."""
         raise NotImplementedError
 
@@ -50,7 +50,7 @@ class ReceiptOperator(WaybillOperator):
         except WaybillError as error:
             self.log.error("%s", error)
             book = None
-        receipt = completed(self.tell(context, book), context, book)
+        receipt = completed(self.build_receipt(context, book), context, book)
         document = run_async(receipts().write(receipt))
         sentence = f"{receipt.outcome} {receipt.remedy}".strip()
         self.log.info("%s", sentence)

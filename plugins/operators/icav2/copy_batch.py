@@ -1,4 +1,7 @@
-"""Launch Copy Job and Update Job Session in one operator: all destinations of a run, one trigger, one bulk look at a time."""
+"""Launch Copy Job and Update Job Session in one operator: all destinations of a run, one trigger, one bulk look at a time.
+
+Longer than 120 lines: one leg looks, sends, tells and waits; each half alone says nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +13,18 @@ from airflow.sdk import Context
 from hooks.icav2 import ICAv2Hook
 from hooks.task import owner_of, run_async, run_folder
 from hooks.waybill import ledger, receipts
-from operators.common.base import WaybillOperator, truncate_for_xcom
+from operators.common.base import WaybillOperator
 from operators.common.receipt import ReceiptLink, receipt_url
 from triggers.icav2_jobs import ICAv2JobsTrigger
 
-from include.core.effects import Phase
+from include.core.effects import Phase, Progress
 from include.core.errors import Held, VerificationError
 from include.core.receipt import Receipt, ReceiptStore
-from include.core.request import XCOM_LIMIT_BYTES
+from include.core.request import XCOM_LIMIT_BYTES, truncate_for_xcom
 from include.core.watch import WatchPolicy
 from include.icav2 import report
-from include.icav2.engine import CopyEngine, CopyProgress
-from include.icav2.models import CopyPlan, CopyRequest
+from include.icav2.engine import CopyEngine
+from include.icav2.models import CopyPlan, CopyRequest, Destination
 from include.icav2.rules import CopySettings
 
 
@@ -32,6 +35,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
     message names each; a new run copies only those. Above 48 KiB the output is returned as {uri, sha256, size_bytes}.
     """
 
+    step = "copy"
     template_fields: Sequence[str] = ("plan", "request")
     operator_extra_links = (ReceiptLink(),)
 
@@ -57,10 +61,10 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         """One leg: look, settle, send; then wait or finish. The event says why to wake, never what is true."""
         if event:
             self.log.info("woken: %s", event["why"])
-        with self.refusing(context):
-            return run_async(self._leg(context))
+        with self.refusing(context) as facts:
+            return run_async(self._leg(context, facts))
 
-    async def _leg(self, context: Context) -> Any:
+    async def _leg(self, context: Context, facts: dict[str, Any]) -> Any:
         store = receipts()
         data = await store.objects.get_document(self.plan["plan"])
         plan, request = CopyPlan.model_validate_json(data), CopyRequest.model_construct(**self.request)
@@ -74,10 +78,10 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             if not progress.finished:
                 await self._tell_so_far(context, store, engine, progress)
                 self._defer(context, request, progress)
-            return await self._finish(context, store, engine, progress)
+            return await self._finish(context, store, engine, progress, facts)
 
     async def _tell_so_far(
-        self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: CopyProgress
+        self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: Progress[Destination]
     ) -> None:
         """The partial receipt that the link opens while the run goes on."""
         owner = engine.owner
@@ -97,7 +101,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         await store.write(receipt)
         context["ti"].xcom_push(key=ReceiptLink().xcom_key, value=receipt_url(owner.dag_id, owner.run_id))
 
-    def _defer(self, context: Context, request: CopyRequest, progress: CopyProgress) -> None:
+    def _defer(self, context: Context, request: CopyRequest, progress: Progress[Destination]) -> None:
         wait = (progress.look_again_at or progress.now + request.job_timeout_minutes * 60) - progress.now
         owner = owner_of(context)
         self.defer(
@@ -113,7 +117,14 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             method_name="resume",
         )
 
-    async def _finish(self, context: Context, store: ReceiptStore, engine: CopyEngine, progress: CopyProgress) -> Any:
+    async def _finish(
+        self,
+        context: Context,
+        store: ReceiptStore,
+        engine: CopyEngine,
+        progress: Progress[Destination],
+        facts: dict[str, Any],
+    ) -> Any:
         """A last fresh look at everything; the documents; and the SOP's object, or the failure."""
         proofs = await engine.final_proofs()
         output = report.output(progress.standings, engine.rows(), engine.owner.run_id)
@@ -124,13 +135,14 @@ class ICAv2CopyBatchOperator(WaybillOperator):
             "output": await store.objects.put(f"{place}/output.json", report.dumps(output)),
             "not copied": await store.objects.put(f"{place}/not_copied.json", report.dumps(missing)),
         }
-        told = {
+        summary = {
             "documents": {name: document.to_dict() for name, document in documents.items()},
             "totals": report.totals(proofs, output),
             "missing": truncate_for_xcom(missing)[:50],
             "missing_count": len(missing),
         }
-        context["ti"].xcom_push(key="report", value=told)
+        facts["report"] = summary  # what the receipt reads, also where the step fails below
+        context["ti"].xcom_push(key="report", value=summary)
         held = [standing.why for standing in progress.standings if standing.phase == Phase.HELD]
         if held:
             raise Held("; ".join(held))

@@ -39,6 +39,8 @@ class ICAv2PlanOperator(WaybillOperator):
     Whether destinations are empty is judged once: a plan that this run has written before is used as it is.
     """
 
+    step = "plan"
+
     def __init__(self, *, icav2_conn_id: str = ICAv2Hook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.icav2_conn_id = icav2_conn_id
@@ -46,13 +48,14 @@ class ICAv2PlanOperator(WaybillOperator):
     def execute(self, context: Context) -> Mapping[str, Any]:
         request = load(CopyRequest, context["dag_run"].conf)
         store, name = receipts(), f"{run_folder(context)}/plan.json"
-        with self.refusing(context):
+        with self.refusing(context) as facts:
             plan = run_async(self._earlier(store, name))
             if plan is None:
                 entries = read_and_flip(request, inputs())
                 plan = run_async(self._plan(request, entries, ledger()))
-        document = run_async(store.objects.put(name, plan.model_dump_json().encode()))
-        counts = {"destinations": len(plan.destinations), "files": plan.files, "bytes": plan.size_bytes}
+            document = run_async(store.objects.put(name, plan.model_dump_json().encode()))
+            counts = {"destinations": len(plan.destinations), "files": plan.files, "bytes": plan.size_bytes}
+            facts |= {"plan": document.to_dict(), "counts": counts}
         self.log.info("%d files, %d bytes, to %d destinations", plan.files, plan.size_bytes, len(plan.destinations))
         return {"plan": document.to_dict(), **counts}
 

@@ -1,8 +1,10 @@
 """The question before a plate is deleted, and the gate behind it.
 
-The thing to know before changing it: what is approved is a digest over every plate's manifests *and* what shall be deleted
+Invariant: what is approved is a digest over every plate's manifests *and* what shall be deleted
 of them. Between proof and question, and again between answer and deletion, the plates are listed anew; whatever changed
 is kept. The deletion itself looks a third time (include/plates/delete.py).
+
+Longer than 120 lines: question and gate compare the same things, and stand together so that they do.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ async def proved_plates(context: Context) -> list[Proved]:
 
     Pulled, and not given as an argument: a failed plate must neither stop the gate nor let the receipt run early.
     """
-    found = context["ti"].xcom_pull(task_ids="verify")  # Airflow gives one mapped task's value without a list around it
+    found = context["ti"].xcom_pull(
+        task_ids="verify"
+    )  # one mapped task's value has no list around it (docs/protocols/airflow.md 3.5)
     entries = [found] if isinstance(found, Mapping) else [entry for entry in found or [] if entry]
 
     async def one(entry: Mapping[str, Any]) -> Proved:

@@ -1,8 +1,8 @@
-"""What the tasks of one plate share: its entry from the plan, its notes for the receipt, progress in the log.
+"""What the tasks of one plate share: its entry from the plan, its step records, progress in the log.
 
-The thing to know before changing it: each step writes a note when it begins and when it ends, and forgets the notes of the
-steps after it, so that a receipt never takes an earlier try's success for this one's. Notes are told to people; what
-decides anything travels as a Document with its digest.
+Invariant: each step writes its record when it begins and when it ends, and empties those of the steps after it, so that a
+receipt never takes an earlier try's success for this one's. Records are for people; what decides anything travels as a
+Document with its digest.
 """
 
 from __future__ import annotations
@@ -47,6 +47,12 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
 def records_of(context: Context, label: str) -> StepRecords:
     """The step records of one plate of this run."""
     return step_records(context, f"plates/{label}", STEPS)
+
+
+def refusals_of(context: Context) -> list[str]:
+    """Why the request was refused, by the records of the first two steps; empty where it was not."""
+    steps = run_async(step_records(context).read_all(("load_request", "plan")))
+    return [problem for record in steps.values() for problem in record.get("problems", [])]
 
 
 def backup_request(context: Context) -> BackupRequest:

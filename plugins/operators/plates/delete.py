@@ -1,7 +1,9 @@
 """Deletes what the gate let through, from the manifests, batch by batch; and, days later, purges what was only marked.
 
-The thing to know before changing it: before a plate's first deletion any difference voids its approval; after it, whatever
-is not what was archived is left alone and listed. The engine (include/plates/delete.py) sees to that, key by key.
+Invariant: before a plate's first deletion any difference voids its approval; after it, whatever
+is not what was archived is kept and listed. The engine (include/plates/delete.py) sees to that, key by key.
+
+Longer than 120 lines: deletion and purge are two phases of one order, and share all but their wait.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ class PlatePurgeOperator(PlateDeleteOperator):
         """Looks for itself whether the time has come: the event only woke it."""
         request = backup_request(context)
         if not request.undo_days:
-            raise AirflowSkipException("deleted for good already: the request gives no undo_days")
+            raise AirflowSkipException("deleted permanently already: the request gives no undo_days")
         verdict = run_async(read_model(Verdict, self.plate["verdict"]))
         ready = marked_at(verdict, request.order(verdict.manifests_sha256)) + request.undo_days * _DAY
         if ready > time.time():

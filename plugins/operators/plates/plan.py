@@ -20,7 +20,7 @@ from include.core.text import file_name, format_bytes
 from include.plates.models import Plate, PlatePlan
 from include.plates.plan import _check_buckets, plan_plate
 from include.plates.request import BackupRequest
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 PLAN_NOTE = "plan.json"
 _PLATES_AT_ONCE = 3
@@ -51,6 +51,8 @@ class PlatePlanOperator(WaybillOperator):
     An entry is {"plate": label, "name": plate_id_full, "plan": Document}. A plate with problems is left out and named in
     the receipt; a dry run returns none. Planning again is harmless: the same plate gives the same plan.
     """
+
+    step = "plan"
 
     def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)

@@ -10,27 +10,29 @@ from hooks.task import owner_of, run_async, run_folder
 from hooks.waybill import receipts
 from operators.common.approval import approval_record
 from operators.common.receipt import ReceiptOperator
-from operators.plates.base import records_of
+from operators.plates.base import records_of, refusals_of
 from operators.plates.plan import PLAN_NOTE
 
 from include.core.errors import NotFound
 from include.core.ledger import Ledger
 from include.core.receipt import Receipt
-from include.plates.report import _GONE, _KEPT_FINE, STEPS, _told, outcome_of, remedy_of, standing, totals
+from include.core.request import asked_of
+from include.plates.report import _GONE, _KEPT_FINE, STEPS, approval_summary, outcome_of, remedy_of, standing, totals
+from include.plates.request import BackupRequest
 
 
 class PlateReceiptOperator(ReceiptOperator):
-    """Reads the notes that the steps left, as far as they came."""
+    """Reads the records of the steps, as far as they came."""
 
-    def tell(self, context: Context, ledger: Ledger | None) -> Receipt:
+    def build_receipt(self, context: Context, ledger: Ledger | None) -> Receipt:
         return waybill_of(context)
 
 
 def waybill_of(context: Context) -> Receipt:
-    """The receipt by the notes that lie there now."""
+    """The receipt by the records that lie there now."""
     owner, place = owner_of(context), run_folder(context)
-    request = context["ti"].xcom_pull(task_ids="load_request") or {}
-    rows = _note(f"{place}/{PLAN_NOTE}", [])
+    request = asked_of(BackupRequest, context["dag_run"].conf)
+    rows = _stored(f"{place}/{PLAN_NOTE}", [])
     approval = approval_record(context)
     items = [_item(context, row, request, approval) for row in rows]
     facts: dict[str, Any] = {"dag_id": owner.dag_id, "run_id": owner.run_id, "asked": request, "items": items}
@@ -44,13 +46,13 @@ def waybill_of(context: Context) -> Receipt:
         outcome=outcome_of(items, request, approval),
         remedy="" if good else remedy_of(items),
         totals=totals(items),
-        approvals=[_told(approval)] if approval.get("state") in ("approved", "rejected", "refused") else [],
+        approvals=[approval_summary(approval)] if approval.get("state") in ("approved", "rejected", "refused") else [],
     )
 
 
 def _item(context: Context, row: dict[str, Any], request: dict[str, Any], approval: dict[str, Any]) -> dict[str, Any]:
-    notes = records_of(context, row["plate"])
-    steps = {step: run_async(notes.read(step)) for step in STEPS}
+    records = records_of(context, row["plate"])
+    steps = {step: run_async(records.read(step)) for step in STEPS}
     state, why = standing(row, steps, request, approval)
     wanted = bool(request.get("delete_parts")) and not request.get("dry_run")
     return {
@@ -70,17 +72,13 @@ def _item(context: Context, row: dict[str, Any], request: dict[str, Any], approv
 
 
 def _nothing(context: Context) -> tuple[str, str]:
-    refused = [
-        problem
-        for task_id in ("load_request", "plan")
-        for problem in (context["ti"].xcom_pull(task_ids=task_id, key="request_errors") or [])
-    ]
+    refused = refusals_of(context)
     if refused:
         return f"Refused, nothing was archived: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
     return "Nothing was planned and nothing archived.", "See the log of the first task that failed, then clear it."
 
 
-def _note(name: str, otherwise: Any) -> Any:
+def _stored(name: str, otherwise: Any) -> Any:
     try:
         return json.loads(run_async(receipts().objects.get(name)))
     except NotFound:

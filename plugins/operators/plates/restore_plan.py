@@ -19,7 +19,7 @@ from include.core.text import format_bytes
 from include.plates.models import Manifest, ManifestMember, Plate
 from include.plates.request import RestoreRequest
 from include.plates.restore import find_manifests, select, tarball_states
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 Wanted = list[tuple[Manifest, ManifestMember]]
 
@@ -41,6 +41,8 @@ def manifests_of(wanted: Wanted) -> list[Manifest]:
 
 class PlateRestorePlanOperator(WaybillOperator):
     """Returns an entry per plate of which something is archived and wanted; none on a dry run. Starts nothing."""
+
+    step = "plan"
 
     def __init__(self, *, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
@@ -70,7 +72,7 @@ class PlateRestorePlanOperator(WaybillOperator):
                     manifests = manifests_of(wanted)
                     states = await tarball_states(manifests, access.bucket(request.archive_bucket))
                     row |= {"files": len(wanted), "bytes": sum(member.size for _, member in wanted)}
-                    row["tarballs"] = {state.key: state.warmth.value for state in states}
+                    row["tarballs"] = {state.key: state.status.value for state in states}
                 except (NotFound, VerificationError) as error:
                     row["problem"] = str(error)
                 rows.append(row)

@@ -9,20 +9,22 @@ from airflow.sdk import Context
 from hooks.task import owner_of, run_async, run_folder
 from hooks.waybill import receipts
 from operators.common.receipt import ReceiptOperator
-from operators.plates.base import records_of
+from operators.plates.base import records_of, refusals_of
 from operators.plates.plan import PLAN_NOTE
 
 from include.core.errors import NotFound
 from include.core.ledger import Ledger
 from include.core.receipt import Receipt
+from include.core.request import asked_of
 from include.core.text import pluralize
+from include.plates.request import RestoreRequest
 
 
 class PlateRestoreReceiptOperator(ReceiptOperator):
-    """Reads the notes of every plate's restore."""
+    """Reads the record of every plate's restore."""
 
-    def tell(self, context: Context, ledger: Ledger | None) -> Receipt:
-        owner, asked = owner_of(context), context["ti"].xcom_pull(task_ids="load_request") or {}
+    def build_receipt(self, context: Context, ledger: Ledger | None) -> Receipt:
+        owner, asked = owner_of(context), asked_of(RestoreRequest, context["dag_run"].conf)
         try:
             rows = json.loads(run_async(receipts().objects.get(f"{run_folder(context)}/{PLAN_NOTE}")))
         except NotFound:
@@ -30,7 +32,7 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         items = [self._item(row, run_async(records_of(context, row["plate"]).read("restore")), asked) for row in rows]
         bad = [item for item in items if item["state"] not in ("restored", "planned")]
         files = sum(item["files"] for item in items if item["state"] == "restored")
-        refused = context["ti"].xcom_pull(task_ids="load_request", key="request_errors")
+        refused = refusals_of(context)
         word = "Dry run, nothing was restored" if asked.get("dry_run") else "Restored with their right checksums"
         count = sum(item["files"] for item in items if item["state"] == "planned") if asked.get("dry_run") else files
         outcome = f"{word}: {pluralize(count, 'file')} of {len(items) - len(bad)} of {pluralize(len(items), 'plate')}."
@@ -53,16 +55,19 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
             },
         )
 
-    def _item(self, row: dict[str, Any], note: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-        state, why = "not restored", note.get("why", "the task did not come to its end; see its log")
+    def _item(self, row: dict[str, Any], record: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+        state, why = "not restored", record.get("why", "the task did not come to its end; see its log")
         if row["problem"]:
             why = row["problem"]
         elif asked.get("dry_run"):
             state, why = "planned", "a dry run"
-        elif note.get("state") == "done":
-            state, why = "restored", ", ".join(f"{count} {result}" for result, count in note["counts"].items() if count)
-        elif note.get("state") == "left":
-            why = f"{note['left_count']} files: {'; '.join(note['left'][:3])}"
-        facts = {"files": row["files"], "bytes": row["bytes"], "read_bytes": note.get("read_bytes", 0)}
-        documents = {"document": note["document"]} if "document" in note else {}
+        elif record.get("state") == "done":
+            state, why = (
+                "restored",
+                ", ".join(f"{count} {result}" for result, count in record["counts"].items() if count),
+            )
+        elif record.get("state") == "left":
+            why = f"{record['left_count']} files: {'; '.join(record['left'][:3])}"
+        facts = {"files": row["files"], "bytes": row["bytes"], "read_bytes": record.get("read_bytes", 0)}
+        documents = {"document": record["document"]} if "document" in record else {}
         return {"plate": row["name"], "state": state, "why": why, **facts, "tarballs": row["tarballs"], **documents}

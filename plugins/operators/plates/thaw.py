@@ -1,6 +1,6 @@
 """Asks cold storage for the tarballs that are needed and waits for them.
 
-Invariant: asking twice has one effect (S3 refuses a second request while one is going on), so this may be repeated."""
+Invariant: asking twice has one effect (docs/protocols/s3.md 5.2), so this may be repeated."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class PlateThawOperator(PlateOperator):
         """Looks for itself; the event only says why to wake."""
         request = restore_request(context)
         states = run_async(self._ask(request))
-        missing = [state.key for state in states if state.warmth is RestoreStatus.MISSING]
+        missing = [state.key for state in states if state.status is RestoreStatus.MISSING]
         if missing:
             raise NotFound(f"the tarball {missing[0]} is missing from {request.archive_bucket}")
-        cold = [state.key for state in states if state.warmth is not RestoreStatus.READY]
+        cold = [state.key for state in states if state.status is not RestoreStatus.READY]
         if cold:
             self._wait(context, request, cold, event)
         return dict(self.plate)

@@ -13,7 +13,7 @@ from include.core.errors import VerificationError
 from include.core.steps import StepRecords
 from include.plates.models import Outcome, PlatePlan, Verdict
 from include.plates.verify import verify_archive
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 
 _LOOKS = 2
 _PAUSE_SECONDS = 5.0

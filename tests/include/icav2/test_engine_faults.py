@@ -26,7 +26,8 @@ def always(outcome: str, *attempts: int) -> dict[str, Any]:
     return {"overrides": [Override(destination="/cache/", attempts=list(attempts), outcome=Outcome(outcome))]}
 
 
-# -- the answer to a launch is lost (F9) ----------------------------------------------------------------------------
+# -- the answer to a launch is lost (docs/faults.md, F9)
+# ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", AFTER_COMMIT)
@@ -289,7 +290,8 @@ def test_listings_that_lag_behind_mislead_nobody(lag, seed):
     play(scene, seed=seed, api_latency_seconds=0.05, listing_lag_seconds=lag)
 
 
-# -- busy, out of reach (F11), credentials (F12) --------------------------------------------------------------------
+# -- busy, out of reach (docs/faults.md, F11), credentials (F12)
+# --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("retry_after", [None, 2])

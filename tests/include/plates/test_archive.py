@@ -30,10 +30,10 @@ from include.core.journal import FileJournal
 from include.plates import archive as archiving
 from include.plates.manifest import read_manifest
 from include.plates.models import MIB, ArchiveSettings, Outcome, Plate, PlatePlan
+from include.plates.volume_upload import VolumePart, upload_of
 from include.s3 import checksums
-from include.s3 import multipart as uploading
 from include.s3.bucket import Head
-from include.s3.errors import ArchiveExists, ConcurrentWriter, SourceChanged
+from include.s3.errors import ConcurrentWriter, ObjectExists, SourceChanged
 
 ROOT = f"projects/{PROJECT}"
 IMAGES = f"{ROOT}/{BATCH}/images/20586/"
@@ -288,7 +288,7 @@ def test_a_foreign_tarball_is_a_problem_of_the_plan_and_is_never_overwritten(ben
     one = full_plate(bench)
     plan = run(bench.plan(one))
     bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar.gz", Body=b"theirs")
-    with pytest.raises(ArchiveExists):
+    with pytest.raises(ObjectExists):
         run(bench.archive_it(plan))
     assert bench.get(MAIN + ".tar.gz") == b"theirs"
     assert any("exists already" in problem for problem in run(bench.plan(one)).problems)
@@ -319,7 +319,7 @@ def test_a_tarball_that_appears_meanwhile_is_not_overwritten(size: int, honoured
         front.add(appear)
         if not honoured:
             front.add(proxy.ignore_headers("if-none-match"))
-        with pytest.raises((ArchiveExists, ConcurrentWriter)):
+        with pytest.raises((ObjectExists, ConcurrentWriter)):
             run(through(bench, front).archive_it(plan))
     assert appeared and bench.get(MAIN + ".tar") == b"theirs"
 
@@ -335,7 +335,7 @@ def test_archiving_again_finds_everything_done_and_sends_nothing(bench: Bench):
     assert all(v.sent_parts == 0 for v in again.volumes)
 
 
-# Sources that change (F23)
+# Sources that change (docs/faults.md, F23)
 
 
 def test_a_source_that_changes_after_the_plan_stops_the_archive(bench: Bench):
@@ -514,7 +514,7 @@ def test_a_broken_off_archive_sends_only_the_missing_parts_and_ends_in_the_same_
 
 
 def test_a_part_that_the_store_lost_is_sent_again(bench: Bench):
-    """F19: ListParts no longer shows a part that the journal holds."""
+    """docs/faults.md, F19: ListParts no longer shows a part that the journal holds."""
     plan = big_plate(bench, "none")
     text = "<PartNumber>2</PartNumber>"
     hide_part_two = proxy.peculiarity(
@@ -538,7 +538,7 @@ def damage_part_two(times: int | None = None) -> proxy.RuleDict:
 
 
 def test_a_part_that_arrives_changed_is_sent_again_at_once(bench: Bench):
-    """F19 on a store without checksums: there a part's ETag, its MD5, says what arrived."""
+    """docs/faults.md, F19, on a store without checksums: there a part's ETag, its MD5, says what arrived."""
     plan = big_plate(bench, "none")
     with proxied(bench.url) as front:
         front.add(damage_part_two(times=1))
@@ -614,7 +614,7 @@ def test_a_store_that_joined_something_else_is_found_out(bench: Bench):
     with proxied(bench.url) as front:
         key = MAIN + ".tar"
         front.add(naming_another(lambda: bench.client.put_object(Bucket=bench.cold, Key=key, Body=b"half of it")))
-        with pytest.raises(ArchiveExists):
+        with pytest.raises(ObjectExists):
             run(through(bench, front).archive_it(plan))
     assert MAIN + ".manifest.jsonl.zst" not in bench.keys(bench.cold)
 
@@ -644,7 +644,7 @@ async def _complete_all(bench: Bench, plan: PlatePlan) -> None:
     volume = plan.volumes[0]
     journal = bench.journal_for(volume.name)
     settings = next(row["settings"] for row in journal.load() if "upload" in row)
-    upload = uploading.Upload(bench.archive, volume.key, volume.digest, settings, journal)
+    upload = upload_of(bench.archive, volume.key, volume.digest, settings, journal)
     await upload.load()
     await upload.complete()
 
@@ -720,8 +720,12 @@ def test_a_store_that_answers_for_tags_without_knowing_them_is_not_asked_to_tag(
 
 @pytest.mark.parametrize("fault", ["another plan", "another size", "another checksum"])
 def test_what_lies_under_our_name_is_ours_only_with_our_plan_size_and_checksum(fault: str, bench: Bench):
-    upload = uploading.Upload(bench.archive, "k.tar", "our-plan", {}, FileJournal(bench.journals / "j"))
-    upload.done = {1: uploading.PartDone(1, 0, 3, 3, "e", checksums.encode(checksums.crc64nvme(b"abc")))}
+    upload = upload_of(bench.archive, "k.tar", "our-plan", {}, FileJournal(bench.journals / "j"))
+    upload.done = {
+        1: VolumePart(
+            number=1, start=0, end=3, size=3, etag="e", crc64nvme=checksums.encode(checksums.crc64nvme(b"abc"))
+        )
+    }
     right = Head(
         "k.tar",
         3,
@@ -737,5 +741,5 @@ def test_what_lies_under_our_name_is_ours_only_with_our_plan_size_and_checksum(f
         "another size": {"size": 4},
         "another checksum": {"checksum": "CRC64NVME:FULL_OBJECT:AAAAAAAAAAA="},
     }[fault]
-    with pytest.raises((ArchiveExists, VerificationError)):
+    with pytest.raises((ObjectExists, VerificationError)):
         run(upload.ours_or_refuse(dataclasses.replace(right, **wrong)))

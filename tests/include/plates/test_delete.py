@@ -1,4 +1,4 @@
-"""Deletion under every guard a store can offer, its refusals, and its resumption."""
+"""Deletion under every guard a store can offer, its refusals, and its resumption. F20, F34 and the like: docs/faults.md."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_where_conditions_are_ignored_head_before_each_is_the_guard(real: Bench)
 
 
 def test_the_probe_leaves_nothing_behind(bench: Bench):
-    assert run(detect_conditional_delete(bench.source, "x/probe")) is DeleteGuard.SINGLE_ETAG
+    assert run(detect_conditional_delete(bench.source, "x/probe", b"probe")) is DeleteGuard.SINGLE_ETAG
     assert bench.keys(bench.live) == set()
 
 

@@ -25,8 +25,7 @@ from include.plates.layout import (
     tag_of,
     tarball_key,
 )
-from include.plates.models import Plate
-from include.s3.bucket import SourceObject
+from include.plates.models import Plate, SourceObject
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "plates"
 GENERATED = FIXTURES / "generated"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,51 @@ def test_an_object_that_appears_meanwhile_is_not_overwritten(name: str, bench: B
     assert not bench.client.list_multipart_uploads(Bucket=bench.live).get("Uploads")
 
 
+def huge(bench: Bench) -> tuple[Plate, str]:
+    """An archived plate with one file that is restored in parts; gone from the live bucket."""
+    one = plate()
+    bench.put(plate_files(one) | {IMAGES + "huge.tiff": servers.noise("huge", 33 * MIB)})
+    run(bench.archive_it(run(bench.plan(one))))
+    wipe(bench)
+    return one, IMAGES + "huge.tiff"
+
+
+@pytest.mark.parametrize("server", ["bench", "real"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_lost_answer_to_the_completion_is_settled_by_head(
+    server: str, overwrite: bool, request: pytest.FixtureRequest
+):
+    bench: Bench = request.getfixturevalue(server)
+    one, key = huge(bench)
+    if overwrite:
+        bench.client.put_object(Bucket=bench.live, Key=key, Body=b"newer")
+    with proxied(bench.url) as front:
+        front.add(proxy.lose_answer("POST", "uploadId"))
+        sink = BucketSink(through(bench, front).source)
+        report = back(bench, one, sink, files=["huge.tiff"], overwrite=overwrite)
+    assert [(f.result, f.detail) for f in report.files] == [(Restored.RESTORED, "")]
+    assert bench.get(key, bench.live) == bench.files[key]
+
+
+def test_a_part_that_arrives_changed_is_sent_again_although_the_store_names_its_encryption(bench: Bench):
+    """AWS names AES256 always, and an ETag is an MD5 all the same (docs/protocols/s3.md 2.1)."""
+    one, key = huge(bench)
+
+    def encrypted(request: proxy.Call, forward: proxy.Forward) -> proxy.Answer | None:
+        if request.method not in ("PUT", "POST"):
+            return None
+        answer = forward(request)
+        kept = {name: value for name, value in answer.headers.items() if "checksum" not in name.lower()}
+        return replace(answer, headers={**kept, "x-amz-server-side-encryption": "AES256"})
+
+    with proxied(bench.url) as front:
+        front.add(encrypted, proxy.peculiarity("damage_body", times=1, method="PUT", query="partNumber=2"))
+        sink = BucketSink(through(bench, front).source)
+        assert back(bench, one, sink, files=["huge.tiff"]).complete
+        assert sum(r.query.get("partNumber") == ["2"] for r in front.requests) == 2
+    assert bench.get(key, bench.live) == bench.files[key]
+
+
 @pytest.mark.parametrize("compression", ["none", "gzip", "zstd"])
 def test_a_damaged_file_fails_alone_and_never_gets_its_name(compression: str, bench: Bench, tmp_path: Path):
     one = archived(bench, compression)
@@ -178,7 +224,7 @@ def test_cold_tarballs_are_asked_for_once_and_their_state_is_told(bench: Bench, 
     for key in (MAIN + ".tar.gz", BACKEND + ".tar.gz"):
         bench.client.put_object(Bucket=bench.cold, Key=key, Body=bench.get(key), StorageClass="GLACIER")
     manifests = run(find_manifests(one, bench.layout, bench.archive))
-    assert {s.warmth for s in run(tarball_states(manifests, bench.archive))} == {RestoreStatus.COLD}
+    assert {s.status for s in run(tarball_states(manifests, bench.archive))} == {RestoreStatus.COLD}
     with pytest.raises(ColdObject):
         back(bench, one, FolderSink(tmp_path))
     with proxied(bench.url) as front:
@@ -186,7 +232,7 @@ def test_cold_tarballs_are_asked_for_once_and_their_state_is_told(bench: Bench, 
         first = run(request_restore(manifests, cold, days=3))
         again = run(request_restore(manifests, cold, days=3))
         assert front.count("POST", "restore") == 2
-    assert {s.warmth for s in (*first, *again)} <= {RestoreStatus.RESTORING, RestoreStatus.READY}
+    assert {s.status for s in (*first, *again)} <= {RestoreStatus.RESTORING, RestoreStatus.READY}
     with pytest.raises(RequestError):
         run(request_restore(manifests, bench.archive, tier="Fastest"))
 

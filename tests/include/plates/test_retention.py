@@ -1,4 +1,5 @@
-"""What must protect the tarball before its source is deleted (V6): read from the store, right before the first deletion."""
+"""What must protect the tarball before its source is deleted (docs/faults.md, V6): read from the store, right before
+the first deletion."""
 
 from __future__ import annotations
 

@@ -20,13 +20,12 @@ from include.core.errors import VerificationError
 from include.plates import volume_parts as cutting
 from include.plates.layout import BROAD2018, volume_digest
 from include.plates.manifest import decode_manifest, encode_manifest
-from include.plates.models import GIB, MIB, ArchiveSettings, Frame, ManifestHead, ManifestMember
+from include.plates.models import GIB, MIB, ArchiveSettings, Frame, ManifestHead, ManifestMember, SourceObject
 from include.plates.plan import folders_of, key_problems, plan_volumes
 from include.plates.tar_format import END_MARKER, header, padding, place
 from include.plates.verify_evidence import parse_manifest, plan_digest
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
 from include.s3 import checksums
-from include.s3.bucket import SourceObject
 
 WORDS = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=120).filter(
     lambda word: word not in (".", "..")

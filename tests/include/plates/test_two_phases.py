@@ -109,7 +109,7 @@ def test_a_marker_whose_answer_is_lost_is_found_and_not_set_twice(versioned: Ben
     assert delete(versioned, verdict, order(verdict, phase="purge")).complete and markers(versioned) == 0
 
 
-@pytest.mark.parametrize("meanwhile", ["replaced and deleted", "deleted for good"])
+@pytest.mark.parametrize("meanwhile", ["replaced and deleted", "deleted permanently"])
 def test_a_marker_that_cannot_be_ours_is_not_taken_for_it(meanwhile: str, versioned: Bench):
     """Between the crash and the next worker somebody else was at the object."""
     verdict = proved(versioned)
@@ -122,14 +122,14 @@ def test_a_marker_that_cannot_be_ours_is_not_taken_for_it(meanwhile: str, versio
         delete(versioned, verdict, marking, around_batch=crash)
     key = sorted(versioned.files)[0]
     archived = next(row["VersionId"] for row in versions(versioned) if row["Key"] == key)
-    if meanwhile == "deleted for good":
+    if meanwhile == "deleted permanently":
         versioned.client.delete_object(Bucket=versioned.live, Key=key, VersionId=archived)
     else:
         versioned.client.put_object(Bucket=versioned.live, Key=key, Body=b"new")
         versioned.client.delete_object(Bucket=versioned.live, Key=key)
     report = delete(versioned, verdict, marking)
     assert report.changed == ((key,) if meanwhile == "replaced and deleted" else ())
-    assert report.absent == (1 if meanwhile == "deleted for good" else 0)
+    assert report.absent == (1 if meanwhile == "deleted permanently" else 0)
     assert report.inferred == () and report.deleted == len(versioned.files) - 1
     delete(versioned, verdict, order(verdict, phase="purge"))
     assert [row["Key"] for row in versions(versioned)] == [key, key] * len(report.changed)

@@ -1,4 +1,5 @@
-"""The verifier against everything that can be wrong with an archive, and beside it what the SOP's check says."""
+"""The verifier against everything that can be wrong with an archive, and beside it what the SOP's check says. V1, F16 and the
+like: docs/faults.md."""
 
 from __future__ import annotations
 
@@ -94,7 +95,7 @@ def test_f19_parts_out_of_order_are_a_mismatch(bench: Bench):
 
 
 def test_a_swapped_pair_of_members_of_one_size_is_a_mismatch(bench: Bench):
-    """Same names, same sizes, same listings: only content tells (plates contract 2.3)."""
+    """Same names, same sizes, same listings: only content tells (docs/protocols/s3.md 1.9)."""
     one = plate()
     bench.settings = ArchiveSettings(compression="none")
     bench.put({IMAGES + "a": b"1" * 600, IMAGES + "b": b"2" * 600})

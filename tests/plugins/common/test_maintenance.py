@@ -13,7 +13,7 @@ import pytest
 from hooks.waybill import receipts
 from operators.common import maintenance
 from operators.common.base import WaybillRetry
-from operators.common.maintenance import CancellationsOperator, CheckLedgerOperator, ListDoubtsOperator
+from operators.common.maintenance import CancellationsOperator, CheckLedgerOperator, ListInDoubtOperator
 
 from include.core.errors import LedgerError, RemoteError, TransientError
 from include.core.ledger import Intent, Ledger, Owner, State, Submission, ledger_url, upkeep, verify
@@ -153,12 +153,12 @@ def test_a_receipt_that_is_no_document_fails_the_check_in_a_sentence(ledger: Led
 
 def test_a_missing_ledger_is_not_called_whole(receipts_folder: Path, connect: Connect, tmp_path: Path):
     connect("waybill_ledger", f"sqlite:///{tmp_path / 'nowhere.db'}")
-    for operator in (CheckLedgerOperator, ListDoubtsOperator, CancellationsOperator):
+    for operator in (CheckLedgerOperator, ListInDoubtOperator, CancellationsOperator):
         with pytest.raises(LedgerError, match=r"include\.core\.ledger init"):
             execute(operator)
 
 
-# -- list_doubts -------------------------------------------------------------------------------------------------
+# -- list_in_doubt -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", [State.HELD, State.IN_DOUBT, State.SENDING])
@@ -169,10 +169,10 @@ def test_a_doubt_of_more_than_an_hour_is_a_warning_and_stays_as_it_is(
     monkeypatch.setattr(maintenance, "write_note", lambda dag_id, run_id, note: notes.append(note))
     row = at(ago(tmp_path, 3700), state)
     head = ledger.head()
-    run, warning = execute(ListDoubtsOperator)
-    assert warning.startswith("1 submissions have been in doubt")
+    run, warning = execute(ListInDoubtOperator)
+    assert warning.startswith("1 submission in doubt for more than an hour")
     assert "python -m include.core.ledger in-doubt" in warning
-    (told,) = run.xcoms["task", "doubts"]
+    (told,) = run.xcoms["task", "in_doubt"]
     assert told == f"submission {row.id}, {row}, of run icav2_copy_batch/run-1"
     assert notes == [warning]
     assert (ledger.get(row.id), ledger.head()) == (row, head)
@@ -188,9 +188,9 @@ def test_younger_doubts_and_what_is_not_in_doubt_are_not_told(
     young = ago(tmp_path, 3500)
     for state in (State.HELD, State.IN_DOUBT, State.SENDING):
         at(young, state, state.lower())
-    run, sentence = execute(ListDoubtsOperator)
+    run, sentence = execute(ListInDoubtOperator)
     assert sentence == "Nothing has been in doubt for more than an hour."
-    assert run.xcoms["task", "doubts"] == []
+    assert run.xcoms["task", "in_doubt"] == []
 
 
 # -- cancellations -----------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_younger_doubts_and_what_is_not_in_doubt_are_not_told(
 @pytest.fixture
 def cancellers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Ledger, Submission], str]]:
     """The registry, for the length of a test."""
-    monkeypatch.setattr(maintenance, "CANCELLERS", {})
+    monkeypatch.setattr(upkeep, "CANCELLERS", {})
     return upkeep.CANCELLERS
 
 
@@ -234,7 +234,7 @@ def test_a_wish_about_a_doubt_is_left_until_the_doubt_is_settled(
     cancellers["icav2"] = lambda book, row: pytest.fail("there is no exact id to cancel by")
     row = at(ledger, state, wished=True)
     _, (told,) = execute(CancellationsOperator)
-    assert "the doubt comes first" in told
+    assert "it stays, since whether there is a job is not known" in told
     assert ledger.get(row.id) == row
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from hooks.waybill import receipts
+from operators.common import receipt as operators_common
 from operators.common.receipt import ReceiptLink, receipt_url
 from operators.icav2.receipt import ICAv2ReceiptOperator
 from portal.app import app, may_read_run
@@ -18,6 +19,8 @@ from portal.app import app, may_read_run
 from include.core.errors import VerificationError
 from include.core.ledger import Intent, Ledger, Owner, State, Submission
 from include.core.receipt import Receipt
+from include.core.receipt import folder as run_folder
+from include.core.steps import StepRecords
 from tests.plugins.conftest import Connect
 from tests.plugins.doubles import DAG_ID, RUN_ID, Run
 
@@ -25,6 +28,15 @@ from tests.plugins.doubles import DAG_ID, RUN_ID, Run
 @pytest.fixture
 def receipt(receipts_folder: Path) -> ICAv2ReceiptOperator:
     return ICAv2ReceiptOperator(task_id="receipt")
+
+
+def recorded(step: str, state: str, **facts: Any) -> None:
+    """What a step of the run has left behind."""
+    records = StepRecords(receipts().objects, f"{run_folder(DAG_ID, RUN_ID)}/steps")
+    asyncio.run(records.write(step, state, task_id=step, **facts))
+
+
+PLAN = {"uri": "file:///x", "sha256": "0", "size_bytes": 1}
 
 
 def document(folder: Path, run_id: str = RUN_ID) -> dict[str, Any]:
@@ -39,7 +51,7 @@ def test_a_refused_request_gives_an_incomplete_receipt_with_outcome_and_remedy(
     receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
 ):
     run = Run({"typo": 1})
-    run.xcoms["load_request", "request_errors"] = ["typo: this field is not known; take it out"]
+    recorded("load_request", "refused", problems=["typo: this field is not known; take it out"])
     with pytest.raises(VerificationError, match="Refused, nothing was copied"):
         run.execute(receipt)
     told = document(receipts_folder)
@@ -65,10 +77,9 @@ def test_a_missing_ledger_does_not_keep_it_from_being_written(
 def test_a_copy_that_left_nothing_behind_is_not_called_complete(
     receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
 ):
-    run = Run()
-    run.xcoms["plan", "return_value"] = {"plan": {"uri": "file:///x", "sha256": "0", "size_bytes": 1}, "files": 4}
+    recorded("plan", "done", plan=PLAN, counts={"files": 4})
     with pytest.raises(VerificationError, match="did not come to its end"):
-        run.execute(receipt)
+        Run().execute(receipt)
     assert document(receipts_folder)["state"] == "incomplete"
 
 
@@ -80,8 +91,8 @@ def test_a_copy_that_was_marked_failed_before_anything_watched_leaves_the_wish_t
 ):
     run = Run()
     run.states["copy"] = state
-    run.xcoms["plan", "return_value"] = {"plan": {"uri": "file:///x", "sha256": "0", "size_bytes": 1}, "files": 4}
-    run.xcoms["copy", "failure"] = failure
+    recorded("plan", "done", plan=PLAN, counts={"files": 4})
+    recorded("copy", "failed" if failure else "running", why=failure)
     row = sent(ledger)
     with pytest.raises(VerificationError):
         run.execute(receipt)
@@ -94,9 +105,8 @@ def test_a_proof_that_has_gone_is_not_called_complete(
     gone = {"uri": f"{receipts_folder.as_uri()}/x", "sha256": "0" * 64, "size_bytes": 1}
     totals = {"files": 2, "files proved": 2, "bytes": 6, "proved bytes": 6, "destinations": 1}
     run = Run()
-    run.xcoms["copy", "report"] = {
-        "documents": {"output": gone, "per-file proof": gone}, "totals": totals, "missing": [], "missing_count": 0,
-    }  # fmt: skip
+    documents = {"output": gone, "per-file proof": gone}
+    recorded("copy", "done", report={"documents": documents, "totals": totals, "missing": [], "missing_count": 0})
     with pytest.raises(VerificationError, match="cannot be read"):
         run.execute(receipt)
     told = document(receipts_folder)
@@ -115,7 +125,7 @@ def test_counts_alone_do_not_make_a_run_complete(receipt: ICAv2ReceiptOperator, 
     }
     totals = {"files": 2, "files proved": 2, "bytes": 6, "proved bytes": 6, "destinations": 1}
     run = Run()
-    run.xcoms["copy", "report"] = {"documents": documents, "totals": totals, "missing": ["a"], "missing_count": 0}
+    recorded("copy", "done", report={"documents": documents, "totals": totals, "missing": ["a"], "missing_count": 0})
     with pytest.raises(VerificationError):
         run.execute(receipt)
     assert document(receipts_folder)["state"] == "incomplete"
@@ -216,3 +226,34 @@ def test_open_rows_are_told_in_the_receipt(receipt: ICAv2ReceiptOperator, ledger
     with pytest.raises(VerificationError):
         Run().execute(receipt)
     assert "icav2://project/folder/" in document(receipts_folder)["held"][0]
+
+
+# -- step records ------------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_by_the_plan_and_the_reason_of_a_failed_copy_are_in_the_receipt(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    recorded("plan", "refused", problems=["icav2://x: this source does not exist"])
+    with pytest.raises(VerificationError, match="Refused, nothing was copied: icav2://x"):
+        Run().execute(receipt)
+    recorded("plan", "done", plan=PLAN, counts={"files": 4})
+    recorded("copy", "failed", why="ICA is closed")
+    with pytest.raises(VerificationError, match="Task copy: ICA is closed"):
+        Run().execute(receipt)
+    assert document(receipts_folder)["asked"] == {"files": 4}
+
+
+def test_a_step_that_begins_again_takes_away_what_the_steps_after_it_left(ledger: Ledger, receipts_folder: Path):
+    records = StepRecords(receipts().objects, "x/steps", ("load_request", "plan", "copy"))
+    asyncio.run(records.write("copy", "done", report={"missing_count": 0}))
+    asyncio.run(records.begin("plan"))
+    assert asyncio.run(records.read_all(("load_request", "plan", "copy"))) == {
+        "load_request": {}, "plan": {"state": "running"}, "copy": {},
+    }  # fmt: skip
+
+
+def test_no_receipt_reads_what_another_task_has_put_into_airflows_database():
+    operators = Path(operators_common.__file__).parents[1]
+    readers = [path for path in operators.rglob("*receipt*.py") if "xcom_pull" in path.read_text()]
+    assert readers == []

@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from harness.plates.servers import reset_moto
 from include.core.errors import AuthError, RequestError, TransientError
 from simulators.common import serve
 from simulators.icav2 import DEFAULT_API_KEY
@@ -59,6 +60,7 @@ class Aws:
 
 @pytest.fixture
 def aws(aws_url: str, connect: Connect) -> Aws:
+    reset_moto(aws_url)  # what moto holds belongs to the process, and other tests put things there too
     extra = {"region_name": REGION, "endpoint_url": aws_url}
     connect("waybill_aws", json.dumps({"conn_type": "aws", "login": KEY_ID, "password": KEY, "extra": extra}))
     return Aws(aws_url)

@@ -12,7 +12,7 @@ import pytest
 
 from harness.plates import servers
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
-from include.s3.client import S3Access
+from include.s3.bucket import S3Access
 from tests.plugins.plates.doubles import Run
 
 Connect = Callable[[str, str], None]

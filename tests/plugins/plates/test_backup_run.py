@@ -1,6 +1,6 @@
 """plate_backup from trigger to receipt in one process: `dag.test()`, with the approval written as the API writes it.
 
-The thing to know before changing it: `dag.test()` waits for ever for an answer, so a thread gives it, to the question of
+Invariant: `dag.test()` waits for ever for an answer, so a thread gives it, to the question of
 the run that is under way.
 """
 

@@ -135,7 +135,7 @@ def test_a_flipped_bit_is_a_mismatch_that_is_told_and_kept(store: Store):
 
 
 def test_an_unverifiable_plate_is_looked_at_twice(store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("operators.plate_verify._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("operators.plates.verify._PAUSE_SECONDS", 0.0)
     store.seed("20585")
     run = store.run("20585")
     entry = archive(run, plan(run)[0])

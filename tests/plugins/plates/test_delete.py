@@ -132,7 +132,7 @@ def test_an_answer_that_the_ledger_has_and_the_journal_has_not_is_read_back_and_
 ):
     run, entry = proved(store)
     with monkeypatch.context() as dead:
-        dead.setattr("operators.plate_batches.LedgeredBatches._closed", lambda *_: (_ for _ in ()).throw(Killed))
+        dead.setattr("include.plates.delete_ledger.LedgeredBatches._closed", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             delete(run, entry)
     before = store.of_plate("20585")

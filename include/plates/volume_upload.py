@@ -1,0 +1,85 @@
+"""What the upload of a volume keeps of its parts, in the journal and afterwards.
+
+Invariant: a journal's rows are a stored format: an upload that began under an older version of this code is continued.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from include.core.journal import PartJournal
+from include.plates.models import Frame
+from include.plates.plan import PLAN_METADATA
+from include.plates.tar_format import PlannedMember
+from include.plates.volume_reader import FETCH_BYTES, ReadMember
+from include.s3.bucket import Bucket
+from include.s3.multipart import Mark, PartDone, Upload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumePart(PartDone):
+    """A part of a volume: which uncompressed bytes it holds and what was learned of them. As in stored journals.
+
+    `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5) of members
+    that end in this part.
+    """
+
+    start: int
+    end: int
+    frames: tuple[tuple[int, int], ...] = ()
+    members: tuple[tuple[int, str, str, bool], ...] = ()
+
+
+def part_of_row(row: Mapping[str, Any]) -> VolumePart:
+    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(tuple(m) for m in row["members"])}
+    return VolumePart(**{**row, **lists})
+
+
+def upload_of(
+    archive: Bucket, key: str, digest: str, settings: Mapping[str, Any], journal: PartJournal
+) -> Upload[VolumePart]:
+    """The upload of a tarball, which carries the digest of its plan."""
+    mark = Mark(PLAN_METADATA, digest)
+    return Upload(archive, key, mark, settings, journal, part_of_row, read_bytes=FETCH_BYTES)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What writing a volume learned. `single` holds the whole volume where it is one part, not sent yet."""
+
+    single: bytes | None
+    stored_bytes: int
+    crc64nvme: str | None
+    frames: tuple[Frame, ...]
+    read: Mapping[int, ReadMember]
+    sent: int
+    parts: int
+    md5: str | None
+    part_starts: tuple[int, ...] = ()
+
+    def parts_of(self, member: PlannedMember) -> tuple[int, int]:
+        """First and last upload part that hold the member, header included."""
+        last = max(member.data_end - 1, member.header_offset)
+        return bisect.bisect_right(self.part_starts, member.header_offset), bisect.bisect_right(self.part_starts, last)
+
+    def frame_of(self, member: PlannedMember) -> tuple[int, int, int] | None:
+        """(offset, length, raw offset) of the stored bytes that hold the member, header included."""
+        if not self.frames:
+            return None
+        first = bisect.bisect_right(self.frames, member.header_offset, key=lambda f: f.raw_offset) - 1
+        last = bisect.bisect_left(
+            self.frames, max(member.data_end, member.header_offset + 1), key=lambda f: f.raw_offset
+        )
+        start, end = self.frames[first], self.frames[last - 1]
+        return start.offset, end.offset + end.length - start.offset, start.raw_offset
+
+
+def frame_table(parts: Sequence[VolumePart]) -> Iterator[Frame]:
+    offset = raw = 0
+    for part in parts:
+        for raw_length, length in part.frames:
+            yield Frame(offset, length, raw, raw_length)
+            offset, raw = offset + length, raw + raw_length
