@@ -3,8 +3,10 @@
 Every strategy meets the same random draws: the simulator draws the duration and the fate of a job from (seed, destination,
 attempt). The engine itself runs, against the simulated API, on a clock that jumps; its makespan counts from the first
 listing of the plan to the last proof. The original loop and its successor are replayed as plain policies, which are
-given what they cannot have: no faults, and a truncated copy passes, since they look at no file. Invariant: a missed
-aim is mended in the engine, never here. One piece: `python -m benchmarks.icav2.engine COUNT SEED SLOTS`.
+given what they cannot have: no faults, and a truncated copy passes, since they look at no file.
+One piece: `python -m benchmarks.icav2.engine COUNT SEED SLOTS`.
+
+Invariant: a missed aim is mended in the engine, never here.
 """
 
 from __future__ import annotations
