@@ -60,7 +60,10 @@ def run(quick: bool = False) -> list[Row]:
             for number in range(rounds + 1):
                 for pair in pairs:
                     one_round(course, pair, store, checkouts if number % 2 else checkouts[::-1], keep=number > 0)
-            rows += [row for pair in pairs for row in rows_of(pair, checkouts, rounds)]
+            found = [row for pair in pairs for row in rows_of(pair, checkouts, rounds)]
+            for row in found:
+                print(f"  {row['figure']}: {row['value']} {row['unit']}, ratio {row['ratio']}", flush=True)
+            rows += found
     return rows
 
 
