@@ -10,7 +10,7 @@ import pydantic
 import pytest
 
 from include.core.errors import RequestError
-from include.core.request import Request, described, load, param_schemas
+from include.core.request import BULKY, Request, asked_of, bulky_fields, described, load, param_schemas
 from include.core.text import bare_uri, is_bare_uri, printable
 from include.icav2.models import CopyRequest
 
@@ -175,3 +175,16 @@ def test_a_value_in_a_message_is_quoted_cut_and_harmless():
 def test_a_uri_is_plain_or_told_without_what_may_be_secret(uri, fine, bare):
     assert is_bare_uri(uri) is fine
     assert bare_uri(uri) == bare
+
+
+class Shelf(Request):
+    """A model with a field that bears a bulky field's name elsewhere, and is none."""
+
+    manifest: str = "short"
+    pages: list[str] = pydantic.Field(default=[], json_schema_extra=BULKY)
+
+
+def test_what_is_bulky_is_declared_by_the_model_and_not_known_by_its_name():
+    assert bulky_fields(Shelf) == {"pages"}
+    assert asked_of(Shelf, {"manifest": "m", "pages": ["p"]}) == {"manifest": "m"}
+    assert asked_of(Shelf, {"typo": 1}) == {}
