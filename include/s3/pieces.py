@@ -7,8 +7,10 @@ signed (client.py), and their checksums are given.
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 _SMALL = 64 * 1024
 _STRETCH = 512 * 1024
@@ -22,6 +24,18 @@ class Pieces:
         self._size = sum(len(piece) for piece in self._pieces)
         self._next = 0
         self._at = 0
+
+    @classmethod
+    def of_file(cls, path: Path, start: int, length: int) -> Pieces:
+        """`length` bytes of a file from byte `start`, mapped and not read into memory. Raises ValueError where the file
+        is shorter, OSError where it cannot be read."""
+        with path.open("rb") as file:
+            whole = os.fstat(file.fileno()).st_size
+            if start < 0 or length < 0 or start + length > whole:
+                raise ValueError(f"{path} holds {whole} bytes, not {start + length}")
+            if not length:
+                return cls([])
+            return cls([memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))[start : start + length]])
 
     def __len__(self) -> int:
         return self._size

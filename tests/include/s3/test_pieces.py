@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -46,3 +47,15 @@ def test_large_pieces_are_not_copied_and_small_neighbours_go_together():
 def test_it_is_read_from_its_start_only():
     with pytest.raises(ValueError, match="not from byte 7"):
         Pieces([b"0123456789"]).seek(7)
+
+
+def test_a_part_is_a_stretch_of_a_file_as_well(tmp_path: Path):
+    path = tmp_path / "image.tiff"
+    path.write_bytes(bytes(range(256)) * 1000)
+    part = Pieces.of_file(path, 1000, 200_000)
+    assert len(part) == 200_000
+    assert part.join() == path.read_bytes()[1000:201_000]
+    assert b"".join(stretches(part)) == part.join()
+    assert not Pieces.of_file(path, 5, 0)
+    with pytest.raises(ValueError, match="holds 256000 bytes"):
+        Pieces.of_file(path, 1000, 256_000)
