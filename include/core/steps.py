@@ -43,8 +43,10 @@ class StepRecords:
                 await self.write(step, "")
 
     async def end(self, step: str, error: WaybillError | None = None, **facts: Any) -> None:
-        """Records how a step ended, unless it has written a state of its own, which says more."""
-        if (await self.read(step)).get("state", RUNNING) != RUNNING:
+        """Records how a step ended, unless it has written a state of its own, which says more. An error is never lost to
+        another part of the same step (a mapped task) that went well."""
+        ended_before = (RUNNING,) if error is None else (RUNNING, DONE)
+        if (await self.read(step)).get("state", RUNNING) not in ended_before:
             return
         if error is None:
             await self.write(step, DONE, **facts)

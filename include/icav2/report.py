@@ -157,14 +157,17 @@ def outcome_of(summary: Mapping[str, Any], proofs: Sequence[Proof], *, good: boo
     return f"{there}; {pluralize(summary['missing_count'], 'file')} not."
 
 
-def nothing_proved(steps: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
-    """Outcome and remedy of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`."""
+def nothing_proved(steps: Mapping[str, Mapping[str, Any]], *, begun: bool = False) -> tuple[str, str]:
+    """Outcome and remedy of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`.
+
+    `begun`: the ledger knows submissions of this run, whatever the records say.
+    """
     refused = [problem for step in ("load_request", "plan") for problem in steps[step].get("problems", [])]
     if refused:
         return f"Refused, nothing was copied: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
     failed = [(step, why) for step, record in steps.items() for why in record.get("problems") or [record.get("why")]]
     reasons = "".join(f" Task {step}: {why}." for step, why in failed if why)
-    if steps["plan"].get("plan") or steps["copy"]:
+    if steps["plan"].get("plan") or steps["copy"] or begun:
         # No reason was recorded: neither by our errors nor by any other, and what it was cannot be seen from here.
         reasons = reasons or (
             " Task copy left no reason behind: it was stopped or marked by a person, or its worker was lost "

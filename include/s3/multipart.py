@@ -165,7 +165,8 @@ class Upload(Generic[P]):
         echoed = answer.get("ChecksumCRC64NVME")
         if echoed is not None and self.checksummed:
             return bool(echoed == crc)
-        if not self.md5_etags or not checksums.plain_md5(etag):
+        encrypted = answer.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in answer
+        if encrypted or not self.md5_etags or not checksums.plain_md5(etag):
             return True  # nothing to compare here: the verifier reads every byte again
         return bool(etag == await asyncio.to_thread(_md5, body))
 
@@ -272,7 +273,12 @@ class Upload(Generic[P]):
             raise TransientError(f"{self.key} was completed and is not there yet; try again")
         if self.mark is not None and self.mark.metadata_key not in there.metadata and there.size == self.stored_bytes:
             return there  # just joined by this very call, on a store that keeps no metadata
-        return await self.ours_or_refuse(there)
+        try:
+            return await self.ours_or_refuse(there)
+        except ObjectExists:
+            if self.overwrite:
+                raise ConcurrentWriter(f"{self.key} was written, and another writer has replaced it since") from None
+            raise
 
     def _named_in(self, answer: Mapping[str, Any]) -> Head | None:
         """What was joined, where the answer holds our CRC64NVME of the whole, or the ETag made of all our parts' ETags."""
@@ -291,7 +297,12 @@ class Upload(Generic[P]):
         return f"{whole}-{len(etags)}"
 
     async def _all_there(self) -> None:
-        """Every part as it was sent, or nothing is joined: some stores join what they have without a word."""
+        """Every part as it was sent, or nothing is joined: some stores join what they have without a word.
+
+        Without a journal all parts were confirmed in this very process, and the right to list them is not needed.
+        """
+        if self.journal is None:
+            return
         sent = dict(self.done)
         await self._compare_with_store()
         lost = sorted(sent.keys() - self.done.keys())

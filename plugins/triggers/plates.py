@@ -34,5 +34,9 @@ class PlateThawTrigger(WatchTrigger):
             yield observe
 
 
+class PlateWarmTrigger(PlateThawTrigger):
+    """The name under which restores that an earlier release deferred wait in Airflow's database."""
+
+
 class PlateUndoTrigger(UntilTrigger):
     """The name under which purges that an earlier release deferred wait in Airflow's database."""

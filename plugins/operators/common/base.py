@@ -82,8 +82,8 @@ class WaybillOperator(BaseOperator):
         step, facts = self.step or self.task_id, dict(known)
         try:
             records = self.records(context)
-        except AirflowNotFoundException as error:
-            self.log.warning("no receipt can tell of this step: %s", error)
+        except (AirflowNotFoundException, WaybillError, OSError) as error:
+            self.log.warning("no receipt can say how this step went: %s", error)
             yield facts
             return
         run_async(records.begin(step, task_id=context["ti"].task_id, **known))

@@ -257,3 +257,24 @@ def test_no_receipt_reads_what_another_task_has_put_into_airflows_database():
     operators = Path(operators_common.__file__).parents[1]
     readers = [path for path in operators.rglob("*receipt*.py") if "xcom_pull" in path.read_text()]
     assert readers == []
+
+
+def test_a_run_of_an_earlier_release_without_records_is_judged_by_the_ledger_and_its_complete_receipt_is_kept(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    row, run = sent(ledger), Run()
+    run.states["copy"] = "failed"
+    with pytest.raises(VerificationError, match="did not come to its end"):
+        run.execute(receipt)
+    assert ledger.get(row.id).cancel_requested_at is not None
+    stored(outcome="All 4 files are at their destinations.")
+    run.execute(receipt)
+    assert document(receipts_folder)["outcome"] == "All 4 files are at their destinations."
+
+
+def test_an_error_of_one_part_of_a_step_is_not_hidden_by_another_that_went_well(receipts_folder: Path):
+    records = StepRecords(receipts().objects, "x/steps")
+    asyncio.run(records.begin("copy"))
+    asyncio.run(records.end("copy"))
+    asyncio.run(records.end("copy", VerificationError("three files are missing")))
+    assert asyncio.run(records.read("copy"))["state"] == "failed"

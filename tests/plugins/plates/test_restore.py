@@ -13,7 +13,7 @@ from operators.plates.restore import PlateRestoreOperator
 from operators.plates.restore_plan import PlateRestorePlanOperator
 from operators.plates.restore_receipt import PlateRestoreReceiptOperator
 from operators.plates.thaw import PlateThawOperator
-from triggers.plates import PlateThawTrigger, PlateUndoTrigger
+from triggers.plates import PlateThawTrigger, PlateUndoTrigger, PlateWarmTrigger
 from triggers.until import UntilTrigger
 
 from include.core.errors import NotFound, TransientError, VerificationError
@@ -204,7 +204,12 @@ def test_a_wait_that_is_over_fails_with_what_to_do_and_a_lost_tarball_at_once(
 
 def test_triggers_survive_a_move_to_another_triggerer():
     facts = {"conn_id": "c", "dag_id": "d", "run_id": "r", "deadline": 1.0, "since": 0.0, "poll_seconds": 5.0}
-    for kind, module in ((PlateThawTrigger, "plates"), (UntilTrigger, "until"), (PlateUndoTrigger, "plates")):
+    for kind, module in (
+        (PlateThawTrigger, "plates"),
+        (UntilTrigger, "until"),
+        (PlateUndoTrigger, "plates"),
+        (PlateWarmTrigger, "plates"),
+    ):
         path, kept = kind(**facts, options={"keys": ["k"]}).serialize()
         assert path == f"triggers.{module}.{kind.__name__}"
         assert kept == {**facts, "options": {"keys": ["k"]}, "ledger_conn_id": "waybill_ledger"}
