@@ -14,9 +14,10 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from include.core.objects import Objects
+if TYPE_CHECKING:  # a journal in a file needs no object store
+    from include.core.objects import Objects
 
 
 class PartJournal(Protocol):

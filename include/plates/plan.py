@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import AuthError, NotFound, RequestError, VerificationError
@@ -20,10 +21,12 @@ from include.plates.layout import check_layout, fill, problems_of, tag_of, tarba
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
 from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
-from include.plates.request import BackupRequest
 from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import ColdObject, SourceChanged
+
+if TYPE_CHECKING:  # the command line plans without a request, and need not load its models
+    from include.plates.request import BackupRequest
 
 PLAN_METADATA = "waybill-plan-sha256"
 FULL_ID_METADATA = "waybill-plate-id-full"
