@@ -213,6 +213,21 @@ class Ledger:
             raise error
         return row
 
+    def record_found(self, row: Submission, external_id: str) -> Submission:
+        """Writes down a job that a search found, if the row still waits for one; else returns it as it now is.
+
+        Unlike an answer, what is found is of no attempt: where the row has been sent anew since the search began, it may be the
+        new attempt's job, and must stay there to be found.
+        """
+        with self._write() as tx:
+            now = tx.row(row.id)
+            if now.state == State.RESERVED:
+                now = tx.change(now, {"state": State.SENDING}, why="thought absent, and found")
+            elif now.state != State.IN_DOUBT:
+                return now
+            values = {"state": State.SENT, "external_id": external_id, "accept_deadline": tx.now}
+            return tx.change(now, values, why="found by probe")
+
     def _record_sent(
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
     ) -> tuple[Submission, bool]:
