@@ -183,7 +183,11 @@ class _AskedLedger:
         return lambda *args, **more: self._tape.ask(Question("ledger", name, args, tuple(sorted(more.items()))))
 
 
-_TOKEN = re.compile(r"token-\d+-\d+")
+_TOKEN = re.compile(r"token-\d+")
+Tokens = frozenset[str]
+
+
+_NAMES = [f"token-{number}" for number in range(100, 150)]  # of one length, none a part of another
 
 
 class _Texts:
@@ -218,7 +222,7 @@ class _RealLedger:
         self._snapshots: list[bytes] = []
         self.texts: list[tuple[int, tuple[str, ...]]] = []
         self.rows: list[list[dict[str, Any]]] = []
-        self._known: dict[tuple[int, str], tuple[Answer, int]] = {}
+        self._known: dict[tuple[int, str, str], tuple[Answer, int]] = {}
         self.problems: list[str] = []
         self.state = self._number()
 
@@ -231,18 +235,22 @@ class _RealLedger:
 
         return engine
 
-    def ask(self, state: int, question: Question) -> tuple[Answer, int]:
-        """What the ledger in this state answers, and the state it is in then."""
-        key = (state, question.key)
+    def ask(self, state: int, question: Question, held: Tokens = frozenset()) -> tuple[Answer, int]:
+        """What the ledger in this state answers, and the state it is in then. `held`: tokens that workers still hold.
+
+        A new token is the first that nobody holds: so equal states have equal names far more often.
+        """
+        used = held.union(self.texts[state][1])
+        free = [name for name in _NAMES if name not in used]
+        key = (state, question.key, free[0])
         if key not in self._known:
-            self._known[key] = self._really_ask(state, question)
+            self._known[key] = self._really_ask(state, question, iter(free))
         return self._known[key]
 
-    def _really_ask(self, state: int, question: Question) -> tuple[Answer, int]:
+    def _really_ask(self, state: int, question: Question, tokens: Iterator[str]) -> tuple[Answer, int]:
         if state != self.state:
             self._memory.deserialize(self._snapshots[state])
-        tokens = iter(range(100))
-        with mock.patch("uuid.uuid4", lambda: f"token-{state}-{next(tokens)}"):
+        with mock.patch("uuid.uuid4", lambda: next(tokens)):
             try:
                 answer = Answer(getattr(self.ledger, question.name)(*question.args, **dict(question.more)))
             except WaybillError as error:
@@ -374,7 +382,7 @@ class Explorer:
         self._ledger = _RealLedger(ledger_class, self._texts)
         self._worlds: list[World] = []
         self._world_numbers: dict[World, int] = {}
-        self._steps_known: dict[tuple[int, int, int], list[tuple[str, int, int, int]]] = {}
+        self._steps_known: dict[tuple[int, int, int, Tokens], list[tuple[str, int, int, int]]] = {}
         self._surroundings_known: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
         self._ends_alone: dict[tuple[int, int], str | None] = {}
         self._standings: dict[str, int] = {}  # where a worker stands → the first history that brings it there
@@ -492,29 +500,30 @@ class Explorer:
 
     def _successors(self, place: Place) -> Iterator[tuple[str, Place]]:
         ledger, world, workers = place
+        held = frozenset(token for worker in workers for token in self._standing_texts[worker][1])
         for position, history in enumerate(workers):
             if history == DONE or history in workers[:position]:
                 continue  # none has a name: of two alike only one need go
-            for label, after, remote, then in self._steps(ledger, world, history):
+            for label, after, remote, then in self._steps(ledger, world, history, held):
                 yield f"{_name(position)} {label}", (after, remote, _with(workers, position, then))
         for label, after, remote in self._surroundings(ledger, world):
             yield label, (after, remote, workers)
 
-    def _steps(self, ledger: int, world: int, history: int) -> list[tuple[str, int, int, int]]:
+    def _steps(self, ledger: int, world: int, history: int, held: Tokens) -> list[tuple[str, int, int, int]]:
         """What a worker can come to with its next step: label, the states of ledger and remote then, its history."""
-        key = (ledger, world, history)
+        key = (ledger, world, history, held)
         if key not in self._steps_known:
-            self._steps_known[key] = list(self._find_steps(ledger, world, history))
+            self._steps_known[key] = list(self._find_steps(*key))
         return self._steps_known[key]
 
-    def _find_steps(self, ledger: int, world: int, history: int) -> Iterator[tuple[str, int, int, int]]:
+    def _find_steps(self, ledger: int, world: int, history: int, held: Tokens) -> Iterator[tuple[str, int, int, int]]:
         question = self._questions[history]
         if question is not None and question.subject == "remote":
             for label, answer, remote in _remote(self._worlds[world], question):
-                then, after = self._on_to_a_pause(self._after(history, answer), ledger)
+                then, after = self._on_to_a_pause(self._after(history, answer), ledger, held)
                 yield label, after, self._world(remote), then
         else:
-            then, after = self._on_to_a_pause(history, ledger, least=1)
+            then, after = self._on_to_a_pause(history, ledger, held, least=1)
             yield "goes on", after, world, then
         spent = self._worlds[world].spend("crashes") if history != START else None
         if spent is not None:
@@ -534,15 +543,16 @@ class Explorer:
             self._surroundings_known[key] = found
         return self._surroundings_known[key]
 
-    def _on_to_a_pause(self, history: int, ledger: int, least: int = 0) -> tuple[int, int]:
+    def _on_to_a_pause(self, history: int, ledger: int, held: Tokens, least: int = 0) -> tuple[int, int]:
         """The worker's calls to the ledger up to where it may be overtaken; at least so many."""
         limit = least if self._scope.between_writes else 1000
         while limit > 0 and history != DONE:
             question = self._questions[history]
             if question is None or question.subject != "ledger" or (history == START and not least):
                 break
-            answer, ledger = self._ledger.ask(ledger, question)
+            answer, ledger = self._ledger.ask(ledger, question, held)
             history, limit, least = self._after(history, answer), limit - 1, 0
+            held |= set(self._standing_texts[history][1])
         return history, ledger
 
     # -- what must hold -----------------------------------------------------------------------------------------------
@@ -574,7 +584,7 @@ class Explorer:
             while history != DONE:
                 question = self._questions[history]
                 if question is not None and question.subject == "ledger":
-                    answer, ledger = self._ledger.ask(ledger, question)
+                    answer, ledger = self._ledger.ask(ledger, question, frozenset(self._standing_texts[history][1]))
                 else:
                     assert question is not None
                     world = _calm(world, arrives=True)
