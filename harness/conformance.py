@@ -435,11 +435,12 @@ async def _answer_is_lost(remote: Remote, lie: str) -> None:
 
 
 async def _refused_for_now(remote: Remote, lie: str) -> None:
-    """Slow down, a credential that has expired, an outage: nothing was done, and it goes on by itself."""
+    """Slow down, an outage, a credential that has expired: nothing was done, and it goes on by itself."""
+    expired = {"fault": "status", "code": 401}
     for rule in (
         {"fault": "status", "code": 429, "retry_after": 7},
-        {"fault": "status", "code": 401},
         {"fault": "outage", "seconds": 60.0},
+        *([expired] if remote.logins else []),
     ):
         with trial(remote) as one:
             one.fault(**remote.write, **rule)

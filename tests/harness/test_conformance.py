@@ -9,11 +9,12 @@ import pytest
 from harness import conformance
 from harness.conformance import NotConforming
 from harness.icav2.conformance import ICAv2Copies
+from harness.plates.conformance import S3Deletion
 from include.core.errors import RemoteError, TransientError, WaybillError
 from include.core.ledger import SendFence, Sent, State, Submission
 from tests.harness.ticket_office import KEY, SEAT, Tickets, TicketWorker
 
-REMOTES = [ICAv2Copies(), Tickets()]
+REMOTES = [ICAv2Copies(), S3Deletion(), Tickets()]
 
 
 @pytest.mark.parametrize(
