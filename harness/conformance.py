@@ -166,7 +166,7 @@ class Trial:
                     wait = await worker.ask()
                 except TransientError as error:
                     self.note(error)
-                    wait = error.retry_after or 1.0
+                    wait = error.retry_after or 5.0
                 except WaybillError as error:
                     self.note(error)
                     raise NotConforming(f"it ends with {type(error).__name__}: {error}") from error
