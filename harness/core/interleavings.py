@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 from typing import Any
 from unittest import mock
 
@@ -165,7 +165,7 @@ def _standing(frame: FrameType | None) -> str:
 
 
 def _is_state(name: str, value: Any) -> bool:
-    return name not in _NOT_STATE and not callable(value) and not isinstance(value, Intent | Probe)
+    return name not in _NOT_STATE and not isinstance(value, Intent | Probe | FunctionType | MethodType)
 
 
 class _AskedLedger:

@@ -279,19 +279,18 @@ class Ledger:
         return row
 
     def record_found(self, row: Submission, external_id: str) -> Submission:
-        """Writes down a job that a search found, if the row still lacks one; else returns it as it now is.
+        """Writes down a job that a search found, if the row still waits for one; else returns it as it now is.
 
-        Unlike an answer, what is found is of no attempt: where the row has been sent anew since the search began, it may be the
-        new attempt's job, and must stay there to be found.
+        Unlike an answer, what is found is of no attempt: where it was sent anew since the search began, the job may be the new
+        attempt's, or the next generation's, and must stay there to be found.
         """
         with self._changing(row) as (tx, now):
-            values: dict[str, Any] = {"external_id": external_id, "accept_deadline": tx.now}
             if now.state == State.RESERVED:  # thought absent, and here it is
                 now = tx.change(now, {"state": State.SENDING}, why="found after all")
             elif now.state != State.IN_DOUBT:
-                given_up = now.state == State.SUPERSEDED and now.external_id is None
-                return tx.change(now, values, why="found later") if given_up else now
-            return tx.change(now, values | {"state": State.SENT}, why="found by probe")
+                return now
+            values = {"state": State.SENT, "external_id": external_id, "accept_deadline": tx.now}
+            return tx.change(now, values, why="found by probe")
 
     def _record_sent(
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
