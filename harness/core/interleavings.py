@@ -15,6 +15,7 @@ import re
 import sqlite3
 import sys
 import tempfile
+from array import array
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,7 @@ TIMEOUT, VISIBILITY_WINDOW = 1.0, 1.0  # ticks of the remote's clock
 PROVES, FINDS, HARMLESS = "absence is proved", "jobs can only be found", "a second job does no harm"
 START, DONE = 0, -1  # a worker before its call; one whose call has returned
 KEY = "the effect"
+REMEMBERED = 1_000_000  # steps; a bound of memory alone
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Scope:
     late_commits: int = 1  # the client gives up first, and the request arrives after that
     hidden_jobs: int = 1
     partial_searches: int = 0  # a page that fails: what was found is all that is known
-    ended_jobs: int = 0  # jobs that end well and are closed, so that their effect is there
+    refusals: int = 0  # the remote refuses without any effect: a credential that has expired, or "slow down"
+    ended_jobs: int = 0  # jobs that end well: their effect is there, and whoever looks for it before sees it
     ticks: int = (
         4  # of the remote's clock, while workers are overtaken; to bring things to an end there are as many as it takes
     )
@@ -75,10 +78,11 @@ class Request:
     arrives_by: float
     visible_at: float | None = None
     gone: bool = False
+    refused: bool = False
 
     @property
     def under_way(self) -> bool:
-        return self.visible_at is None and not self.gone
+        return self.visible_at is None and not self.gone and not self.refused
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class World:
     scope: Scope
     now: float = 0.0
     requests: tuple[Request, ...] = ()
+    effect: bool = False
 
     def spend(self, what: str) -> World | None:
         left = getattr(self.scope, what)
@@ -151,7 +156,7 @@ class _Tape:
         raise _Halt
 
 
-_NOT_STATE = ("_", "tape")  # the count of turns has no limit here
+_NOT_STATE = ("_", "tape", "self", "how", "ground")  # the count of turns has no limit here
 
 
 def _standing(frame: FrameType | None) -> str:
@@ -207,10 +212,11 @@ class _RealLedger:
     """The real ledger on a database in memory that can be set to any state that was seen. States have numbers, from 0."""
 
     def __init__(self, ledger_class: type[store.Ledger], texts: _Texts):
+        self.clock = 0.0
         with tempfile.TemporaryDirectory() as folder:
             url = URL.create("sqlite", database=str(Path(folder) / "ledger.db"))
             init(url)
-            self.ledger = ledger_class(url, clock=lambda: 0.0, monotonic=lambda: 0.0)
+            self.ledger = ledger_class(url, clock=lambda: self.clock, monotonic=lambda: 0.0)
             self.ledger.close()
             self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             with closing(sqlite3.connect(str(url.database))) as on_disk:
@@ -222,7 +228,7 @@ class _RealLedger:
         self._snapshots: list[bytes] = []
         self.texts: list[tuple[int, tuple[str, ...]]] = []
         self.rows: list[list[dict[str, Any]]] = []
-        self._known: dict[tuple[int, str, str], tuple[Answer, int]] = {}
+        self._known: dict[tuple[int, str, str, float], tuple[Answer, int]] = {}
         self.problems: list[str] = []
         self.state = self._number()
 
@@ -235,15 +241,16 @@ class _RealLedger:
 
         return engine
 
-    def ask(self, state: int, question: Question, held: Tokens = frozenset()) -> tuple[Answer, int]:
+    def ask(self, state: int, question: Question, held: Tokens = frozenset(), clock: float = 0.0) -> tuple[Answer, int]:
         """What the ledger in this state answers, and the state it is in then. `held`: tokens that workers still hold.
 
         A new token is the first that nobody holds: so equal states have equal names far more often.
         """
         used = held.union(self.texts[state][1])
         free = [name for name in _NAMES if name not in used]
-        key = (state, question.key, free[0])
+        key = (state, question.key, free[0], clock)
         if key not in self._known:
+            self.clock = clock
             self._known[key] = self._really_ask(state, question, iter(free))
         return self._known[key]
 
@@ -296,6 +303,8 @@ def _remote(world: World, question: Question) -> Iterator[Step]:
         else:
             sent = replace(world, requests=(*world.requests, Request(passed + TIMEOUT)))
             yield "sends", Answer(len(world.requests)), sent
+    elif question.name == "look":
+        yield f"sees that the effect is {'there' if world.effect else 'not there'}", Answer(world.effect), world
     elif question.name == "answer":
         yield from _answers(world, *question.args)
     else:
@@ -313,6 +322,9 @@ def _answers(world: World, index: int) -> Iterator[Step]:
     silence = Answer(error=TransientError("no answer"))
     if request.gone:
         yield "gets no answer", silence, world
+    elif request.refused:
+        yield "is told to log in again", Answer("log in again"), world
+        yield "is told to slow down", Answer(error=TransientError("slow down", no_effect=True)), world
     elif request.visible_at is not None:
         yield "gets its answer", Answer(f"job-{index}"), world
         spent = world.spend("lost_answers")
@@ -337,6 +349,12 @@ def _surroundings(world: World) -> Iterator[tuple[str, World]]:
         spent = world.spend("lost_answers")
         if spent is not None:
             yield f"request {index} is lost", spent.with_request(index, gone=True)
+        spent = world.spend("refusals")
+        if spent is not None:
+            yield f"request {index} is refused", spent.with_request(index, refused=True)
+    spent = None if world.effect or not world.jobs else world.spend("ended_jobs")
+    if spent is not None:
+        yield "the job ends well", replace(spent, effect=True)
     in_time = all(not r.under_way or r.arrives_by > world.now for r in world.requests)
     if world.now < world.scope.ticks and in_time:
         yield "time passes", _later(world)
@@ -378,6 +396,7 @@ class Explorer:
         ledger_class: type[store.Ledger] = store.Ledger,
     ):
         self._kind, self._scope, self._submit_once = kind, scope or Scope(), submit_once
+        self.found = Found(kind, self._scope)
         self._texts = _Texts()
         self._ledger = _RealLedger(ledger_class, self._texts)
         self._worlds: list[World] = []
@@ -395,27 +414,29 @@ class Explorer:
 
     def run(self, *, violations: int = 1) -> Found:
         """Explores everything, or until so many violations were found."""
-        found = Found(self._kind, self._scope)
+        found = self.found
         first: Place = (self._ledger.state, self._world(World(self._scope)), (START,) * self._scope.workers)
-        numbers = {self._key(first): 0}
-        places, cause = [first], [(0, "begin")]
-        stack = [0]
+        seen = {hash(self._key(first))}  # of ten million states two have one hash with a probability of one in 400,000
+        labels: dict[str, int] = {}
+        cause, how = array("L", [0]), array("L", [0])  # by state: from which, by which step
+        stack = [(0, first)]
         while stack and len(found.violations) < violations:
-            number = stack.pop()
-            for label, place in self._successors(places[number]):
+            number, place = stack.pop()
+            for label, then in self._successors(place):
                 found.edges += 1
-                key = self._key(place)
-                if key in numbers:
+                key = hash(self._key(then))
+                if key in seen:
                     continue
-                known = numbers[key] = len(places)
-                places.append(place)
-                cause.append((number, label))
-                wrong = self._wrong(place) or self._wrong_at_the_end(place)
+                seen.add(key)
+                known = len(cause)
+                cause.append(number)
+                how.append(labels.setdefault(label, len(labels)))
+                wrong = self._wrong(then) or self._wrong_at_the_end(then)
                 if wrong:
-                    found.violations.append(f"{wrong}: {_trace(cause, known)}")
+                    found.violations.append(f"{wrong}: {_trace(cause, how, list(labels), known)}")
                 else:
-                    stack.append(known)
-        found.states, found.ledger_states = len(places), len(self._ledger.rows)
+                    stack.append((known, then))
+            found.states, found.ledger_states = len(cause), len(self._ledger.rows)
         found.violations += self._ledger.problems[:violations]
         return found
 
@@ -449,10 +470,13 @@ class Explorer:
             fence()
 
         async def send(_row: Any, fence: Any) -> str:
-            passed = remote("now")  # the request arrives within its timeout, counted from the last look, or never
-            fence()
-            sent = remote("post", passed)
-            return str(remote("answer", sent))
+            for _ in range(2):
+                passed = remote("now")  # the request arrives within its timeout, counted from the last look, or never
+                fence()
+                answer = str(remote("answer", remote("post", passed)))
+                if answer != "log in again":
+                    return answer
+            raise TransientError("refused twice", no_effect=True)
 
         async def search(_row: Any) -> RemoteSearch:
             now, seen, complete = remote("list")
@@ -464,9 +488,21 @@ class Explorer:
         harmless = DuplicateSafe("it leaves what is there", verified) if self._kind == HARMLESS else None
         probe = Probe(search, VISIBILITY_WINDOW, TIMEOUT, proves_absence=self._kind == PROVES, harmless=harmless)
         intent = Intent("remote", "job", KEY, {"what": KEY}, Owner("explored", "run", "submit"))
-        return self._submit_once(
-            _AskedLedger(tape), intent, send=send, probe=probe, prepare=prepare if self._scope.prepares else None
-        )
+        ledger = _AskedLedger(tape)
+        ground = prepare if self._scope.prepares else None
+
+        async def work() -> Any:
+            seen_absent = None
+            if self._scope.ended_jobs:
+                rows = ledger.generations(intent.system, intent.kind, intent.business_key)
+                if not rows or rows[-1].state not in OPEN:
+                    if remote("look"):
+                        return None
+                    seen_absent = rows[-1].generation if rows else 0
+            how = {"send": send, "probe": probe, "prepare": ground, "seen_absent": seen_absent}
+            return await self._submit_once(ledger, intent, **how)
+
+        return work()
 
     def _after(self, history: int, answer: Answer) -> int:
         """The worker that has got one more answer: its history, START or DONE."""
@@ -498,6 +534,10 @@ class Explorer:
             self._worlds.append(world)
         return number
 
+    def _clock(self, world: World) -> float:
+        """The ledger's clock. It stands still, so that nothing can rest on it, but where a claim runs out by it."""
+        return world.now if self._scope.prepares else 0.0
+
     def _successors(self, place: Place) -> Iterator[tuple[str, Place]]:
         ledger, world, workers = place
         held = frozenset(token for worker in workers for token in self._standing_texts[worker][1])
@@ -513,6 +553,8 @@ class Explorer:
         """What a worker can come to with its next step: label, the states of ledger and remote then, its history."""
         key = (ledger, world, history, held)
         if key not in self._steps_known:
+            if len(self._steps_known) > REMEMBERED:
+                self._steps_known.clear()
             self._steps_known[key] = list(self._find_steps(*key))
         return self._steps_known[key]
 
@@ -520,10 +562,10 @@ class Explorer:
         question = self._questions[history]
         if question is not None and question.subject == "remote":
             for label, answer, remote in _remote(self._worlds[world], question):
-                then, after = self._on_to_a_pause(self._after(history, answer), ledger, held)
+                then, after = self._on_to_a_pause(self._after(history, answer), ledger, world, held)
                 yield label, after, self._world(remote), then
         else:
-            then, after = self._on_to_a_pause(history, ledger, held, least=1)
+            then, after = self._on_to_a_pause(history, ledger, world, held, least=1)
             yield "goes on", after, world, then
         spent = self._worlds[world].spend("crashes") if history != START else None
         if spent is not None:
@@ -535,22 +577,21 @@ class Explorer:
         if key not in self._surroundings_known:
             now = self._worlds[world]
             found = [(label, ledger, self._world(remote)) for label, remote in _surroundings(now)]
-            ended = now.spend("ended_jobs")
-            if ended is not None:
+            if now.effect:
                 for row in self._ledger.ask(ledger, Question("ledger", "in_states", (State.SENT,)))[0].value:
                     move = Question("ledger", "move", (row, State.DONE), (("why", "ended"),))
-                    found.append(("the job ends", self._ledger.ask(ledger, move)[1], self._world(ended)))
+                    found.append(("its row is closed", self._ledger.ask(ledger, move)[1], world))
             self._surroundings_known[key] = found
         return self._surroundings_known[key]
 
-    def _on_to_a_pause(self, history: int, ledger: int, held: Tokens, least: int = 0) -> tuple[int, int]:
+    def _on_to_a_pause(self, history: int, ledger: int, world: int, held: Tokens, least: int = 0) -> tuple[int, int]:
         """The worker's calls to the ledger up to where it may be overtaken; at least so many."""
         limit = least if self._scope.between_writes else 1000
         while limit > 0 and history != DONE:
             question = self._questions[history]
             if question is None or question.subject != "ledger" or (history == START and not least):
                 break
-            answer, ledger = self._ledger.ask(ledger, question, held)
+            answer, ledger = self._ledger.ask(ledger, question, held, self._clock(self._worlds[world]))
             history, limit, least = self._after(history, answer), limit - 1, 0
             held |= set(self._standing_texts[history][1])
         return history, ledger
@@ -584,7 +625,8 @@ class Explorer:
             while history != DONE:
                 question = self._questions[history]
                 if question is not None and question.subject == "ledger":
-                    answer, ledger = self._ledger.ask(ledger, question, frozenset(self._standing_texts[history][1]))
+                    tokens = frozenset(self._standing_texts[history][1])
+                    answer, ledger = self._ledger.ask(ledger, question, tokens, self._clock(world))
                 else:
                     assert question is not None
                     world = _calm(world, arrives=True)
@@ -615,7 +657,14 @@ def _calm(world: World, *, arrives: bool) -> World:
         for r in world.requests
     )
     scope = replace(
-        world.scope, crashes=0, lost_answers=0, late_commits=0, hidden_jobs=0, partial_searches=0, ended_jobs=0
+        world.scope,
+        crashes=0,
+        lost_answers=0,
+        late_commits=0,
+        hidden_jobs=0,
+        partial_searches=0,
+        refusals=0,
+        ended_jobs=0,
     )
     return replace(world, requests=requests, scope=scope)
 
@@ -639,9 +688,9 @@ def _name(position: int) -> str:
     return f"worker {position}"
 
 
-def _trace(cause: list[tuple[int, str]], number: int) -> str:
+def _trace(cause: array[int], how: array[int], labels: list[str], number: int) -> str:
     steps = []
     while number:
-        number, label = cause[number]
-        steps.append(label)
+        steps.append(labels[how[number]])
+        number = cause[number]
     return "; ".join(steps[::-1])
