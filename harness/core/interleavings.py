@@ -156,7 +156,7 @@ class _Tape:
         raise _Halt
 
 
-_NOT_STATE = ("_", "tape", "self", "how", "ground")  # the count of turns has no limit here
+_NOT_STATE = ("_", "tape", "self")  # the count of turns decides nothing: `run` lifts its limit
 
 
 def _standing(frame: FrameType | None) -> str:
@@ -192,6 +192,7 @@ _TOKEN = re.compile(r"token-\d+")
 Tokens = frozenset[str]
 
 
+_INTENT = Intent("remote", "job", KEY, {"what": KEY}, Owner("explored", "run", "submit"))
 _NAMES = [f"token-{number}" for number in range(100, 150)]  # of one length, none a part of another
 
 
@@ -206,6 +207,39 @@ class _Texts:
         for number, token in enumerate(tokens):
             text = text.replace(token, f"#{number}#")
         return self._numbers.setdefault(text, len(self._numbers)), tokens
+
+
+class _Client:
+    """The system's side of `submit_once`, as an honest one writes it."""
+
+    def __init__(self, tape: _Tape):
+        self._tape = tape
+
+    def __repr__(self) -> str:
+        return "the client"
+
+    def ask(self, name: str, *args: Any) -> Any:
+        return self._tape.ask(Question("remote", name, args))
+
+    async def prepare(self, _row: Any, fence: Any) -> None:
+        self.ask("now")
+        fence()
+
+    async def send(self, _row: Any, fence: Any) -> str:
+        for _logged_in_again in (False, True):
+            passed = self.ask("now")  # the request arrives within its timeout, counted from the last look, or never
+            fence()
+            answer = str(self.ask("answer", self.ask("post", passed)))
+            if answer != "log in again":
+                return answer
+        raise TransientError("refused twice", no_effect=True)
+
+    async def search(self, _row: Any) -> RemoteSearch:
+        now, seen, complete = self.ask("list")
+        return RemoteSearch(seen, complete=complete, remote_now=now)
+
+    async def verified(self, _row: Any) -> bool:
+        return bool(self.ask("list")[1])
 
 
 class _RealLedger:
@@ -414,6 +448,10 @@ class Explorer:
 
     def run(self, *, violations: int = 1) -> Found:
         """Explores everything, or until so many violations were found."""
+        with mock.patch.dict(self._submit_once.__globals__, MAX_TURNS=sys.maxsize):
+            return self._explore(violations)
+
+    def _explore(self, violations: int) -> Found:
         found = self.found
         first: Place = (self._ledger.state, self._world(World(self._scope)), (START,) * self._scope.workers)
         seen = {hash(self._key(first))}  # of ten million states two have one hash with a probability of one in 400,000
@@ -461,48 +499,22 @@ class Explorer:
             self._ends[history] = START  # Airflow's retry asks again
         return None
 
-    def _call(self, tape: _Tape) -> Coroutine[Any, Any, Any]:
-        def remote(name: str, *args: Any) -> Any:
-            return tape.ask(Question("remote", name, args))
-
-        async def prepare(_row: Any, fence: Any) -> None:
-            remote("now")
-            fence()
-
-        async def send(_row: Any, fence: Any) -> str:
-            for _ in range(2):
-                passed = remote("now")  # the request arrives within its timeout, counted from the last look, or never
-                fence()
-                answer = str(remote("answer", remote("post", passed)))
-                if answer != "log in again":
-                    return answer
-            raise TransientError("refused twice", no_effect=True)
-
-        async def search(_row: Any) -> RemoteSearch:
-            now, seen, complete = remote("list")
-            return RemoteSearch(seen, complete=complete, remote_now=now)
-
-        async def verified(_row: Any) -> bool:
-            return bool(remote("list")[1])
-
-        harmless = DuplicateSafe("it leaves what is there", verified) if self._kind == HARMLESS else None
-        probe = Probe(search, VISIBILITY_WINDOW, TIMEOUT, proves_absence=self._kind == PROVES, harmless=harmless)
-        intent = Intent("remote", "job", KEY, {"what": KEY}, Owner("explored", "run", "submit"))
-        ledger = _AskedLedger(tape)
-        ground = prepare if self._scope.prepares else None
-
-        async def work() -> Any:
-            seen_absent = None
-            if self._scope.ended_jobs:
-                rows = ledger.generations(intent.system, intent.kind, intent.business_key)
-                if not rows or rows[-1].state not in OPEN:
-                    if remote("look"):
-                        return None
-                    seen_absent = rows[-1].generation if rows else 0
-            how = {"send": send, "probe": probe, "prepare": ground, "seen_absent": seen_absent}
-            return await self._submit_once(ledger, intent, **how)
-
-        return work()
+    async def _call(self, tape: _Tape) -> Any:
+        """What a worker does: it looks whether the effect is there, where the scope says so, and asks for it."""
+        client, ledger, seen_absent = _Client(tape), _AskedLedger(tape), None
+        if self._scope.ended_jobs:
+            rows = ledger.generations(_INTENT.system, _INTENT.kind, _INTENT.business_key)
+            if not rows or rows[-1].state not in OPEN:
+                if client.ask("look"):
+                    return None
+                seen_absent = rows[-1].generation if rows else 0
+        harmless = DuplicateSafe("it leaves what is there", client.verified) if self._kind == HARMLESS else None
+        proves = self._kind == PROVES
+        probe = Probe(client.search, VISIBILITY_WINDOW, TIMEOUT, proves_absence=proves, harmless=harmless)
+        prepare = client.prepare if self._scope.prepares else None
+        return await self._submit_once(
+            ledger, _INTENT, send=client.send, probe=probe, prepare=prepare, seen_absent=seen_absent
+        )
 
     def _after(self, history: int, answer: Answer) -> int:
         """The worker that has got one more answer: its history, START or DONE."""
