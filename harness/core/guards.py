@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.core.interleavings import PROVES, Explorer, Found, Scope
+from harness.core.interleavings import PROVES, SAME_KEY, Explorer, Found, Scope
 from include.core.ledger import store, submit
 
 TWO = Scope(workers=2, crashes=1, ticks=3)
@@ -55,7 +55,7 @@ GUARDS = [
     Guard(
         "the fence makes the row SENDING before the bytes leave",
         submit,
-        "self.attempt = self.ledger.begin(self.row, response_deadline=2 * window)",
+        "self.attempt = self.ledger.begin(self.row, response_deadline=2 * window, quota=self.quota)",
         "self.attempt = self.row",
     ),
     Guard(
@@ -120,6 +120,22 @@ GUARDS = [
         submit,
         "            return ledger.record_found(row, fresh[0])\n",
         '            return ledger.record_sent(row, fresh[0], why="found by probe")\n',
+    ),
+    Guard(
+        "the client key that is there wins",
+        store,
+        "            if now.client_key is not None or now.state != State.RESERVED:\n                return now\n",
+        "",
+        Scope(workers=2, crashes=1, late_commits=0, ticks=2),
+        SAME_KEY,
+    ),
+    Guard(
+        "under one client key every answer is about one job",
+        store,
+        " or now.client_key is not None\n            if now.state in NAMEABLE",
+        "\n            if now.state in NAMEABLE",
+        Scope(workers=2, crashes=1, late_commits=0, ticks=2),
+        SAME_KEY,
     ),
 ]
 

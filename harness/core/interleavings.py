@@ -32,6 +32,8 @@ from sqlalchemy.pool import StaticPool
 from include.core.errors import TransientError, WaybillError
 from include.core.ledger import (
     OPEN,
+    Accepted,
+    ClientKey,
     DuplicateSafe,
     Intent,
     Owner,
@@ -47,6 +49,7 @@ from include.core.ledger import (
 
 TIMEOUT, VISIBILITY_WINDOW = 1.0, 1.0  # ticks of the remote's clock
 PROVES, FINDS, HARMLESS = "absence is proved", "jobs can only be found", "a second job does no harm"
+NAMELESS, SAME_KEY = "the answer names nothing", "a second request under one key is dropped"
 START, DONE = 0, -1  # a worker before its call; one whose call has returned
 KEY = "the effect"
 REMEMBERED = 1_000_000  # steps; a bound of memory alone
@@ -79,10 +82,12 @@ class Request:
     visible_at: float | None = None
     gone: bool = False
     refused: bool = False
+    key: str | None = None
+    repeats: int | None = None  # the request of the same key that was first
 
     @property
     def under_way(self) -> bool:
-        return self.visible_at is None and not self.gone and not self.refused
+        return self.visible_at is None and not self.gone and not self.refused and self.repeats is None
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class World:
     now: float = 0.0
     requests: tuple[Request, ...] = ()
     effect: bool = False
+    keys: int = 0
 
     def spend(self, what: str) -> World | None:
         left = getattr(self.scope, what)
@@ -101,6 +107,14 @@ class World:
     def with_request(self, index: int, **changes: Any) -> World:
         request = replace(self.requests[index], **changes)
         return replace(self, requests=(*self.requests[:index], request, *self.requests[index + 1 :]))
+
+    def arrived(self, index: int, **changes: Any) -> World:
+        """A request is there: a new job, or none where the remote has had its key before."""
+        key = self.requests[index].key
+        first = next(
+            (i for i, r in enumerate(self.requests) if key and r.key == key and r.visible_at is not None), None
+        )
+        return self.with_request(index, **(changes if first is None else {"repeats": first}))
 
     @property
     def jobs(self) -> list[str]:
@@ -212,11 +226,14 @@ class _Texts:
 class _Client:
     """The system's side of `submit_once`, as an honest one writes it."""
 
-    def __init__(self, tape: _Tape):
-        self._tape = tape
+    def __init__(self, tape: _Tape, kind: str, accepted: type[Accepted]):
+        self._tape, self._kind, self._accepted = tape, kind, accepted
 
     def __repr__(self) -> str:
         return "the client"
+
+    async def client_key(self, _row: Any) -> str:
+        return str(self.ask("a new key"))
 
     def ask(self, name: str, *args: Any) -> Any:
         return self._tape.ask(Question("remote", name, args))
@@ -225,13 +242,13 @@ class _Client:
         self.ask("now")
         fence()
 
-    async def send(self, _row: Any, fence: Any) -> str:
+    async def send(self, row: Any, fence: Any) -> str | Accepted:
         for _logged_in_again in (False, True):
             passed = self.ask("now")  # the request arrives within its timeout, counted from the last look, or never
             fence()
-            answer = str(self.ask("answer", self.ask("post", passed)))
+            answer = str(self.ask("answer", self.ask("post", passed, row.client_key)))
             if answer != "log in again":
-                return answer
+                return self._accepted(named_within_seconds=sys.maxsize) if self._kind == NAMELESS else answer
         raise TransientError("refused twice", no_effect=True)
 
     async def search(self, _row: Any) -> RemoteSearch:
@@ -331,12 +348,14 @@ def _remote(world: World, question: Question) -> Iterator[Step]:
     if question.name == "now":
         yield "reads the clock", Answer(world.now), world
     elif question.name == "post":
-        (passed,) = question.args
+        passed, key = question.args
         if world.now > passed + TIMEOUT:
             yield "gives up before a byte has left", Answer(error=TransientError("nothing left in time")), world
         else:
-            sent = replace(world, requests=(*world.requests, Request(passed + TIMEOUT)))
+            sent = replace(world, requests=(*world.requests, Request(passed + TIMEOUT, key=key)))
             yield "sends", Answer(len(world.requests)), sent
+    elif question.name == "a new key":
+        yield "gets a new key", Answer(f"key-{world.keys}"), replace(world, keys=world.keys + 1)
     elif question.name == "look":
         yield f"sees that the effect is {'there' if world.effect else 'not there'}", Answer(world.effect), world
     elif question.name == "answer":
@@ -359,8 +378,9 @@ def _answers(world: World, index: int) -> Iterator[Step]:
     elif request.refused:
         yield "is told to log in again", Answer("log in again"), world
         yield "is told to slow down", Answer(error=TransientError("slow down", no_effect=True)), world
-    elif request.visible_at is not None:
-        yield "gets its answer", Answer(f"job-{index}"), world
+    elif request.visible_at is not None or request.repeats is not None:
+        job = index if request.repeats is None else request.repeats
+        yield "gets its answer", Answer(f"job-{job}"), world
         spent = world.spend("lost_answers")
         if spent is not None:
             yield "loses its answer", silence, spent
@@ -375,11 +395,11 @@ def _surroundings(world: World) -> Iterator[tuple[str, World]]:
     for index, request in enumerate(world.requests):
         if not request.under_way:
             continue
-        yield f"request {index} arrives", world.with_request(index, visible_at=world.now)
+        yield f"request {index} arrives", world.arrived(index, visible_at=world.now)
         spent = world.spend("hidden_jobs")
         if spent is not None:
             visible_at = world.now + VISIBILITY_WINDOW
-            yield f"request {index} arrives, its job hidden", spent.with_request(index, visible_at=visible_at)
+            yield f"request {index} arrives, its job hidden", spent.arrived(index, visible_at=visible_at)
         spent = world.spend("lost_answers")
         if spent is not None:
             yield f"request {index} is lost", spent.with_request(index, gone=True)
@@ -431,6 +451,8 @@ class Explorer:
     ):
         self._kind, self._scope, self._submit_once = kind, scope or Scope(), submit_once
         self.found = Found(kind, self._scope)
+        # Where a row stands of which a job may exist that it does not know yet; under one key asking again is no second job.
+        self._found_later = ("SENDING", "IN_DOUBT", "ACCEPTED", "HELD", *(("RESERVED",) if kind == SAME_KEY else ()))
         self._texts = _Texts()
         self._ledger = _RealLedger(ledger_class, self._texts)
         self._worlds: list[World] = []
@@ -501,7 +523,8 @@ class Explorer:
 
     async def _call(self, tape: _Tape) -> Any:
         """What a worker does: it looks whether the effect is there, where the scope says so, and asks for it."""
-        client, ledger, seen_absent = _Client(tape), _AskedLedger(tape), None
+        accepted = self._submit_once.__globals__["Accepted"]  # of the module that may lack a guard
+        client, ledger, seen_absent = _Client(tape, self._kind, accepted), _AskedLedger(tape), None
         if self._scope.ended_jobs:
             rows = ledger.generations(_INTENT.system, _INTENT.kind, _INTENT.business_key)
             if not rows or rows[-1].state not in OPEN:
@@ -509,8 +532,9 @@ class Explorer:
                     return None
                 seen_absent = rows[-1].generation if rows else 0
         harmless = DuplicateSafe("it leaves what is there", client.verified) if self._kind == HARMLESS else None
-        proves = self._kind == PROVES
-        probe = Probe(client.search, VISIBILITY_WINDOW, TIMEOUT, proves_absence=proves, harmless=harmless)
+        keys = ClientKey(client.client_key, valid_seconds=sys.maxsize) if self._kind == SAME_KEY else None
+        proves = self._kind in (PROVES, NAMELESS)
+        probe = Probe(client.search, VISIBILITY_WINDOW, TIMEOUT, proves, harmless, keys)
         prepare = client.prepare if self._scope.prepares else None
         return await self._submit_once(
             ledger, _INTENT, send=client.send, probe=probe, prepare=prepare, seen_absent=seen_absent
@@ -618,7 +642,7 @@ class Explorer:
         if sum(row["state"] in _OPEN for row in rows) > 1:
             return "two open rows for one effect"
         at_rest = not any(r.under_way for r in world.requests) and all(w in (START, DONE) for w in workers)
-        if at_rest and rows and not set(world.jobs) <= _known(rows) and rows[-1]["state"] not in _SEARCHED:
+        if at_rest and rows and not set(world.jobs) <= _known(rows) and rows[-1]["state"] not in self._found_later:
             return "a job is forgotten"
         return None
 
@@ -664,10 +688,9 @@ _TURNS = 12
 
 def _calm(world: World, *, arrives: bool) -> World:
     """Nothing is under way any more, and nothing more goes wrong."""
-    requests = tuple(
-        replace(r, visible_at=world.now if arrives else None, gone=not arrives) if r.under_way else r
-        for r in world.requests
-    )
+    for index, request in enumerate(world.requests):
+        if request.under_way:
+            world = world.arrived(index, visible_at=world.now) if arrives else world.with_request(index, gone=True)
     scope = replace(
         world.scope,
         crashes=0,
@@ -678,11 +701,10 @@ def _calm(world: World, *, arrives: bool) -> World:
         refusals=0,
         ended_jobs=0,
     )
-    return replace(world, requests=requests, scope=scope)
+    return replace(world, scope=scope)
 
 
 _OPEN = tuple(str(state) for state in OPEN)
-_SEARCHED = ("SENDING", "IN_DOUBT", "HELD")
 
 
 def _known(rows: list[dict[str, Any]]) -> set[str]:

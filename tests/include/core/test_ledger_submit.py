@@ -326,6 +326,18 @@ def test_what_a_slow_search_finds_is_left_to_whoever_has_sent_it_since(ledger: L
     assert ledger.known("tape", "restore", ["job-1"]) == set()
 
 
+def test_under_one_client_key_the_answer_of_an_earlier_attempt_is_the_later_ones_too(ledger: Ledger, remote: Remote):
+    row = ledger.keep_client_key(ledger.open(intent()), "key")
+    first = ledger.begin(row, response_deadline=2 * TIMEOUT)
+    assert first is not None
+    again = ledger.move(ledger.move(first, S.IN_DOUBT, why="no answer"), S.RESERVED, why="sent again under the key")
+    second = ledger.begin(again, response_deadline=2 * TIMEOUT)
+    assert second is not None
+    for attempt in (first, second):
+        recorded = ledger.record_sent(attempt, "job-1", why="answer")
+        assert (recorded.state, recorded.external_id, recorded.detail.get("late_answers")) == (S.SENT, "job-1", None)
+
+
 def test_a_dead_workers_sending_is_put_in_doubt_first(ledger: Ledger, remote: Remote):
     def die(step: str, _row: Submission) -> None:
         if step == "answered":
