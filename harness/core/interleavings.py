@@ -74,6 +74,14 @@ class Scope:
     between_writes: bool = False  # pause also between two calls to the ledger, not only at each call to the remote
 
 
+# What is published: three workers, two crashes, one lost answer, one late commit, one hidden job.
+FULL = {
+    "absence is proved by the search": (PROVES, Scope()),
+    "a second job does no harm": (HARMLESS, Scope(ticks=3)),
+    "the answer names nothing": (NAMELESS, Scope(ticks=3)),
+}
+
+
 @dataclass(frozen=True)
 class Request:
     """What has left a worker. `visible_at` None: not committed."""

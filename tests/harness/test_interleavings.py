@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from harness.core import guards
-from harness.core.interleavings import FINDS, HARMLESS, NAMELESS, PROVES, SAME_KEY, Explorer, Scope
+from harness.core.interleavings import FINDS, FULL, HARMLESS, NAMELESS, PROVES, SAME_KEY, Explorer, Scope
 
 SMALL = {
     "three workers": (PROVES, Scope(crashes=1, ticks=2)),
     "absence cannot be proved": (FINDS, Scope(workers=2, ticks=3)),
     "a second job does no harm": (HARMLESS, Scope(workers=2, crashes=1, ticks=3)),
     "an answer that names nothing": (NAMELESS, Scope(workers=2, crashes=1, ticks=3)),
-    "one key for all requests": (SAME_KEY, Scope(workers=2, crashes=1, late_commits=0, ticks=2)),
+    "one key for all requests": (SAME_KEY, Scope(workers=2, crashes=1, late_commits=0, hidden_jobs=0, ticks=1)),
     "every call to the ledger": (
         PROVES,
         Scope(workers=2, crashes=1, lost_answers=1, late_commits=0, hidden_jobs=0, ticks=2, between_writes=True),
@@ -32,6 +32,14 @@ def test_no_interleaving_makes_a_second_job_or_forgets_one(name):
     found = Explorer(kind, scope).run()
     assert found.violations == []
     assert found.states > 1_000
+
+
+@pytest.mark.full
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("name", FULL)
+def test_no_interleaving_of_three_workers_does_either(name):
+    kind, scope = FULL[name]
+    assert Explorer(kind, scope).run().violations == []
 
 
 @pytest.mark.parametrize("guard", guards.GUARDS, ids=lambda guard: guard.name)
