@@ -219,7 +219,8 @@ class Trial:
 
     def rows(self) -> list[Submission]:
         with _open(self.url) as ledger:
-            return ledger.in_states(*State)
+            rows: list[Submission] = ledger.in_states(*State)
+        return rows
 
     def judge(self, lie: str) -> None:
         """Everything late has arrived. There must be one effect, known to the ledger, and nothing else."""

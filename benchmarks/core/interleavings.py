@@ -23,7 +23,8 @@ def run(quick: bool = False) -> list[Row]:
     rows: list[Row] = []
     for name, (kind, scope) in FULL.items():
         found = Explorer(kind, QUICK if quick else scope).run()
-        print(f"  {name}: {found.states} states", flush=True)
+        wrong = f"{scope.lost_answers} lost answer, {scope.late_commits} late commit, {scope.hidden_jobs} hidden job"
+        print(f"  {name} ({wrong}): {found.states} states", flush=True)
         rows += _rows(name, found)
     missed = sum(bool(explore_without(guard).violations) for guard in GUARDS)
     rows.append(_row(f"guards of {len(GUARDS)} whose removal is found", missed, "guards", aim=len(GUARDS)))

@@ -26,6 +26,7 @@ from typing import Any
 from unittest import mock
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import StaticPool
 
@@ -294,7 +295,7 @@ class _RealLedger:
     def _in_memory(self) -> sa.Engine:
         engine = sa.create_engine("sqlite://", creator=lambda: self._memory, poolclass=StaticPool)
 
-        @sa.event.listens_for(engine, "begin")
+        @event.listens_for(engine, "begin")
         def _on_begin(conn: sa.Connection) -> None:
             conn.exec_driver_sql("BEGIN")
 
@@ -373,7 +374,7 @@ def _remote(world: World, question: Question) -> Iterator[Step]:
             f"job-{i}" for i, r in enumerate(world.requests) if r.visible_at is not None and r.visible_at <= world.now
         )
         yield f"sees {seen}", Answer((world.now, seen, True)), world
-        spent = world.spend("partial_searches")
+        spent = world.spend("partial_searches") if world.scope.partial_searches else None
         if spent is not None:
             yield "sees a part of the list", Answer((world.now, (), False)), spent
 
@@ -442,7 +443,6 @@ class Found:
     scope: Scope
     states: int = 0
     edges: int = 0
-    ledger_states: int = 0
     violations: list[str] = field(default_factory=list)
 
 
@@ -504,7 +504,7 @@ class Explorer:
                     found.violations.append(f"{wrong}: {_trace(cause, how, list(labels), known)}")
                 else:
                     stack.append((known, then))
-            found.states, found.ledger_states = len(cause), len(self._ledger.rows)
+            found.states = len(cause)
         found.violations += self._ledger.problems[:violations]
         return found
 
