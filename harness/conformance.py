@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.engine import URL
 
@@ -41,17 +41,20 @@ class NotConforming(AssertionError):
     """The remote's code is not what it must be. Names what is not true, and what the journal says."""
 
 
-class Worker(Protocol):
+class Worker:
     """A task of the system at work: what its operator, or its command line, does with the system's own code."""
 
     async def ask(self) -> float | None:
         """One turn: sees to it that the effect comes true. Seconds until the next turn; None: it is there, and closed."""
+        raise NotImplementedError
 
     async def watch(self) -> object:
-        """One look, as the trigger takes it."""
+        """One look, as the trigger takes it; where the remote can be watched."""
+        raise NotImplementedError
 
     async def cancel(self, row: Submission) -> object:
-        """Ends the job of a row."""
+        """Ends the job of a row; where the remote can cancel."""
+        raise NotImplementedError
 
 
 @dataclass

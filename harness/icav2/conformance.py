@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from harness.conformance import Process, Remote
+from harness.conformance import Process, Remote, Worker
 from harness.icav2.ica_world import SOURCE, TARGET
 from include.core.effects import Phase
 from include.core.errors import RemoteError
-from include.core.ledger import Submission
 from include.icav2.client import ICAv2Client
 from include.icav2.credentials import ApiKey
 from include.icav2.engine import CopyEngine
@@ -32,7 +31,7 @@ OTHERS = "/run/other.fastq.gz"
 CROWD = 3
 
 
-class CopyWorker:
+class CopyWorker(Worker):
     """One pass of the engine at a time."""
 
     def __init__(self, engine: CopyEngine):
@@ -53,9 +52,6 @@ class CopyWorker:
         rows = [row for found in self._engine.rows().values() for row in found]
         jobs = {str(row.external_id): row.sending_at or 0.0 for row in rows}
         return await JobWatch(self._engine.client, jobs).observe()
-
-    async def cancel(self, row: Submission) -> object:
-        raise NotImplementedError("ICA cannot end a job")
 
 
 class ICAv2Copies(Remote):

@@ -11,9 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.conformance import Process, Remote
+from harness.conformance import Process, Remote, Worker
 from harness.plates.servers import session
-from include.core.ledger import Submission
 from include.core.objects import Objects
 from include.plates.delete_ledger import HARMLESS, LedgeredBatches
 from include.s3.bucket import Bucket, S3Access
@@ -27,7 +26,7 @@ OVERWRITTEN, NEIGHBOUR = KEYS[0], "projects/plate2/0.tiff"
 ANSWER_SECONDS = 20.0
 
 
-class DeletionWorker:
+class DeletionWorker(Worker):
     """The batch through the ledger, as the operator of the DAG sends it."""
 
     def __init__(self, batch: DeleteBatch, deleter: Deleter, through_ledger: LedgeredBatches):
@@ -36,12 +35,6 @@ class DeletionWorker:
     async def ask(self) -> float | None:
         outcomes = await self._through_ledger(self._batch, lambda: self._deleter.send(self._batch))
         return None if all(one.result in (Result.DELETED, Result.ABSENT) for one in outcomes) else 1.0
-
-    async def watch(self) -> object:
-        raise NotImplementedError("a deletion is over when it is answered")
-
-    async def cancel(self, row: Submission) -> object:
-        raise NotImplementedError("a deletion cannot be taken back")
 
 
 class _World(S3Simulator):

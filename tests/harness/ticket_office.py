@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from harness.conformance import Process, Remote
+from harness.conformance import Process, Remote, Worker
 from include.core.http import HttpClient
 from include.core.ledger import (
     Intent,
@@ -101,7 +101,7 @@ class _Key:
         return f"Bearer {KEY}"
 
 
-class TicketWorker:
+class TicketWorker(Worker):
     """Honest code. A liar changes one method."""
 
     visibility_window_seconds = HIDDEN_SECONDS
