@@ -87,6 +87,18 @@ class Held(WaybillError):
     """It is not known whether the remote acted, and nothing but a person can find out (state HELD)."""
 
 
+class Stopped(WaybillError):
+    """A person has decided that it shall not go on. Says who, and about what."""
+
+    no_effect = True
+
+
+class Unanswered(WaybillError):
+    """Nobody has answered a question in its time. Says who can, and where."""
+
+    no_effect = True
+
+
 class LedgerError(WaybillError):
     """The ledger is missing, unreadable, of another schema, or its chain is broken. Nothing remote was done."""
 

@@ -21,9 +21,9 @@ from unittest import mock
 
 import sqlalchemy as sa
 import zstandard
+from include.core.approval import APPROVE, Approvers, decision
 from sqlalchemy.engine import URL
 
-from include.core.approval import APPROVE, Approvers, decision
 from include.core.journal import FileJournal, ObjectJournal
 from include.core.ledger import Intent, Ledger, Owner, init
 from include.core.ledger.schema import events

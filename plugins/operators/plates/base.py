@@ -7,14 +7,15 @@ Document with its digest.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import pydantic
 from airflow.sdk import Context
 from hooks.aws import AwsHook
-from hooks.task import run_async, step_records
+from hooks.task import owner_of, run_async, step_records
 from hooks.waybill import receipts
 from operators.common.base import WaybillOperator
 
@@ -46,13 +47,16 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
 
 def records_of(context: Context, label: str) -> StepRecords:
     """The step records of one plate of this run."""
-    return step_records(context, f"plates/{label}", STEPS)
+    return step_records(context, f"plates/{label}", (*STEPS, "thaw", "restore"))
 
 
-def refusals_of(context: Context) -> list[str]:
-    """Why the request was refused, by the records of the first two steps; empty where it was not."""
-    steps = run_async(step_records(context).read_all(("load_request", "plan")))
-    return [problem for record in steps.values() for problem in record.get("problems", [])]
+async def plan_rows(context: Context) -> list[dict[str, Any]]:
+    """The rows of the plan that this run has made for this request, one per plate; empty where it made none."""
+    record = await step_records(context).read("plan")
+    if "plan" not in record:
+        return []
+    rows: list[dict[str, Any]] = json.loads(await receipts().objects.get_document(record["plan"]))
+    return rows
 
 
 def backup_request(context: Context) -> BackupRequest:
@@ -97,17 +101,15 @@ class PlateOperator(WaybillOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         return run_async(self._noted(context))
 
-    def _noted(self, context: Context) -> Coroutine[Any, Any, dict[str, Any]]:
-        notes = records_of(context, self.plate["plate"])
-
-        async def run() -> dict[str, Any]:
-            await notes.begin(self.step)
-            try:
-                return {**self.plate, **await self.work(context, notes)}
-            except WaybillError as error:
-                now = await notes.read(self.step)
-                if now.get("state") == "running":  # the step has not said so itself, and better
-                    await notes.write(self.step, "failed", why=str(error), error=type(error).__name__)
-                raise
-
-        return run()
+    async def _noted(self, context: Context) -> dict[str, Any]:
+        """Does the step's work, and records how it goes."""
+        notes, owner = records_of(context, self.plate["plate"]), owner_of(context)
+        facts: dict[str, Any] = {"task_id": owner.task_id}
+        if owner.map_index >= 0:
+            facts["map_index"] = owner.map_index
+        await notes.begin(self.step, **facts)
+        try:
+            return {**self.plate, **await self.work(context, notes)}
+        except WaybillError as error:
+            await notes.end(self.step, error, **facts, connections=[self.aws_conn_id])
+            raise

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
+from include.core.approval import Approvers, decision
 from operators.common.approval import approval_record, approvers
 from operators.plates.approval import PlateApprovalOperator, PlateGateOperator
 
-from include.core.approval import Approvers, decision
 from include.core.errors import RequestError, VerificationError
 from tests.plugins.plates.conftest import Store, generic
 from tests.plugins.plates.doubles import Run
