@@ -10,10 +10,12 @@ from airflow.sdk import Context
 from hooks.waybill import receipts
 
 from include.core.ledger import Owner
+from include.core.ledger.rows import sha256_of
 from include.core.receipt import folder
 from include.core.steps import StepRecords
 
 T = TypeVar("T")
+RUN = "steps"  # the folder of the step records of a run as a whole
 
 
 def run_async(work: Awaitable[T]) -> T:
@@ -26,8 +28,11 @@ def run_async(work: Awaitable[T]) -> T:
 
 
 def owner_of(context: Context) -> Owner:
-    ti = context["ti"]
-    return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1)
+    """Who asks. The request is what was asked and when: a run that was deleted and posted anew under its id serves another
+    one, and a cleared run the same."""
+    ti, run = context["ti"], context["dag_run"]
+    request = sha256_of({"conf": dict(run.conf or {}), "run_after": str(run.run_after)})
+    return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1, request)
 
 
 def run_folder(context: Context) -> str:
@@ -35,7 +40,14 @@ def run_folder(context: Context) -> str:
     return folder(context["ti"].dag_id, context["ti"].run_id)
 
 
-def step_records(context: Context, item: str = "steps", order: Sequence[str] = ()) -> StepRecords:
-    """The step records of one item of this run: `item` is a folder below the run's own, by default that of the run as a
-    whole."""
-    return StepRecords(receipts().objects, f"{run_folder(context)}/{item}", order)
+def step_records(context: Context, item: str = RUN, order: Sequence[str] = ()) -> StepRecords:
+    """The step records of one item of this run: `item` is a folder below the run's own. By default they are those of the run
+    as a whole, in which each mapped task has its own."""
+    owner = owner_of(context)
+    return StepRecords(
+        receipts().objects,
+        f"{run_folder(context)}/{item}",
+        order,
+        map_index=owner.map_index if item == RUN else -1,
+        request_sha256=owner.request_sha256,
+    )

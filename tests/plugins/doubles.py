@@ -18,7 +18,9 @@ class Run:
         self.states: dict[str, str] = {}
 
     def context(self, task_id: str) -> Any:
-        dag_run = SimpleNamespace(conf=self.conf, start_date="2026-01-02 03:04:05+00:00", run_id=self.run_id)
+        dag_run = SimpleNamespace(
+            conf=self.conf, start_date="2026-01-02 03:04:05+00:00", run_id=self.run_id, run_after="2026-01-02"
+        )
         return {"ti": TaskInstance(self, task_id), "dag_run": dag_run}
 
     def execute(self, operator: Any) -> Any:

@@ -3,6 +3,8 @@
 Invariant: only what is recorded beside the receipt counts, out of Airflow's reach: in Airflow a role with edit rights can
 mark the question success, and who may write XComs can write an answer there. Airflow shows the text of a task's first
 question for as long as the try lasts, so a new question needs a new try (`AskAgain`).
+
+Longer than 120 lines: asking, waiting and taking the answer write one record, and are read together.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def test_a_refused_request_gives_an_incomplete_receipt_with_outcome_and_remedy(
     told = document(receipts_folder)
     assert told["state"] == "incomplete"
     assert "typo" in told["outcome"]
-    assert told["remedy"] == "Correct the conf and trigger again."
+    assert told["remedy"] == "Correct typo, then trigger the DAG with the corrected conf; nothing was started."
+    assert told["problems"] == ["typo: this field is not known; take it out"]
     assert run.xcoms["receipt", "outcome"] == f"{told['outcome']} {told['remedy']}"
     number, digest = ledger.head()
     assert told["ledger"] == {"id": ledger.ledger_id, "number": number, "sha256": digest}
@@ -122,6 +123,7 @@ def test_counts_alone_do_not_make_a_run_complete(receipt: ICAv2ReceiptOperator, 
     documents = {
         "output": asyncio.run(store.put("output.json", json.dumps(empty).encode())).to_dict(),
         "per-file proof": asyncio.run(store.put("proof.jsonl", lines.encode())).to_dict(),
+        "not copied": asyncio.run(store.put("not_copied.json", b"[]")).to_dict(),
     }
     totals = {"files": 2, "files proved": 2, "bytes": 6, "proved bytes": 6, "destinations": 1}
     run = Run()
