@@ -28,7 +28,7 @@ from include.core.errors import (
     VerificationError,
     WaybillError,
 )
-from include.core.text import few
+from include.core.text import few, shorten
 
 
 class Cause(StrEnum):
@@ -157,7 +157,8 @@ def _of_group(group: Sequence[Problem], again: str) -> str:
     named = [problem.item for problem in group if problem.item]
     head = ""
     if named:
-        head = f"{few(named, 3, 'see the items')}: " if len(named) > 1 else f"{named[0]} ({first.why}): "
+        why = shorten(first.why, 300, "the whole is in the receipt")
+        head = f"{few(named, 3, 'see the items')}: " if len(named) > 1 else f"{named[0]} ({why}): "
     at = max((problem.not_before for problem in group if problem.not_before), default=None)
     return head + (first.advice or _REMEDIES[first.cause](first, again, at))
 

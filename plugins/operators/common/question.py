@@ -18,7 +18,7 @@ from airflow.sdk import Context
 from airflow.sdk.definitions.retry_policy import RetryDecision
 from hooks.questions import answer_url, approvers, question_store, triggered_by
 from hooks.task import owner_of, run_async
-from hooks.waybill import ledger, receipts, write_note
+from hooks.waybill import receipts, write_note
 from operators.common.base import WaybillOperator, WaybillRetry
 from operators.common.receipt import ReceiptLink, completed, receipt_url
 
@@ -107,14 +107,9 @@ class QuestionOperator(WaybillOperator, HITLOperator):
 
     def _say_so(self, context: Context, record: Record) -> None:
         """The receipt and the run's note while the answer is awaited, which may take days."""
-        try:
-            book = ledger()
-        except WaybillError as error:
-            self.log.warning("the receipt names no ledger: %s", error)
-            book = None
         waits = {"state": "running", "outcome": f"Waiting for an answer: {record.subject}"}
         waits["remedy"] = f"{record.who_can_answer}."
-        receipt = completed(self.receipt_so_far(context), context, book).model_copy(update=waits)
+        receipt = completed(self.receipt_so_far(context), context, None).model_copy(update=waits)
         run_async(receipts().write(receipt))
         self.log.info("%s", receipt.sentence)
         url = receipt_url(receipt.dag_id, receipt.run_id)

@@ -19,8 +19,9 @@ from hooks.aws import AwsHook
 from hooks.task import run_async
 from operators.common.approval import ApprovalOperator
 from operators.common.gate import GateOperator, Passed
-from operators.plates.base import backup_request, plan_rows, read_model, records_of
+from operators.plates.base import backup_request, read_model, records_of
 from operators.plates.delete import begun, delete_journal
+from operators.plates.plan_document import plan_rows
 from operators.plates.receipt import waybill_of
 
 from include.core.concurrency import map_concurrently

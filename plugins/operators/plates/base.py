@@ -7,7 +7,6 @@ Document with its digest.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -48,15 +47,6 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
 def records_of(context: Context, label: str) -> StepRecords:
     """The step records of one plate of this run."""
     return step_records(context, f"plates/{label}", (*STEPS, "thaw", "restore"))
-
-
-async def plan_rows(context: Context) -> list[dict[str, Any]]:
-    """The rows of the plan that this run has made for this request, one per plate; empty where it made none."""
-    record = await step_records(context).read("plan")
-    if "plan" not in record:
-        return []
-    rows: list[dict[str, Any]] = json.loads(await receipts().objects.get_document(record["plan"]))
-    return rows
 
 
 def backup_request(context: Context) -> BackupRequest:

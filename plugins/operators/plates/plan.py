@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from airflow.sdk import Context
 from hooks.aws import AwsHook
 from hooks.questions import approvers
-from hooks.task import run_async, run_folder
-from hooks.waybill import inputs, ledger, receipts
+from hooks.task import run_async
+from hooks.waybill import inputs, ledger
 from operators.common.base import WaybillOperator
 from operators.plates.base import backup_request, progress_log, read_plates, records_of
+from operators.plates.plan_document import label_of, write_plan
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import RequestError
 from include.core.steps import StepRecords
-from include.core.text import file_name, format_bytes
+from include.core.text import format_bytes
 from include.plates.models import Plate, PlatePlan
 from include.plates.plan import _check_buckets, plan_plate
 from include.plates.report import STEPS
@@ -24,7 +24,6 @@ from include.plates.request import BackupRequest
 from include.s3.bucket import S3Access
 
 DAG_ID = "plate_backup"  # whose list of approvers load_request looks for
-PLAN_NOTE = "plan.json"
 _PLATES_AT_ONCE = 3
 
 
@@ -43,17 +42,6 @@ def check_backup(request: BackupRequest, places: Any) -> list[Plate]:
     if problems:
         raise RequestError(problems)
     return plates
-
-
-def write_plan(context: Context, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Keeps the rows of a plan, and gives the Document that names them."""
-    data = json.dumps(rows, ensure_ascii=False).encode()
-    return run_async(receipts().objects.put(f"{run_folder(context)}/{PLAN_NOTE}", data)).to_dict()
-
-
-def label_of(number: int, plate: Plate) -> str:
-    """A plate's name in this run: unique, and fit for a path."""
-    return f"{number:03d}_{file_name(plate.plate_id_full)}"
 
 
 class PlatePlanOperator(WaybillOperator):

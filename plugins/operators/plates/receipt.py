@@ -8,7 +8,8 @@ from airflow.sdk import Context
 from hooks.task import owner_of, run_async, step_records
 from operators.common.gate import question_record
 from operators.common.receipt import ReceiptOperator
-from operators.plates.base import plan_rows, records_of
+from operators.plates.base import records_of
+from operators.plates.plan_document import plan_rows
 
 from include.core.ledger import Ledger
 from include.core.questions import Record

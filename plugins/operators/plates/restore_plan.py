@@ -10,7 +10,7 @@ from hooks.task import run_async
 from hooks.waybill import inputs
 from operators.common.base import WaybillOperator
 from operators.plates.base import read_plates, records_of
-from operators.plates.plan import label_of, write_plan
+from operators.plates.plan_document import label_of, write_plan
 
 from include.core.errors import NotFound, VerificationError
 from include.core.request import load

@@ -161,7 +161,7 @@ def test_keys_that_fail_are_left_and_told_and_a_cleared_task_tries_them_again(
             delete(run, entry)
     told = receipt(run, store)
     assert told.items[0]["state"] == "partly deleted"
-    assert "Clear task delete" in told.remedy
+    assert "then clear task delete" in told.remedy
     assert State.FAILED in {row.state for row in rows_of(ledger)}
     delete(run, entry)
     assert store.of_plate("20585") == set()

@@ -383,9 +383,7 @@ def test_an_approval_of_other_manifests_lets_nothing_through(store: Store):
         answer(run)
 
 
-@pytest.mark.parametrize(
-    "change", [{"delete_parts": ["images", "backend"]}, {"retention": "none"}, {"undo_days": 2}]
-)
+@pytest.mark.parametrize("change", [{"delete_parts": ["images", "backend"]}, {"retention": "none"}, {"undo_days": 2}])
 def test_an_approval_is_for_what_was_asked_to_be_deleted_and_how(change: dict[str, Any]):
     conf = {
         "project": "P",
