@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from typing import Any
@@ -286,3 +287,33 @@ def test_a_deletion_that_is_asked_for_twice_at_once_is_made_once(
     delete(run, entry)
     assert asked == []
     assert {row.state for row in rows_of(ledger)} == {State.DONE}
+
+
+def test_verify_cleared_after_a_deletion_has_begun_says_so_and_how_to_undo_it(store: Store):
+    store.versioned()
+    run, entry = proved(store, undo_days=30, retention="versioned")
+    delete(run, entry)
+    before = next(store.receipts.rglob("manual__1/plates/001_20585/plan.json"))
+    document = {"uri": before.as_uri(), "sha256": hashlib.sha256(before.read_bytes()).hexdigest(), "size_bytes": 0}
+    with pytest.raises(VerificationError, match="its deletion has begun"):
+        verify(run, {**entry, "plan": document})
+    told = receipt(run, store)
+    item = told.items[0]
+    assert (item["state"], item["good"]) == ("deletion begun", False)
+    assert "by Waybill's own doing" in item["why"] and "vanished" in item["why"]
+    assert (
+        "remove the delete markers of this plate: `aws s3api list-object-versions --bucket live-bucket" in told.remedy
+    )
+    for key in sorted(store.files):
+        undo(store, key)
+    assert verify(run, {**entry, "plan": document})["verdict"], "all of it was undone: the source is what was archived"
+
+
+def test_verify_cleared_after_a_permanent_deletion_points_to_the_restore(store: Store):
+    run, entry = proved(store)
+    delete(run, entry)
+    path = next(store.receipts.rglob("plates/001_20585/plan.json"))
+    document = {"uri": path.as_uri(), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size_bytes": 0}
+    with pytest.raises(VerificationError, match="plate_restore gives it back"):
+        verify(run, {**entry, "plan": document})
+    assert "plate_restore gives it back" in receipt(run, store).remedy
