@@ -64,11 +64,16 @@ def test_check_again_is_a_new_try_with_a_new_text_and_ends_when_nothing_is_wrong
     asked: list[str] = []
     stop = threading.Event()
 
+    def mend() -> None:
+        wrong = asked[-1].split("?")[0]
+        if wrong in ERRORS:  # an answer that the database was too busy for is given again
+            ERRORS.remove(wrong)
+
     def answer() -> None:
         answers = [CHECK_AGAIN, CHECK_AGAIN]
         while answers and not stop.wait(0.3):
             try:
-                if _answer(DAG_ID, answers[0], lambda: ERRORS.pop(0), asked):
+                if _answer(DAG_ID, answers[0], mend, asked):
                     answers.pop(0)
             except Exception:  # the database may be busy with the run itself: look again
                 continue
@@ -81,7 +86,8 @@ def test_check_again_is_a_new_try_with_a_new_text_and_ends_when_nothing_is_wrong
         stop.set()
         thread.join(30)
     assert str(run.state) == "success"
-    assert [text.split("?")[0] for text in asked] == ["sample 3 has no organism", "sample 4 has no organism"]
+    questions = dict.fromkeys(text.split("?")[0] for text in asked)
+    assert list(questions) == ["sample 3 has no organism", "sample 4 has no organism"]
     task = run.get_task_instance("review")
     assert task.try_number == 3
     record = json.loads((receipts_folder / DAG_ID / run.run_id / "questions" / "review.json").read_text())
