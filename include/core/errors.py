@@ -99,6 +99,12 @@ class Unanswered(WaybillError):
     no_effect = True
 
 
+class Cancelled(WaybillError):
+    """A person cancelled it before it was sent. The task that had asked for it does not ask again; a new run may."""
+
+    no_effect = True
+
+
 class LedgerError(WaybillError):
     """The ledger is missing, unreadable, of another schema, or its chain is broken. Nothing remote was done."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from include.core.errors import (
     AuthError,
+    Cancelled,
     ConflictingRequest,
     Forbidden,
     Held,
@@ -39,6 +40,7 @@ class Cause(StrEnum):
     EXPIRED = "expired"  # a question was put, and is not open any more without an answer
     VOID = "void"  # the answer does not count
     STOPPED = "stopped"  # a person decided against it
+    CANCELLED = "cancelled"  # a person took it back before it was sent
     HELD = "held"
     TRANSIENT = "transient"
     QUOTA = "quota"
@@ -62,6 +64,7 @@ _BY_ERROR: tuple[tuple[type[WaybillError], Cause], ...] = (
     (RequestError, Cause.REFUSED),
     (Held, Cause.HELD),
     (Stopped, Cause.STOPPED),
+    (Cancelled, Cause.CANCELLED),
     (Unanswered, Cause.EXPIRED),
     (LedgerError, Cause.LEDGER),
     (NotFound, Cause.NOT_FOUND),
@@ -223,6 +226,10 @@ def _stopped(problem: Problem, again: str, at: float | None) -> str:
     return f"Mend what the question names, then {_clear(problem)}: it is checked and, where needed, asked again."
 
 
+def _cancelled(problem: Problem, again: str, at: float | None) -> str:
+    return f"It was cancelled on purpose, and this run does not ask again: a new run with the same conf does. {_goes_on(again)}"
+
+
 def _mismatch(problem: Problem, again: str, at: float | None) -> str:
     return (
         "Compare what is named with its source, and take away what is wrong there; both copies are kept. Then "
@@ -274,6 +281,7 @@ _REMEDIES = {
     Cause.EXPIRED: _expired,
     Cause.VOID: _void,
     Cause.STOPPED: _stopped,
+    Cause.CANCELLED: _cancelled,
     Cause.HELD: _held,
     Cause.TRANSIENT: _transient,
     Cause.QUOTA: _quota,

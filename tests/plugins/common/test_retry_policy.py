@@ -27,6 +27,7 @@ TABLE = [
     (errors.RemoteError("refused"), FAIL, None),
     (errors.VerificationError("used up"), FAIL, None),
     (errors.Held("held"), FAIL, None),
+    (errors.Cancelled("by a person"), FAIL, None),
     (errors.LedgerError("missing"), FAIL, None),
     (errors.Stopped("amy stopped it"), FAIL, None),
     (errors.Unanswered("nobody answered"), FAIL, None),

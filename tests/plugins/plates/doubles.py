@@ -19,8 +19,8 @@ class Run:
         dag_run = SimpleNamespace(
             conf=self.conf,
             start_date="2026-01-02",
-            run_id=self.run_id,
             run_after="2026-01-02",
+            run_id=self.run_id,
             triggering_user_name=self.triggered_by,
         )
         ti = TaskInstance(self, task_id, map_index)
