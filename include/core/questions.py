@@ -5,7 +5,8 @@ mended (`CHECK_AGAIN`), or by `STOP`. Other questions bring options of their own
 
 Invariant: an answer counts for one question only: that of this task and map index, asked for this request, about this
 digest. Question and answer are kept here, beside the receipt, since in Airflow a role with edit rights may mark a question
-success or write an answer into XCom.
+success or write an answer into XCom. Airflow shows the text of a task's first question for as long as its run exists, so an
+answer to a later one must carry that one's code, which stands in the receipt alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ APPROVE, REJECT = "Approve", "Reject"
 CHECK_AGAIN, STOP = "Fixed, check again", "Stop"
 QuestionState = Literal["not asked", "asked", "expired", "answered", "approved", "rejected", "refused"]
 _EARLIER_KEPT = 20
+_CODE_LENGTH = 8
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,19 @@ class Answer(pydantic.BaseModel):
     chosen_options: list[str] = []
     responded_by_user: dict[str, Any] | None = None
     responded_at: str = ""
+    params_input: dict[str, Any] | None = None
+
+    @property
+    def code(self) -> str:
+        return str((self.params_input or {}).get("code") or "").strip()
 
 
 class Record(pydantic.BaseModel):
     """What is kept of one question, from its asking to what was let through.
 
     `passed`: by name, the digest of what may be acted on. `earlier`: the answers to this task's questions of before.
+    `old_text_shown`: Airflow shows another question than this one; `code` must then come with the answer. `text` is what a
+    person reads.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="ignore")
@@ -119,6 +128,9 @@ class Record(pydantic.BaseModel):
     until: str = ""
     where: str = ""
     silence: str = ""
+    text: str = ""
+    old_text_shown: bool = False
+    code: str = ""
     answer: Answer | None = None
     option: str = ""
     by: str = ""
@@ -134,7 +146,18 @@ class Record(pydantic.BaseModel):
     def who_can_answer(self) -> str:
         """Who, where, until when: what the receipt, the run's note and the question say alike."""
         names = " or ".join(self.people) or "nobody"
-        return f"{names} can answer until {self.until}, at {self.where}; without an answer {self.silence}"
+        said = f"{names} can answer until {self.until}, at {self.where}; without an answer {self.silence}"
+        if self.old_text_shown:
+            said += (
+                ". Airflow still shows an earlier question there: what is asked now stands in the receipt of this run"
+            )
+            said += f", and the code {self.code} must come with the answer" if self.code else ""
+        return said
+
+    def behind_an_old_text(self, needs_code: bool) -> Record:
+        """The record of a question that Airflow cannot show."""
+        code = self.sha256[:_CODE_LENGTH] if needs_code else ""
+        return self.changed(self.state, old_text_shown=True, code=code)
 
     def history(self) -> tuple[dict[str, str], ...]:
         """The answers so far, this one last; the oldest are dropped."""
@@ -157,6 +180,8 @@ class Record(pydantic.BaseModel):
             "may_answer": list(self.people) if waiting else [],
             "until": self.until if waiting else "",
             "where": self.where if waiting else "",
+            "code": self.code if waiting else "",
+            "text": self.text if waiting else "",
             "answer": self.option or ", ".join(self.answer.chosen_options if self.answer else ()),
             "by": self.by or user.get("id"),
             "at": self.at or (self.answer.responded_at if self.answer else ""),
@@ -235,6 +260,11 @@ def judge(record: Record | None, sha256_now: str, people: People) -> Record:
     decided = {"option": option, "by": by, "at": answer.responded_at}
     if option in record.stopping:
         return record.changed("rejected", **decided)
+    if record.code and not hmac.compare_digest(answer.code.encode(), record.code.encode()):
+        raise VerificationError(
+            "the answer does not carry the code of this question, so it may be about an earlier one, which Airflow still "
+            "shows. Clear the question, and answer it with the code that its receipt shows"
+        )
     reason = people.rejection_reason(by, str(user.get("name") or ""), record.asked_by)
     if reason:
         raise VerificationError(f"the answer does not count: {reason}. Clear the question to ask again")

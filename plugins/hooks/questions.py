@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import BaseHook, Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
@@ -37,6 +39,18 @@ def answer_url(context: Context) -> str:
     index = owner_of(context).map_index
     mapped = f"/mapped/{index}" if index >= 0 else ""
     return f"{base}/dags/{ti.dag_id}/runs/{ti.run_id}/tasks/{ti.task_id}{mapped}/required_actions"
+
+
+def put_question(ti_id: Any, **question: Any) -> str:
+    """Puts a question into Airflow and gives the subject that Airflow shows from now on.
+
+    That is another one where the task has asked before in this run: only the answer is taken away then, text, options and
+    people stay (docs/protocols/airflow.md 5.5).
+    """
+    from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    return str(SUPERVISOR_COMMS.send(msg=CreateHITLDetailPayload(ti_id=ti_id, **question)).subject)  # type: ignore[union-attr]
 
 
 def triggered_by(context: Context) -> str | None:

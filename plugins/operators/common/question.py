@@ -2,7 +2,7 @@
 
 Invariant: only what is recorded beside the receipt counts, out of Airflow's reach: in Airflow a role with edit rights can
 mark the question success, and who may write XComs can write an answer there. Airflow shows the text of a task's first
-question for as long as the try lasts, so a new question needs a new try (`AskAgain`).
+question for as long as the run exists; a later one stands in the receipt, and its answer needs a code (`needs_code`).
 
 Longer than 120 lines: asking, waiting and taking the answer write one record, and are read together.
 """
@@ -14,9 +14,9 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import Context
+from airflow.sdk import Context, Param
 from airflow.sdk.definitions.retry_policy import RetryDecision
-from hooks.questions import answer_url, approvers, question_store, triggered_by
+from hooks.questions import answer_url, approvers, put_question, question_store, triggered_by
 from hooks.task import owner_of, run_async
 from hooks.waybill import receipts, write_note
 from operators.common.base import WaybillOperator, WaybillRetry
@@ -53,11 +53,17 @@ class QuestionOperator(WaybillOperator, HITLOperator):
     """
 
     options_of_kind: ClassVar[tuple[str, ...]] = (APPROVE, REJECT)
+    needs_code: ClassVar[bool] = (
+        True  # whether an answer to a text that Airflow does not show must prove which it is about
+    )
     operator_extra_links = (ReceiptLink(),)
 
     def __init__(self, **kwargs: Any):
         fixed: dict[str, Any] = {"retries": _MOST_TRIES, "retry_policy": QuestionRetry(), "execution_timeout": None}
         fixed["options"] = list(self.options_of_kind)
+        if self.needs_code:
+            code = {"type": ["null", "string"], "title": "Code", "description": "Only where the receipt names one."}
+            fixed["params"] = {"code": Param(None, source="task", **code)}
         super().__init__(subject="Question", **{**kwargs, **fixed})
 
     def question(self, context: Context) -> Question | None:
@@ -101,9 +107,23 @@ class QuestionOperator(WaybillOperator, HITLOperator):
             # Airflow refuses the answers of others at once (docs/protocols/airflow.md 5.2); that they do not count is
             # not its doing.
             self.assigned_users = [{"id": one, "name": one} for one in able]
+            record = record.changed("asked", text=self.body)
             run_async(store.write(record))
+            if self._shown_by_airflow(context) != self.subject:
+                record = record.behind_an_old_text(self.needs_code)
+                run_async(store.write(record))
             self._say_so(context, record)
             return super().execute(context)
+
+    def _shown_by_airflow(self, context: Context) -> str:
+        return put_question(
+            context["ti"].id,
+            subject=self.subject,
+            body=self.body,
+            options=self.options,
+            params=self.serialized_params,
+            assigned_users=self.assigned_users,
+        )
 
     def _say_so(self, context: Context, record: Record) -> None:
         """The receipt and the run's note while the answer is awaited, which may take days."""
@@ -135,6 +155,7 @@ class QuestionOperator(WaybillOperator, HITLOperator):
             answer = Answer(
                 chosen_options=event["chosen_options"],
                 responded_by_user=event["responded_by_user"],
+                params_input=event.get("params_input"),
                 responded_at=when.isoformat() if hasattr(when, "isoformat") else str(when),
             )
             record = record.changed("answered", answer=answer)

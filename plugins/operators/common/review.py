@@ -24,6 +24,7 @@ class ReviewOperator(QuestionOperator):
     """
 
     options_of_kind = (CHECK_AGAIN, STOP)
+    needs_code = False  # whatever was read, the thing is looked at anew
 
     def people(self, context: Context) -> People:
         """The approvers of the DAG, and whoever triggered the run: to look again is no leave for anything."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,18 +29,37 @@ class Asked(Exception):
     """Stands for Airflow parking the task until somebody answers."""
 
 
+class Shown:
+    """Airflow as it is: each task shows the subject of its first question for as long as the run exists."""
+
+    def __init__(self) -> None:
+        self.subjects: dict[str, str] = {}
+
+    def __call__(self, ti_id: str, **question: Any) -> str:
+        return self.subjects.setdefault(ti_id, question["subject"])
+
+
 @pytest.fixture(autouse=True)
 def parked(monkeypatch: pytest.MonkeyPatch, receipts_folder: Path, connect: Connect) -> None:
     def park(self: Any, context: Any) -> None:
         raise Asked
 
     monkeypatch.setattr("airflow.providers.standard.operators.hitl.HITLOperator.execute", park)
+    monkeypatch.setattr("operators.common.question.put_question", Shown())
     approvals = {"approvers": ["amy"], "dags": {DAG_ID: {"approvers": ["dora"]}}}
     connect("waybill_approvals", json.dumps({"conn_type": "generic", "extra": approvals}))
 
 
 def context(task_id: str, map_index: int = -1, *, conf: Any = None, by: str | None = "uli") -> Any:
-    ti = SimpleNamespace(dag_id=DAG_ID, run_id=RUN_ID, task_id=task_id, map_index=map_index, xcom_push=lambda **_: None)
+    name = {"dag_id": DAG_ID, "run_id": RUN_ID, "task_id": task_id, "map_index": map_index}
+    ti = SimpleNamespace(**name, id=f"{task_id}[{map_index}]", xcom_push=lambda **_: None)
+        dag_id=DAG_ID,
+        run_id=RUN_ID,
+        task_id=task_id,
+        map_index=map_index,
+        id=f"{task_id}[{map_index}]",
+        xcom_push=lambda **_: None,
+    )
     run = SimpleNamespace(conf=conf or {}, run_after="2026-01-02", start_date="2026-01-02", triggering_user_name=by)
     return {"ti": ti, "task_instance": ti, "dag_run": run}
 
@@ -105,7 +125,7 @@ def test_mended_and_checked_again_it_goes_on_without_another_question():
     assert run_async(step_records(context("receipt")).read("review"))["state"] == "done"
 
 
-def test_what_is_still_wrong_is_asked_again_with_the_text_of_now_and_the_answers_so_far():
+def test_what_is_still_wrong_is_asked_again_with_the_text_of_now_and_the_answers_so_far(receipts_folder: Path):
     ask(review(), context("review"))
     with pytest.raises(AskAgain):
         say(review(), context("review"), CHECK_AGAIN, by="uli")
@@ -113,7 +133,10 @@ def test_what_is_still_wrong_is_asked_again_with_the_text_of_now_and_the_answers
     task = ask(review(), context("review"))
     assert "sample 4" in str(task.body) and "sample 3" not in str(task.body)
     assert f"last “{CHECK_AGAIN}” by uli" in str(task.body)
-    assert record(context("review")).state == "asked"
+    now = record(context("review"))
+    assert (now.state, now.old_text_shown, now.code) == ("asked", True, "")
+    assert "what is asked now stands in the receipt" in now.who_can_answer
+    assert "sample 4" in html.unescape(next(receipts_folder.rglob("receipt.html")).read_text())
 
 
 def test_stop_ends_it_and_says_who_and_about_what():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import re
 from datetime import datetime
@@ -34,12 +35,23 @@ class Asked(Exception):
     """Stands for Airflow parking the task until somebody answers."""
 
 
+class Shown:
+    """Airflow as it is: each task shows the subject of its first question for as long as the run exists."""
+
+    def __init__(self) -> None:
+        self.subjects: dict[str, str] = {}
+
+    def __call__(self, ti_id: str, **question: Any) -> str:
+        return self.subjects.setdefault(ti_id, question["subject"])
+
+
 @pytest.fixture(autouse=True)
 def parked(monkeypatch: pytest.MonkeyPatch) -> None:
     def park(self: Any, context: Any) -> None:
         raise Asked
 
     monkeypatch.setattr("airflow.providers.standard.operators.hitl.HITLOperator.execute", park)
+    monkeypatch.setattr("operators.common.question.put_question", Shown())
 
 
 def proved(store: Store, *plates: str, **options: Any) -> tuple[Run, list[dict[str, Any]]]:
@@ -62,11 +74,11 @@ def nothing_is_asked(run: Run) -> bool:
     return True
 
 
-def say(run: Run, option: str = "Approve", by: Any = AMY) -> None:
+def say(run: Run, option: str = "Approve", by: Any = AMY, code: str = "") -> None:
     """Airflow wakes the approval with an answer."""
     event = {
         "chosen_options": [option],
-        "params_input": {},
+        "params_input": {"code": code} if code else {},
         "responded_by_user": by,
         "responded_at": datetime(2026, 1, 2),
     }
@@ -242,6 +254,35 @@ def test_an_answer_given_to_an_older_request_under_the_same_run_id_never_counts(
         gate(again)
     with pytest.raises(AskAgain):
         say(again)
+
+
+def test_an_approval_of_a_text_that_airflow_does_not_show_needs_the_code_of_the_receipt(store: Store):
+    run, _ = proved(store, "20585", "20586")
+    ask(run)
+    assert record(run).code == ""
+    disturb(store, "20586", "changed")
+    ask(run)  # cleared: one plate less, and Airflow goes on showing the first question
+    code = record(run).sha256[:8]
+    told = json.loads(next(store.receipts.rglob("receipt.json")).read_text())
+    assert f"the code {code} must come with the answer" in told["remedy"]
+    assert (told["questions"][0]["code"], "| 20586 |" in told["questions"][0]["text"]) == (code, False)
+    assert f"<pre>{record(run).text[:30]}" in html.unescape(next(store.receipts.rglob("receipt.html")).read_text())
+    for wrong in ("", "00000000"):
+        say(run, code=wrong)
+        with pytest.raises(VerificationError, match="does not carry the code of this question"):
+            gate(run)
+        ask(run)
+    say(run, code=code)
+    assert [entry["name"] for entry in gate(run)] == ["20585"]
+
+
+def test_a_rejection_needs_no_code(store: Store):
+    run, _ = proved(store, "20585", "20586")
+    ask(run)
+    disturb(store, "20586", "changed")
+    ask(run)
+    with pytest.raises(AirflowSkipException):
+        answer(run, "Reject")
 
 
 def test_only_a_new_question_and_a_busy_store_are_tried_again():
