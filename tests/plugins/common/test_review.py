@@ -53,13 +53,6 @@ def parked(monkeypatch: pytest.MonkeyPatch, receipts_folder: Path, connect: Conn
 def context(task_id: str, map_index: int = -1, *, conf: Any = None, by: str | None = "uli") -> Any:
     name = {"dag_id": DAG_ID, "run_id": RUN_ID, "task_id": task_id, "map_index": map_index}
     ti = SimpleNamespace(**name, id=f"{task_id}[{map_index}]", xcom_push=lambda **_: None)
-        dag_id=DAG_ID,
-        run_id=RUN_ID,
-        task_id=task_id,
-        map_index=map_index,
-        id=f"{task_id}[{map_index}]",
-        xcom_push=lambda **_: None,
-    )
     run = SimpleNamespace(conf=conf or {}, run_after="2026-01-02", start_date="2026-01-02", triggering_user_name=by)
     return {"ti": ti, "task_instance": ti, "dag_run": run}
 
