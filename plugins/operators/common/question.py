@@ -62,8 +62,8 @@ class QuestionOperator(WaybillOperator, HITLOperator):
         fixed: dict[str, Any] = {"retries": _MOST_TRIES, "retry_policy": QuestionRetry(), "execution_timeout": None}
         fixed["options"] = list(self.options_of_kind)
         if self.needs_code:
-            code = {"type": ["null", "string"], "title": "Code", "description": "Only where the receipt names one."}
-            fixed["params"] = {"code": Param(None, source="task", **code)}
+            about = "Only where the receipt of this run names one."
+            fixed["params"] = {"code": Param(None, about, source="task", type=["null", "string"], title="Code")}
         super().__init__(subject="Question", **{**kwargs, **fixed})
 
     def question(self, context: Context) -> Question | None:
