@@ -6,6 +6,7 @@ It never only says to trigger again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ from include.core.errors import (
     WaybillError,
 )
 from include.core.text import few, shorten
+
+_FIELD = re.compile(r"([a-z_][\w, ]*?)(?:\[|\.|:(?!//))")
 
 
 class Cause(StrEnum):
@@ -117,8 +120,7 @@ def of_record(record: Mapping[str, Any], task: str, *, item: str = "", advice: s
     facts: dict[str, Any] = {"item": item, "task": task, "advice": advice}
     state, why = record.get("state"), str(record.get("why") or "")
     if state == "refused" and "problems" in record:
-        fields = dict.fromkeys(str(line).split(":", 1)[0] for line in record["problems"] if ":" in str(line))
-        return Problem(Cause.REFUSED, why, fields=tuple(fields), **facts)
+        return Problem(Cause.REFUSED, why, fields=_fields(record["problems"]), **facts)
     if state == "failed":
         cause = Cause(record["cause"]) if record.get("cause") in set(Cause) else Cause.LOST
         connections = tuple(record.get("connections") or ())
@@ -127,6 +129,12 @@ def of_record(record: Mapping[str, Any], task: str, *, item: str = "", advice: s
         return Problem(Cause.MISMATCH, why, **facts)
     begun = "the task left no reason behind: it was stopped or marked by a person, or its worker was lost"
     return Problem(Cause.LOST, begun if record else "the task was not reached", **facts)
+
+
+def _fields(problems: Sequence[Any]) -> tuple[str, ...]:
+    """The fields of the conf that refusals name, each once, without what lies in them."""
+    found = [_FIELD.match(str(line)) for line in problems]
+    return tuple(dict.fromkeys(match[1] for match in found if match))
 
 
 def problems_of_steps(steps: Mapping[str, Mapping[str, Any]]) -> list[Problem]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from include.core.questions import Record
@@ -126,7 +126,9 @@ def _purged(name: str, delete: Mapping[str, Any], purge: Mapping[str, Any], more
         advice = "Nothing, where somebody wants the objects back: the versions of the others stay under their markers."
         return Standing("not purged", why, Problem(Cause.VOID, why, name, "purge", advice=advice))
     if state == "left":
-        return Standing("not purged", why, _left(name, purge).problem)
+        left = _left(name, purge)
+        why = f"{marked}; {left.why}"
+        return Standing("not purged", why, left.problem and replace(left.problem, why=why))
     return Standing("not purged", why, _unprotected(name, purge) or of_record(purge, "purge", item=name))
 
 

@@ -101,11 +101,15 @@ def test_problems_come_from_the_records_of_the_steps():
     steps = {
         "plan": {"state": "done"},
         "copy": failed,
-        "load": {"state": "refused", "why": "x", "problems": ["a.b: no"]},
+        "load": {
+            "state": "refused",
+            "why": "x",
+            "problems": ["a.b: no", "a[“x: y”]: no", "c and d: no", "icav2://x: no"],
+        },
     }
     copy, load = problems_of_steps(steps)
     assert (copy.cause, copy.task, copy.connections) == (Cause.CREDENTIAL, "t [3]", ("c",))
-    assert (load.cause, load.fields) == (Cause.REFUSED, ("a.b",))
+    assert (load.cause, load.fields) == (Cause.REFUSED, ("a", "c and d"))
     assert of_record({}, "copy").why == "the task was not reached"
     assert of_record({"state": "running"}, "copy").cause is Cause.LOST
     assert of_record({"state": "failed", "why": "old", "cause": "nobody knows"}, "copy").cause is Cause.LOST
