@@ -84,6 +84,10 @@ class PlateOperator(WaybillOperator):
         self.plate = plate
         self.aws_conn_id = aws_conn_id
 
+    def records(self, context: Context) -> StepRecords:
+        """The step is one of its plate's, not of the run as a whole."""
+        return records_of(context, self.plate["plate"])
+
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         """Does the step and notes how it ended; what it returns is added to the entry."""
         raise NotImplementedError
@@ -93,7 +97,7 @@ class PlateOperator(WaybillOperator):
 
     async def _noted(self, context: Context) -> dict[str, Any]:
         """Does the step's work, and records how it goes."""
-        notes, owner = records_of(context, self.plate["plate"]), owner_of(context)
+        notes, owner = self.records(context), owner_of(context)
         facts: dict[str, Any] = {"task_id": owner.task_id}
         if owner.map_index >= 0:
             facts["map_index"] = owner.map_index
