@@ -93,9 +93,9 @@ class PlateOperator(WaybillOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return run_async(self._noted(context))
+        return run_async(self.noted(context))
 
-    async def _noted(self, context: Context) -> dict[str, Any]:
+    async def noted(self, context: Context) -> dict[str, Any]:
         """Does the step's work, and records how it goes."""
         notes, owner = self.records(context), owner_of(context)
         facts: dict[str, Any] = {"task_id": owner.task_id}
