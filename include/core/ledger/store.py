@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
@@ -49,8 +49,18 @@ class Ledger:
         self.on_step = on_step
         with schema.plain_errors("opened"):
             self._engine = schema.engine_for(url)
-        with self.reading() as conn:
-            self.ledger_id = schema.check_schema(conn)
+        try:
+            with self.reading() as conn:
+                self.ledger_id = schema.check_schema(conn)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Gives the database connections back. The next call opens new ones."""

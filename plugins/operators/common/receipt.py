@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
@@ -45,12 +46,13 @@ class ReceiptOperator(WaybillOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        try:
-            book: Ledger | None = ledger()
-        except WaybillError as error:
-            self.log.error("%s", error)
-            book = None
-        receipt = completed(self.build_receipt(context, book), context, book)
+        with ExitStack() as opened:
+            try:
+                book: Ledger | None = opened.enter_context(ledger())
+            except WaybillError as error:
+                self.log.error("%s", error)
+                book = None
+            receipt = completed(self.build_receipt(context, book), context, book)
         document = run_async(receipts().write(receipt))
         sentence = f"{receipt.outcome} {receipt.remedy}".strip()
         self.log.info("%s", sentence)

@@ -8,7 +8,7 @@ Document with its digest.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import pydantic
@@ -88,26 +88,23 @@ class PlateOperator(WaybillOperator):
     def __init__(self, *, plate: Any, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.plate = plate
-        self.aws_conn_id = aws_conn_id
+        self.conn_id = self.aws_conn_id = aws_conn_id
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         """Does the step and notes how it ended; what it returns is added to the entry."""
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return run_async(self._noted(context))
+        return run_async(self.noted(context))
 
-    def _noted(self, context: Context) -> Coroutine[Any, Any, dict[str, Any]]:
+    async def noted(self, context: Context) -> dict[str, Any]:
+        """Does the step's work, and records how it goes."""
         notes = records_of(context, self.plate["plate"])
-
-        async def run() -> dict[str, Any]:
-            await notes.begin(self.step)
-            try:
-                return {**self.plate, **await self.work(context, notes)}
-            except WaybillError as error:
-                now = await notes.read(self.step)
-                if now.get("state") == "running":  # the step has not said so itself, and better
-                    await notes.write(self.step, "failed", why=str(error), error=type(error).__name__)
-                raise
-
-        return run()
+        await notes.begin(self.step)
+        try:
+            return {**self.plate, **await self.work(context, notes)}
+        except WaybillError as error:
+            now = await notes.read(self.step)
+            if now.get("state") == "running":  # the step has not said so itself, and better
+                await notes.write(self.step, "failed", why=str(error), error=type(error).__name__)
+            raise

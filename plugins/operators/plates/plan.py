@@ -60,7 +60,8 @@ class PlatePlanOperator(WaybillOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         request, place = backup_request(context), f"{run_folder(context)}/{PLAN_NOTE}"
-        ledger()
+        with ledger():
+            pass  # there is one, and it can be trusted
         run_async(receipts().objects.put(place, b"[]"))  # an earlier try's plan is not this one's
         with self.refusing(context):
             plates = check_backup(request, inputs())
