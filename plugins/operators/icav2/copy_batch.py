@@ -48,7 +48,7 @@ class ICAv2CopyBatchOperator(LegOperator):
         self.request = request
 
     def deadline(self, context: Context, began: float) -> float:
-        return run_began(context) + self.request.get("deadline_days", DEADLINE_DAYS) * DAY_SECONDS
+        return run_began(context) + float(self.request.get("deadline_days", DEADLINE_DAYS)) * DAY_SECONDS
 
     async def act(self, leg: Leg) -> Any:
         """One leg: look, reconcile, send; then wait or finish. Once the time is over, nothing more is sent."""
