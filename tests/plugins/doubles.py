@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +17,10 @@ class Run:
         self.run_id = run_id
         self.xcoms: dict[tuple[str, str], Any] = {}
         self.states: dict[str, str] = {}
+        self.start_date = datetime.now(UTC)
 
     def context(self, task_id: str) -> Any:
-        dag_run = SimpleNamespace(conf=self.conf, start_date="2026-01-02 03:04:05+00:00", run_id=self.run_id)
+        dag_run = SimpleNamespace(conf=self.conf, start_date=self.start_date, run_id=self.run_id)
         return {"ti": TaskInstance(self, task_id), "dag_run": dag_run}
 
     def execute(self, operator: Any) -> Any:
