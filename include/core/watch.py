@@ -131,7 +131,7 @@ class BulkWatch:
         if not self.ids:
             return None
         if not running:
-            return f"all {self.noun} have ended"
+            return f"no {self.noun} are {self.words[1]} any more"
         if bad and self.wake != Wake.NOTHING:
             return f"{bad} {self.noun} have failed"
         if self.ended and self.wake == Wake.END:

@@ -37,9 +37,9 @@ def ledger(tmp_path: Path, connect: Connect) -> Iterator[Ledger]:
     assert connections_to(book) == 0, "somebody has opened the ledger and not closed it"
 
 
-def connections_to(ledger: Ledger) -> int:
-    """How many connections this process holds to a SQLite ledger."""
-    path, held = str(ledger._engine.url.database), 0
+def connections_to(ledger: Ledger, place: Path | None = None) -> int:
+    """How many connections this process holds to a SQLite ledger, or to the file `place`."""
+    path, held = str(place or ledger._engine.url.database), 0
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # closed meanwhile
             held += str(descriptor.readlink()) == path

@@ -40,7 +40,7 @@ class PlateThawOperator(Legs, PlateOperator):
             return dict(self.plate)
         return Wait(
             request.wait_hours * 3600,
-            f"{pluralize(len(cold), 'tarball')} in cold storage, asked for ({request.tier}), the first {cold[0]}",
+            f"still in cold storage: {pluralize(len(cold), 'tarball')}, asked for ({request.tier}), the first {cold[0]}",
             {"bucket": request.archive_bucket, "keys": cold},
             request.poll_seconds,
         )

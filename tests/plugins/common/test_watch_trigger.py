@@ -82,11 +82,11 @@ def watch_virtually(
 
 
 def test_it_is_silent_for_the_first_three_seconds_and_then_ends_with_one_event(monkeypatch: pytest.MonkeyPatch):
-    ended = Observation({"jobs passed": 2}, wake="all jobs have ended")
+    ended = Observation({"jobs passed": 2}, wake="no jobs are running any more")
     events, looked, _ = watch_virtually(monkeypatch, lambda _count: ended)
     assert looked == [pytest.approx(3.0)]
     assert [event.payload for event in events] == [
-        {"kind": "wake", "why": "all jobs have ended", "counts": {"jobs passed": 2}}
+        {"kind": "wake", "why": "no jobs are running any more", "counts": {"jobs passed": 2}}
     ]
 
 
