@@ -47,15 +47,16 @@ class Wait:
 
 @dataclass(frozen=True)
 class Leg:
-    """One turn of a task. `facts` go to the record of the step; `woken`: kind and reason, None on the first leg of a try.
+    """One turn of a task. `facts` go to the record of the step; `woken`: kind and reason, None where the task just began.
 
-    `began`: when this try began (epoch seconds). `over`: its time is over, so this leg starts nothing, and ends with what is
-    open.
+    `first`: no leg of this try has come to its end yet (one that raised an error is repeated). `began`: when this try began
+    (epoch seconds). `over`: its time is over, so this leg starts nothing, and ends with what is open.
     """
 
     context: Context
     facts: dict[str, Any]
     woken: Mapping[str, Any] | None
+    first: bool
     began: float
     over: bool
 
@@ -109,7 +110,8 @@ class Legs(BaseOperator):
             while True:
                 if event:
                     self.log.info("woken: %s", event["why"])
-                leg = Leg(context, facts, event, began, over=time.time() >= deadline)
+                first = event is None or bool(trouble and trouble["first"])
+                leg = Leg(context, facts, event, first, began, over=time.time() >= deadline)
                 try:
                     outcome, trouble = run_async(self.act(leg)), None
                 except WaybillError as error:
@@ -156,7 +158,7 @@ class Legs(BaseOperator):
         pause = asked_pause(error, now) or min(PAUSE_SECONDS * 2.0 ** min(count, 9), PAUSE_LIMIT_SECONDS)
         if refused:
             pause = min(pause, since + CREDENTIAL_SECONDS - now)
-        return {"since": since, "count": count + 1, "seconds": pause}
+        return {"since": since, "count": count + 1, "seconds": pause, "first": leg.first}
 
     def _remote(self) -> str:
         """Connection and host, as a person looks for them."""

@@ -216,7 +216,7 @@ SCENARIOS = [
     a_wrong_type_is_refused_by_airflow_at_once,
     what_airflow_lets_through_is_refused_by_load_request_all_at_once,
     clear_adopts_what_runs,
-    mark_failed_is_recorded_and_the_next_run_adopts,
+    mark_failed_ends_no_job_and_the_next_run_adopts,
     mark_success_leaves_the_receipt_incomplete,
     a_deleted_run_leaves_its_jobs_to_the_next,
     a_second_trigger_copies_only_what_is_missing,

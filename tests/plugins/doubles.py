@@ -16,7 +16,6 @@ class Run:
         self.conf = conf or {}
         self.run_id = run_id
         self.xcoms: dict[tuple[str, str], Any] = {}
-        self.states: dict[str, str] = {}
         self.start_date = datetime.now(UTC)
 
     def context(self, task_id: str) -> Any:
@@ -42,8 +41,3 @@ class TaskInstance:
 
     def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
         return self._run.xcoms.get((task_ids, key))
-
-    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str]]:
-        return {
-            run_id: {task_id: self._run.states.get(task_id, "success") for task_id in task_ids} for run_id in run_ids
-        }

@@ -86,6 +86,7 @@ def test_the_next_leg_gets_what_woke_it_and_the_begin_of_the_first():
     assert task.resume(run.context("copy"), event, **waits.kwargs) == "the result"
     first, second = task.legs
     assert (first.woken, second.woken) == (None, event)
+    assert (first.first, second.first) == (True, False)
     assert first.began == second.began
     assert not second.over
 
@@ -127,19 +128,24 @@ def test_trouble_that_lasts_is_looked_at_less_and_less_often_and_forgotten_when_
     assert pauses == [pytest.approx(pause, abs=15) for pause in (30, 60, 120, 240, 300, 600, 30)]
 
 
-def test_a_credential_that_is_renewed_late_kills_no_run():
-    run, task = Run(), operator(AuthError("401"), "the result")
-    waits = deferred(task, run)
-    assert task.resume(run.context("copy"), {"kind": "deadline", "why": ""}, **waits.kwargs) == "the result"
+def test_a_credential_that_is_renewed_late_kills_no_run_and_the_leg_is_repeated_as_the_one_it_was():
+    run, task = Run(), operator(AuthError("401"), Wait(60), AuthError("401"), "the result")
+    first = deferred(task, run)
+    second = deferred(task, run, event={"kind": "deadline", "why": ""}, **first.kwargs)
+    third = deferred(task, run, event={"kind": "wake", "why": ""}, **second.kwargs)
+    assert task.resume(run.context("copy"), {"kind": "deadline", "why": ""}, **third.kwargs) == "the result"
+    assert [leg.first for leg in task.legs] == [True, True, False, False]
 
 
 def test_a_credential_that_stays_refused_fails_after_an_hour_and_names_connection_and_host():
     run, now = Run(), time.time()
-    waits = deferred(operator(AuthError("401")), run, trouble={"since": now - 3000, "count": 9, "seconds": 300})
+    waits = deferred(
+        operator(AuthError("401")), run, trouble={"since": now - 3000, "count": 9, "seconds": 300, "first": True}
+    )
     assert seconds(waits) <= 300
     with pytest.raises(DeadlinePassed) as failed:
         operator(AuthError("GET jobs answered 401.")).resume(
-            run.context("copy"), trouble={"since": now - 3601, "count": 12, "seconds": 300}
+            run.context("copy"), trouble={"since": now - 3601, "count": 12, "seconds": 300, "first": True}
         )
     assert "GET jobs answered 401." in str(failed.value)
     assert "connection waybill_remote (https://remote.example.org)" in str(failed.value)
