@@ -43,6 +43,12 @@ def ledger(conn_id: str = LEDGER) -> Iterator[Ledger]:
         yield book
 
 
+def check_ledger() -> None:
+    """Raises LedgerError where there is no ledger, or one that cannot be trusted."""
+    with ledger():
+        pass
+
+
 async def ask_ledger(work: Callable[[Ledger], T], conn_id: str = LEDGER) -> T:
     """What `work` finds in the ledger, for triggers: it is opened, asked and closed in a thread, since a database that does
     not answer would stop the event loop, and with it all triggers."""

@@ -21,7 +21,7 @@ from triggers.leg import DAY_SECONDS, run_began
 from include.core.effects import Phase
 from include.core.errors import DeadlinePassed, Held, VerificationError, WaybillError
 from include.core.receipt import Receipt, ReceiptStore
-from include.core.request import DEADLINE_DAYS, XCOM_LIMIT_BYTES, truncate_for_xcom
+from include.core.request import XCOM_LIMIT_BYTES, truncate_for_xcom
 from include.core.watch import Wake, may_pass
 from include.icav2 import report
 from include.icav2.engine import CopyEngine, CopyProgress
@@ -48,7 +48,7 @@ class ICAv2CopyBatchOperator(LegOperator):
         self.request = request
 
     def deadline(self, context: Context, began: float) -> float:
-        return run_began(context) + float(self.request.get("deadline_days", DEADLINE_DAYS)) * DAY_SECONDS
+        return run_began(context) + CopyRequest.model_construct(**self.request).deadline_days * DAY_SECONDS
 
     async def act(self, leg: Leg) -> Any:
         """One leg: look, reconcile, send; then wait or finish. Once the time is over, nothing more is sent."""

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.sdk import Context
 from hooks.aws import AwsHook
 from hooks.task import run_async, run_folder
-from hooks.waybill import inputs, ledger, receipts
+from hooks.waybill import check_ledger, inputs, receipts
 from operators.common.approval import approvers
 from operators.common.base import WaybillOperator
 from operators.plates.base import backup_request, progress_log, read_plates, records_of
@@ -60,8 +60,7 @@ class PlatePlanOperator(WaybillOperator):
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         request, place = backup_request(context), f"{run_folder(context)}/{PLAN_NOTE}"
-        with ledger():
-            pass  # there is one, and it can be trusted
+        check_ledger()
         run_async(receipts().objects.put(place, b"[]"))  # an earlier try's plan is not this one's
         with self.refusing(context):
             plates = check_backup(request, inputs())

@@ -29,7 +29,7 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
             rows = json.loads(run_async(receipts().objects.get(f"{run_folder(context)}/{PLAN_NOTE}")))
         except NotFound:
             rows = []
-        items = [self._item(row, run_async(records_of(context, row["plate"]).read("restore")), asked) for row in rows]
+        items = [self._item(row, self._record(context, row["plate"]), asked) for row in rows]
         bad = [item for item in items if item["state"] not in ("restored", "planned")]
         files = sum(item["files"] for item in items if item["state"] == "restored")
         refused = refusals_of(context)
@@ -54,6 +54,12 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
                 "bytes read": sum(item["read_bytes"] for item in items),
             },
         )
+
+    def _record(self, context: Context, label: str) -> dict[str, Any]:
+        """How a plate's restore went; where it was not reached, why its thaw failed."""
+        records = records_of(context, label)
+        thaw = run_async(records.read("thaw"))
+        return run_async(records.read("restore")) or {name: why for name, why in thaw.items() if name == "why"}
 
     def _item(self, row: dict[str, Any], record: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
         state, why = "not restored", record.get("why", "the task did not come to its end; see its log")

@@ -4,16 +4,19 @@ Invariant: asking twice has one effect (docs/protocols/s3.md 5.2), so this may b
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from airflow.sdk import Context
 from hooks.aws import AwsHook
+from hooks.task import step_records
 from operators.plates.base import PlateOperator
 from operators.plates.restore_plan import manifests_of, restore_request, wanted_of
 from triggers.leg import Leg, Legs, Wait
 from triggers.plates import PlateThawTrigger
 
 from include.core.errors import NotFound
+from include.core.steps import StepRecords
 from include.core.text import pluralize
 from include.plates.models import Plate
 from include.plates.request import RestoreRequest
@@ -25,6 +28,12 @@ class PlateThawOperator(Legs, PlateOperator):
 
     step = "thaw"
     trigger = PlateThawTrigger
+
+    def records(self, context: Context) -> StepRecords:
+        return step_records(context, f"plates/{self.plate['plate']}", (self.step, "restore"))
+
+    def recorded(self, context: Context) -> AbstractContextManager[dict[str, Any]]:
+        return self.recording(context)
 
     def deadline(self, context: Context, began: float) -> float:
         return began + restore_request(context).wait_hours * 3600

@@ -200,6 +200,9 @@ def test_a_wait_that_is_over_fails_with_what_to_do_and_a_lost_tarball_at_once(
             PlateThawOperator(task_id="thaw", plate=entry).resume(
                 run.context("thaw"), {"kind": "deadline", "why": ""}, began=time.time() - 72 * 3600
             )
+    told = receipt(run, archived)
+    assert "still in cold storage: 2 tarballs" in told.items[0]["why"]
+    assert "Clear" in told.remedy
     for key in archived.keys(archived.cold):
         if key.endswith(".tar.gz"):
             archived.client.delete_object(Bucket=archived.cold, Key=key)
