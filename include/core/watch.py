@@ -62,15 +62,10 @@ def said_of(error: BaseException) -> str:
 # -- one look at many items -------------------------------------------------------------------------------------------
 
 
-def of_owner(ledger: Ledger, owner: Owner, system: str) -> list[Submission]:
-    """What exactly this task has asked this system for, or attached to."""
-    mine = (owner.dag_id, owner.run_id)
-    return [row for row in ledger.of_run(*mine) if row.system == system and row.belongs_to(*mine)]
-
-
 def waited_for(ledger: Ledger, owner: Owner, system: str) -> list[Submission]:
     """What this task waits for: jobs that the remote has accepted, be they its own or another's that it attached to."""
-    return [row for row in of_owner(ledger, owner, system) if row.state == State.SENT and row.external_id]
+    rows = [row for row in ledger.of_owner(owner) if row.system == system]
+    return [row for row in rows if row.state == State.SENT and row.external_id]
 
 
 @dataclass(frozen=True)

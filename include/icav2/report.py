@@ -82,9 +82,9 @@ def _job(standing: CopyStanding, rows: Sequence[Submission], owner: Owner) -> di
 
     `job_id` is this run's last job; where this run needed none, the one that placed the files earlier.
     """
-    failed = effects.failed_jobs(rows, owner.run_id, covers(*standing.target.items))
+    failed = effects.failed_jobs(rows, owner, covers(*standing.target.items))
     status = STATUS[standing.phase]
-    own = [row.external_id for row in effects.of_run(rows, owner.run_id) if row.external_id]
+    own = [row.external_id for row in effects.of_owner(rows, owner) if row.external_id]
     earlier = [row.external_id for row in rows if row.external_id] if status else []
     current = standing.job_id or next(iter([*own[::-1], *earlier[::-1]]), None)
     if status is not False and current in failed:

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from hooks.waybill import LEDGER, ask_ledger
 
-from include.core.ledger import OPEN, Ledger, Owner, State, Submission
-from include.core.watch import Observe, Opened, WatchEnd, WatchPolicy, of_owner, waited_for, watch
+from include.core.ledger import Ledger, Owner, Submission
+from include.core.watch import Observe, Opened, WatchEnd, WatchPolicy, waited_for, watch
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class WatchTrigger(BaseTrigger):
     epoch seconds, so that a restarted triggerer goes on where the old one was. The option `why` is logged when the wait
     begins. Payload: {"kind", "why", "counts"}.
 
-    `can_cancel`: whether the system can end what it has accepted. Where it cannot, only what was never sent is cancelled.
+    `can_cancel`: whether the system can end what it has accepted. Where it cannot, nothing is asked for.
     """
 
     system: str = ""
@@ -101,17 +101,17 @@ class WatchTrigger(BaseTrigger):
         if state != "failed":
             self.log.info("no longer watching (the task is %s); the remote work goes on", state)
             return
+        if not self.can_cancel:
+            self.log.info("nothing can be cancelled at %s: what was sent ends by itself", self.system)
+            return
         await self.ask_ledger(self._request_cancellations)
 
     def _request_cancellations(self, book: Ledger) -> None:
         """What the task attached to is another task's, and goes on."""
-        ours = [row for row in of_owner(book, self.owner, self.system) if row.owner == self.owner]
-        rows = [row for row in ours if row.state in (OPEN if self.can_cancel else {State.RESERVED})]
+        rows = [row for row in waited_for(book, self.owner, self.system) if row.owner.is_same(self.owner)]
         for row in rows:
             book.request_cancel(row, who="a person, in Airflow", why="the task was marked failed while it waited")
         self.log.info("the task was marked failed: cancellation of %d jobs is requested in the ledger", len(rows))
-        if not self.can_cancel:
-            self.log.info("nothing can be cancelled at %s: what was sent ends by itself", self.system)
 
     async def _task_state(self) -> str | None:
         """The state of this trigger's task instance, read now. None where it cannot be found (a deleted run)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -108,6 +109,9 @@ def test_a_wrong_file_in_a_folder_is_a_leftover_only_if_our_batch_made_the_folde
 # -- attempts, slots, output: over random histories ---------------------------------------------------------------
 
 
+RUN = Owner("d", "run", "copy")
+
+
 def row(number: int, state: State, run: str, job: str | None, ids: list[str], **detail: Any) -> Submission:
     return Submission(
         id=number, system="icav2", kind="copy_batch", business_key=DEST.key, generation=number, state=state,
@@ -123,10 +127,11 @@ def histories(draw: st.DrawFn) -> list[Submission]:
     for number in range(1, draw(st.integers(0, 7)) + 1):
         state = draw(st.sampled_from(states))
         sent = state in (State.FAILED, State.DONE) or (state == State.SUPERSEDED and draw(st.booleans()))
-        attached = [["d", "run"]] if draw(st.booleans()) else []
+        attached = (RUN,) if draw(st.booleans()) else ()
         run = draw(st.sampled_from(["run", "other"]))
         ids = draw(st.sampled_from([["fil.src"], ["fil.src", "fil.b"], ["fil.else"]]))
-        rows.append(row(number, state, run, f"job{number}" if sent else None, ids, attached_runs=attached))
+        one = row(number, state, run, f"job{number}" if sent else None, ids)
+        rows.append(dataclasses.replace(one, attached=attached))
     return rows
 
 
@@ -165,11 +170,11 @@ def test_attempts_are_this_runs_failures_with_this_item_and_nothing_else(history
     mine = [
         r
         for r in history
-        if (r.owner.run_id == "run" or r.detail["attached_runs"])
+        if (r.owner.run_id == "run" or r.attached)
         and r.state in (State.FAILED, State.SUPERSEDED)
         and "fil.src" in r.detail["data_ids"]
     ]
-    may = rules.may_send(history, "run", DEST.items, CopySettings(max_resubmissions=cap))
+    may = rules.may_send(history, RUN, DEST.items, CopySettings(max_resubmissions=cap))
     assert bool(may) == (len(mine) <= cap)
 
 

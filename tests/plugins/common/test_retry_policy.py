@@ -28,6 +28,7 @@ TABLE = [
     (errors.VerificationError("used up"), FAIL, None),
     (errors.DeadlinePassed("seven days"), FAIL, None),
     (errors.Held("held"), FAIL, None),
+    (errors.Cancelled("by a person"), FAIL, None),
     (errors.LedgerError("missing"), FAIL, None),
     (ValueError("a mistake of ours"), DEFAULT, None),
     (ConnectionResetError("of a library"), DEFAULT, None),
