@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import TaskDeferred
+from hooks.task import owner_of
 from operators.common.base import DEFAULT_ARGS, WaybillRetry
 from operators.common.leg import Leg, LegOperator, Wait
 from triggers import leg as leg_module
@@ -19,12 +20,11 @@ from triggers.icav2_jobs import ICAv2JobsTrigger
 from triggers.until import UntilTrigger
 
 from include.core.errors import AuthError, DeadlinePassed, Forbidden, QuotaExceeded, RemoteError, TransientError
-from include.core.ledger import Owner
 from include.core.ledger.submit import InDoubt
 from include.core.request import DEADLINE_DAYS
 from include.core.watch import Observe
 from tests.plugins.conftest import Connect
-from tests.plugins.doubles import DAG_ID, Run
+from tests.plugins.doubles import Run
 
 SLACK_SECONDS = 60.0  # between the instant that the operator computes and the test's look at it
 Outcome = Any
@@ -72,7 +72,7 @@ def test_a_wait_needs_seconds_and_options_and_the_rest_is_the_bases():
     run = Run()
     waits = deferred(operator(Wait(600, "two jobs run", {"wake": "end"})), run)
     assert isinstance(waits.trigger, ICAv2JobsTrigger)
-    assert waits.trigger.owner == Owner(DAG_ID, run.run_id, "copy")
+    assert waits.trigger.owner == owner_of(run.context("copy"))
     assert waits.trigger.conn_id == "waybill_remote"
     assert waits.trigger.options == {"wake": "end", "why": "two jobs run"}
     assert seconds(waits) == pytest.approx(600, abs=SLACK_SECONDS)
