@@ -115,7 +115,8 @@ class BulkWatch:
     warned: set[str] = field(default_factory=set)
 
     async def observe(self) -> Observation:
-        found = await self.look([one for one in self.ids if one not in self.ended])
+        left = [one for one in self.ids if one not in self.ended]
+        found = await self.look(left) if left else {}
         self.ended |= {one: item for one, item in found.items() if item.ended and one not in self.ended}
         good = sum(item.good for item in self.ended.values())
         bad, running = len(self.ended) - good, len(self.ids) - len(self.ended)

@@ -81,11 +81,12 @@ class ICAv2CopyBatchOperator(LegOperator):
         output = report.output(progress.standings, engine.rows(), owner)
         counts = ", ".join(f"{count} {phase}" for phase, count in progress.counts.items() if count)
         self.log.info("destinations: %s", counts)
+        reasons = [reason.rstrip(".") for reason in progress.waiting_reasons]
         receipt = Receipt(
             dag_id=owner.dag_id,
             run_id=owner.run_id,
             state="running",
-            outcome=f"Copying goes on. Destinations: {counts}.",
+            outcome=f"Copying goes on. Destinations: {counts}." + "".join(f" Waiting: {why}." for why in reasons),
             asked={"files": engine.plan.files, "bytes": engine.plan.size_bytes},
             items=report.receipt_items(output, []),
         )

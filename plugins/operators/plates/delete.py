@@ -32,7 +32,7 @@ from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.models import DeleteOrder, Verdict
 
 
-class PlateDeleteOperator(PlateOperator):
+class PlateDeleteOperator(Legs, PlateOperator):
     """Deletes the approved parts of an entry's plate, or sets delete markers where the request gives undo_days.
 
     A crash resumes with the same batches: each is one submission of the ledger. Fails, without retry, where the approval
@@ -40,6 +40,9 @@ class PlateDeleteOperator(PlateOperator):
     """
 
     step = "delete"
+
+    async def act(self, leg: Leg) -> Any:
+        return await self.noted(leg.context)
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         request = backup_request(context)
@@ -84,7 +87,7 @@ class PlateDeleteOperator(PlateOperator):
     answer_seconds = 20.0
 
 
-class PlatePurgeOperator(Legs, PlateDeleteOperator):
+class PlatePurgeOperator(PlateDeleteOperator):
     """Waits until the time to undo is over, then ends the versions under the markers. Skips where nothing was marked."""
 
     step = "purge"
@@ -99,7 +102,7 @@ class PlatePurgeOperator(Legs, PlateDeleteOperator):
         verdict = await read_model(Verdict, self.plate["verdict"])
         ready = marked_at(verdict, request.order(verdict.manifests_sha256)) + request.undo_days * DAY_SECONDS
         if ready <= time.time():
-            return await self.noted(leg.context)
+            return await super().act(leg)
         until = datetime.fromtimestamp(ready, UTC).isoformat(timespec="minutes")
         await records_of(leg.context, self.plate["plate"]).write(self.step, "waiting", until=until)
         why = f"markers are set; until {until} the deletion can be undone by removing them"

@@ -261,6 +261,7 @@ def test_an_outage_of_ica_is_waited_for_in_short_waits_and_nothing_is_sent_twice
         copy.wait()
     ica.fault(fault="outage", seconds=1e6)
     assert copy.wait("lost").trigger.deadline - time.time() < 600, "not for the two hours that a job may take"
+    assert "Waiting: " in json.loads((copy.folder / "receipt.json").read_text())["outcome"]
     ica.clear_faults()
     copy.wait("deadline")
     assert len(ica.jobs()) == 1
