@@ -146,19 +146,18 @@ class Legs(BaseOperator):
         """How long to wait because of an error, and what the next leg must know of it. Raises what waiting cannot mend."""
         if not may_pass(error):
             raise error
-        now = time.time()
-        since, count = (before["since"], before["count"]) if before else (now, 0)
-        refused = isinstance(error, AuthError)
-        # A watch that was lost has waited out its own budget.
-        if refused and (now - since >= CREDENTIAL_SECONDS or (leg.woken or {}).get("kind") == "lost"):
+        now, refused = time.time(), isinstance(error, AuthError)
+        same = before is not None and before["refused"] == refused  # an outage does not use up the hour of a credential
+        since, count = (before["since"], before["count"]) if before is not None and same else (now, 0)
+        if refused and now - since >= CREDENTIAL_SECONDS:
             raise DeadlinePassed(
-                f"{error} It was refused for {(now - (since if before else leg.began)) / 60:.0f} min by {self._remote()}: give "
-                "the connection a credential that is accepted, then clear this task"
+                f"{error} It was refused for {(now - since) / 60:.0f} min by {self._remote()}: give the connection a credential "
+                "that is accepted, then clear this task"
             ) from None
         pause = asked_pause(error, now) or min(PAUSE_SECONDS * 2.0 ** min(count, 9), PAUSE_LIMIT_SECONDS)
         if refused:
             pause = min(pause, since + CREDENTIAL_SECONDS - now)
-        return {"since": since, "count": count + 1, "seconds": pause, "first": leg.first}
+        return {"since": since, "count": count + 1, "refused": refused, "seconds": pause, "first": leg.first}
 
     def _remote(self) -> str:
         """Connection and host, as a person looks for them."""

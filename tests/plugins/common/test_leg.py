@@ -140,12 +140,15 @@ def test_a_credential_that_is_renewed_late_kills_no_run_and_the_leg_is_repeated_
 def test_a_credential_that_stays_refused_fails_after_an_hour_and_names_connection_and_host():
     run, now = Run(), time.time()
     waits = deferred(
-        operator(AuthError("401")), run, trouble={"since": now - 3000, "count": 9, "seconds": 300, "first": True}
+        operator(AuthError("401")),
+        run,
+        trouble={"since": now - 3000, "count": 9, "refused": True, "seconds": 300, "first": True},
     )
     assert seconds(waits) <= 300
     with pytest.raises(DeadlinePassed) as failed:
         operator(AuthError("GET jobs answered 401.")).resume(
-            run.context("copy"), trouble={"since": now - 3601, "count": 12, "seconds": 300, "first": True}
+            run.context("copy"),
+            trouble={"since": now - 3601, "count": 12, "refused": True, "seconds": 300, "first": True},
         )
     assert "GET jobs answered 401." in str(failed.value)
     assert "connection waybill_remote (https://remote.example.org)" in str(failed.value)
@@ -153,9 +156,9 @@ def test_a_credential_that_stays_refused_fails_after_an_hour_and_names_connectio
     assert WaybillRetry().evaluate(failed.value, 1, 4).action.value == "fail", "no further hour"
 
 
-def test_a_watch_that_was_lost_has_waited_for_the_credential_already():
-    with pytest.raises(DeadlinePassed, match="clear this task"):
-        operator(AuthError("401")).resume(Run().context("copy"), {"kind": "lost", "why": "60 looks failed"})
+def test_an_outage_before_it_does_not_use_up_the_hour_of_a_credential():
+    outage = {"since": time.time() - 86_400, "count": 99, "refused": False, "seconds": 300, "first": False}
+    assert seconds(deferred(operator(AuthError("401")), Run(), trouble=outage)) == pytest.approx(30, abs=15)
 
 
 # -- the deadline ---------------------------------------------------------------------------------------------------
