@@ -212,17 +212,18 @@ def test_many_triggers_that_wait_hold_no_connection_to_the_ledger(ledger: Ledger
 
 
 def test_a_ledger_that_does_not_answer_stops_no_other_trigger(ledger: Ledger, monkeypatch: pytest.MonkeyPatch):
-    others_went_on = threading.Event()
+    connecting, others_went_on = threading.Event(), threading.Event()
 
     class Silent(Ledger):
         def __init__(self, *args: Any, **kwargs: Any):
-            assert others_went_on.wait(60), "the event loop stood still"
+            connecting.set()
+            assert others_went_on.wait(30), "the event loop stood still"
             super().__init__(*args, **kwargs)
 
     async def main() -> list[Submission]:
         asked = asyncio.ensure_future(trigger_of(ICAv2JobsTrigger).waited_for())
-        for _ in range(3):
-            await asyncio.sleep(0)
+        while not connecting.is_set():
+            await asyncio.sleep(0.01)
         others_went_on.set()
         return await asked
 
