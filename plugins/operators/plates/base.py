@@ -95,9 +95,9 @@ class PlateOperator(WaybillOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return run_async(self.noted(context))
+        return run_async(self._noted(context))
 
-    async def noted(self, context: Context) -> dict[str, Any]:
+    async def _noted(self, context: Context) -> dict[str, Any]:
         """Does the step's work, and records how it goes."""
         notes = records_of(context, self.plate["plate"])
         await notes.begin(self.step)

@@ -42,7 +42,7 @@ class PlateDeleteOperator(Legs, PlateOperator):
     step = "delete"
 
     async def act(self, leg: Leg) -> Any:
-        return await self.noted(leg.context)
+        return await self._noted(leg.context)
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         request = backup_request(context)
