@@ -83,8 +83,24 @@ class VerificationError(WaybillError):
     """What arrived is not what was sent. Names the items."""
 
 
+class DeadlinePassed(WaybillError):
+    """The time that a run, or one of its waits, was given is over. Names what is open and what to do about it."""
+
+
 class Held(WaybillError):
     """It is not known whether the remote acted, and nothing but a person can find out (state HELD)."""
+
+
+class Stopped(WaybillError):
+    """A person has decided that it shall not go on. Says who, and about what."""
+
+    no_effect = True
+
+
+class Unanswered(WaybillError):
+    """Nobody has answered a question in its time. Says who can, and where."""
+
+    no_effect = True
 
 
 class Cancelled(WaybillError):

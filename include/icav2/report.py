@@ -13,13 +13,16 @@ from dataclasses import replace
 from typing import Any
 
 from include.core import effects
-from include.core.effects import Phase
+from include.core.effects import FINAL, Phase
 from include.core.ledger import Owner, Submission
-from include.core.text import format_bytes, pluralize, printable
+from include.core.receipt import Receipt
+from include.core.remedies import Cause, Problem, lines_of, of_record, problems_of_steps, remedy_of
+from include.core.text import few, format_bytes, pluralize, printable
 from include.icav2.models import Proof, Verdict
 from include.icav2.rules import CopyStanding, covers
 
 STATUS = {Phase.PASSED: True, Phase.FAILED: False, Phase.HELD: False, Phase.RUNNING: None, Phase.WAITING: None}
+MORE_TIME = "The time of this run is over (conf deadline_days gives more)."
 ORDER = {True: 0, False: 1, None: 2}
 
 
@@ -37,18 +40,34 @@ def proved(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[C
     return found
 
 
-def output(
-    standings: Sequence[CopyStanding],
-    rows: Mapping[str, Sequence[Submission]],
-    owner: Owner,
-    proofs: Sequence[Proof] | None = None,
-) -> dict[str, Any]:
+def ended_by_deadline(standings: Sequence[CopyStanding]) -> list[CopyStanding]:
+    """The standings of a run whose time is over: what is open is not copied by this run."""
+    return [replace(s, phase=Phase.FAILED, why=_open(s)) if s.phase not in FINAL else s for s in standings]
+
+
+def _open(standing: CopyStanding) -> str:
+    """Why an open destination is no more waited for, and what becomes of it."""
+    if standing.phase == Phase.RUNNING:
+        return f"the run's time was over; its job {standing.job_id} goes on at ICA ({standing.why}), and the next run adopts it"
+    return f"the run's time was over; it waited: {standing.why}"
+
+
+def open_at_deadline(standings: Sequence[CopyStanding], why: str) -> str:
+    """What a run says whose time is over, and whose destinations cannot even be looked at."""
+    still = [s for s in standings if s.phase not in FINAL]
+    named = "; ".join(f"{printable(s.target.dest_uri)}: {s.why or s.phase}" for s in still[:5])
+    more = "; …" if len(still) > 5 else ""
+    return (
+        f"{MORE_TIME} {len(still)} of {pluralize(len(standings), 'destination')} are open ({named}{more}), and what is there "
+        f"cannot be seen: {why}"
+    )
+
+
+def output(standings: Sequence[CopyStanding], rows: Mapping[str, Sequence[Submission]], owner: Owner) -> dict[str, Any]:
     """The step function's output for the destinations as they are now: passed, then failed, then running.
 
-    `proofs` are those of the last look, where there was one: they decide what has passed.
+    At the end of a run the standings are those that the last look left (`proved`): receipt and output say the same.
     """
-    if proofs is not None:
-        standings = proved(standings, proofs)
     jobs = [_job(standing, rows.get(standing.target.key, ()), owner) for standing in standings]
     jobs.sort(key=lambda job: ORDER[job["job_status"]])
     counted = Counter(job["job_status"] for job in jobs)
@@ -84,8 +103,9 @@ def _job(standing: CopyStanding, rows: Sequence[Submission], owner: Owner) -> di
 
 
 def not_copied(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[str]:
-    """One sentence for each file that is not where it should be: what, where, and why."""
-    why = {s.target.dest_uri: s.why for s in proved(standings, proofs)}
+    """One sentence for each file that is not where it should be: what, where, and why, by the standings that the last look
+    left (`proved`)."""
+    why = {s.target.dest_uri: s.why for s in standings}
     return [
         f"{printable(proof.source_uri)} → {printable(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"
         + (f" ({why[proof.dest_uri]})" if why.get(proof.dest_uri) else "")
@@ -136,7 +156,7 @@ def dumps(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, indent=1).encode()
 
 
-AGAIN = "Deal with the reason, then trigger the DAG again with the same conf: it copies only what is missing."
+AGAIN = "it copies only what is missing"
 
 
 def is_complete(summary: Mapping[str, Any], proofs: Sequence[Proof]) -> bool:
@@ -157,23 +177,52 @@ def outcome_of(summary: Mapping[str, Any], proofs: Sequence[Proof], *, good: boo
     return f"{there}; {pluralize(summary['missing_count'], 'file')} not."
 
 
-def nothing_proved(steps: Mapping[str, Mapping[str, Any]], *, begun: bool = False) -> tuple[str, str]:
-    """Outcome and remedy of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`.
+def problems(output_object: Mapping[str, Any], proofs: Sequence[Proof], copied: Mapping[str, Any]) -> list[Problem]:
+    """What is not as asked, one per destination and kind: what a person can do depends on both."""
+    ended = {job["dest_uri"]: job["job_status"] for job in output_object["job_list_with_attempt_counter"]}
+    task = str(copied.get("task_id") or "copy")
+    found: dict[tuple[str, Verdict], list[str]] = {}
+    for proof in proofs:
+        if proof.verdict != Verdict.OK:
+            found.setdefault((proof.dest_uri, proof.verdict), []).append(proof.path)
+    return [_problem(uri, verdict, paths, ended.get(uri), task, copied) for (uri, verdict), paths in found.items()]
 
-    `begun`: the ledger knows submissions of this run, whatever the records say.
-    """
-    refused = [problem for step in ("load_request", "plan") for problem in steps[step].get("problems", [])]
-    if refused:
-        return f"Refused, nothing was copied: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
-    failed = [(step, why) for step, record in steps.items() for why in record.get("problems") or [record.get("why")]]
-    reasons = "".join(f" Task {step}: {why}." for step, why in failed if why)
-    if steps["plan"].get("plan") or steps["copy"] or begun:
-        # No reason was recorded: neither by our errors nor by any other, and what it was cannot be seen from here.
-        reasons = reasons or (
-            " Task copy left no reason behind: it was stopped or marked by a person, or its worker was lost "
-            "(see its log). What ICA was asked goes on there."
-        )
-        return f"The copy did not come to its end, so nothing is proved.{reasons}", AGAIN
-    return f"Nothing was planned and nothing copied.{reasons}", (
-        "See the log of the first task that failed, then trigger again."
+
+def _problem(
+    uri: str, verdict: Verdict, paths: Sequence[str], status: bool | None, task: str, copied: Mapping[str, Any]
+) -> Problem:
+    files = [printable(path, quotes=False) for path in paths]
+    why = f"{pluralize(len(files), 'file')} {_WORDS[verdict]}: {few(files, 3, 'all are in document not copied')}"
+    if copied.get("cause") == Cause.HELD:
+        return Problem(Cause.HELD, why, printable(uri, quotes=False), task)
+    if verdict in (Verdict.SIZE_MISMATCH, Verdict.ETAG_MISMATCH):
+        return Problem(Cause.MISMATCH, why, printable(uri, quotes=False), task, advice=_REPLACE)
+    return Problem(Cause.REMOTE, why, printable(uri, quotes=False), task, advice=_NOT_COPIED)
+
+
+_WORDS = {
+    Verdict.MISSING: "missing",
+    Verdict.PARTIAL: "there in part",
+    Verdict.SIZE_MISMATCH: "of another size than the source",
+    Verdict.ETAG_MISMATCH: "with another ETag than the source",
+}
+_REPLACE = (
+    "A file of that name with another content is there, and ICA does not replace it: find out whose it is and delete or move "
+    "it at ICA, then trigger the DAG with the same conf: only what is missing is copied."
+)
+_NOT_COPIED = (
+    "All submissions of this run are used up: the reason that ICA gives stands behind each file. Deal with it, then "
+    "trigger the DAG with the same conf: it has new attempts, and copies only what is missing. Clearing the task gives none."
+)
+
+
+def nothing_proved(steps: Mapping[str, Mapping[str, Any]], **facts: Any) -> Receipt:
+    """The receipt of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`."""
+    found = problems_of_steps(steps) or [of_record(steps["copy"], "copy")]
+    reasons = " ".join(f"Task {problem.task}: {problem.why}." for problem in found)
+    outcome = f"The copy did not come to its end, so nothing is proved. {reasons}"
+    if found[0].cause is Cause.LOST:
+        outcome += " What ICA was asked goes on there."
+    return Receipt(
+        **facts, state="incomplete", outcome=outcome, remedy=remedy_of(found, AGAIN), problems=lines_of(found)
     )

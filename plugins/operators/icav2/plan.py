@@ -52,7 +52,8 @@ class ICAv2PlanOperator(WaybillOperator):
             plan = run_async(self._earlier(store, name))
             if plan is None:
                 entries = read_and_flip(request, inputs())
-                plan = run_async(self._plan(request, entries, ledger()))
+                with ledger() as book:
+                    plan = run_async(self._plan(request, entries, book))
             document = run_async(store.objects.put(name, plan.model_dump_json().encode()))
             counts = {"destinations": len(plan.destinations), "files": plan.files, "bytes": plan.size_bytes}
             facts |= {"plan": document.to_dict(), "counts": counts}

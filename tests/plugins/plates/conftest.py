@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.fixtures import connections_to
 from harness.plates import servers
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
 from include.s3.bucket import S3Access
@@ -33,6 +34,7 @@ def ledger(tmp_path: Path, connect: Connect) -> Iterator[Ledger]:
     book = Ledger(ledger_url(connection))
     yield book
     book.close()
+    assert connections_to(book) == 0, "somebody has opened the ledger and not closed it"
 
 
 def generic(**extra: Any) -> str:
