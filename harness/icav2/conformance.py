@@ -14,13 +14,14 @@ from harness.conformance import Process, Remote, Worker
 from harness.icav2.ica_world import SOURCE, TARGET
 from include.core.effects import Phase
 from include.core.errors import RemoteError
+from include.core.watch import Wake
 from include.icav2.client import ICAv2Client
 from include.icav2.credentials import ApiKey
 from include.icav2.engine import CopyEngine
 from include.icav2.manifest import checked, flip
 from include.icav2.plan import resolve
 from include.icav2.rules import CopySettings
-from include.icav2.watch import JobWatch
+from include.icav2.watch import job_watch
 from simulators.common import Clock, InProcessTransport, Simulator
 from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Settings
 
@@ -51,7 +52,7 @@ class CopyWorker(Worker):
     async def watch(self) -> object:
         rows = [row for found in self._engine.rows().values() for row in found]
         jobs = {str(row.external_id): row.sending_at or 0.0 for row in rows}
-        return await JobWatch(self._engine.client, jobs).observe()
+        return await job_watch(self._engine.client, jobs, Wake.END).observe()
 
 
 class ICAv2Copies(Remote):
