@@ -22,8 +22,8 @@ from include.core.concurrency import AT_ONCE
 from include.core.errors import AuthError, RemoteError, RequestError, TransientError, WaybillError, error_for_status
 from include.core.http_body import Downloaded, Options, Written, request_body, too_large
 from include.core.http_pace import Pace
-from include.core.http_reply import Hide, Reply, bare_location, hiding, own_words, remote_time, retry_after
-from include.core.text import printable
+from include.core.http_reply import Reply, bare_location, own_words, remote_time, retry_after
+from include.core.text import Hide, hiding, printable
 
 T = TypeVar("T")
 

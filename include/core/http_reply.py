@@ -6,19 +6,17 @@ Invariant: a success that cannot be read leaves the request in doubt; it is no r
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import quote, quote_plus
 
 import httpx
 
 from include.core.errors import LONGEST_WAIT_SECONDS, TransientError
-from include.core.text import bare_uri, printable
+from include.core.text import Hide, bare_uri, printable
 
 T = TypeVar("T")
-Hide = Callable[[str], str]
 
 DETAIL_LIMIT = 300  # characters of a remote's own words in one of our messages
 
@@ -58,18 +56,6 @@ def parse_answer(make: Callable[[Any], T], answer: Any, what: str) -> T:
         raise TransientError(f"{what}: the answer lacks {printable(str(error.args[0]), 60)}") from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise TransientError(f"{what}: the answer is not as the remote documents it") from None
-
-
-def hiding(secrets: Sequence[str]) -> Hide:
-    """Takes these out of a text, also as they are written in a URL."""
-    forms = {form for secret in secrets if secret for form in (secret, quote(secret, safe=""), quote_plus(secret))}
-
-    def hide(text: str) -> str:
-        for form in sorted(forms, key=len, reverse=True):
-            text = text.replace(form, "…")
-        return text
-
-    return hide
 
 
 def own_words(reply: Reply, hide: Hide) -> str:
