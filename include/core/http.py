@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,17 +223,18 @@ class HttpClient:
     async def _repeated(self, call: _Call, once: Callable[[], Awaitable[T]]) -> T:
         policy, errors, busy = self.policy, 0, 0
         final = call.options.get("final_after", {})
-        seen: dict[int | None, int] = {}
+        seen = Counter[int]()
         attempts = max(policy.read_attempts, *final.values()) if final else policy.read_attempts
         while True:
             try:
                 return await once()
             except TransientError as error:
-                seen[error.status] = seen.get(error.status, 0) + 1
-                if error.status in final and seen[error.status] >= final[error.status]:
-                    raise RemoteError(
-                        f"{error} The same answer came {seen[error.status]} times, so it is taken as final."
-                    ) from None
+                if error.status is not None and error.status in final:
+                    seen[error.status] += 1
+                    if seen[error.status] >= final[error.status]:
+                        raise RemoteError(
+                            f"{error} The same answer came {seen[error.status]} times, so it is taken as final."
+                        ) from None
                 asked = error.retry_after or 0.0
                 busy += isinstance(error, Busy)
                 errors += not isinstance(error, Busy)
