@@ -51,6 +51,9 @@ class Credential:
     )
 
 
+NO_CREDENTIAL = Credential()
+
+
 def usable_secret(secret: str, where: str, *, ascii_only: bool = True) -> str:
     """A secret as it may be sent: without the white space around it (a copied key ends with a line break).
 
@@ -248,10 +251,9 @@ class HttpClient:
     async def _once(self, call: _Call, receive: Receive | None = None) -> Reply:
         credential = await self._credential_for(call)
         reply, hide = await self._exchange(call, credential, receive)
-        if reply.status == 401 and 401 not in call.answers:
-            fresh = await self._credential_for(call, refused=credential)
-            if fresh != credential:
-                reply, hide = await self._exchange(call, fresh, receive)
+        if reply.status == 401 and 401 not in call.answers and credential is not NO_CREDENTIAL:
+            fresh = await self._credential_for(call, refused=credential)  # also the same again: a gateway may be mistaken
+            reply, hide = await self._exchange(call, fresh, receive)
         if 200 <= reply.status < 300 or reply.status in call.answers:
             return reply
         raise self._refusal(call, reply, hide)
@@ -269,7 +271,7 @@ class HttpClient:
 
     async def _credential_for(self, call: _Call, *, refused: Credential | None = None) -> Credential:
         if self._credentials is None or not call.options.get("signed", True) or not self._is_ours(call):
-            return Credential()
+            return NO_CREDENTIAL
         async with self._login:
             if self._credential is None or self._credential is refused:  # ten calls refused at once need one new token
                 try:
