@@ -252,7 +252,9 @@ class HttpClient:
         credential = await self._credential_for(call)
         reply, hide = await self._exchange(call, credential, receive)
         if reply.status == 401 and 401 not in call.answers and credential is not NO_CREDENTIAL:
-            fresh = await self._credential_for(call, refused=credential)  # also the same again: a gateway may be mistaken
+            fresh = await self._credential_for(
+                call, refused=credential
+            )  # also the same again: a gateway may be mistaken
             reply, hide = await self._exchange(call, fresh, receive)
         if 200 <= reply.status < 300 or reply.status in call.answers:
             return reply
@@ -332,20 +334,17 @@ class HttpClient:
         self.calls += 1
         in_file = receive is not None or "file" in call.options
         whole = max(self.policy.file_seconds, self._silence(call)) if in_file else self._silence(call) * 2
+        answered = False
         try:
             # httpx bounds each read, not their sum: a body of one byte a second would never end.
             async with asyncio.timeout(whole):
                 response = await self._http.send(request, stream=True)
+                answered = True
                 try:
                     taken = receive if receive and response.is_success else self._in_memory(call)
                     content = await taken(response)
                 finally:
                     await response.aclose()
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            why = hide(printable(f"{type(error).__name__}: {error}".removesuffix(": "), 160, quotes=False))
-            raise TransientError(
-                f"{call.what}: no connection to {request.url.host} ({why}); check {self._connection}", no_effect=True
-            ) from None
         except (
             httpx.HTTPError,
             httpx.StreamError,
@@ -354,9 +353,18 @@ class HttpClient:
             ValueError,
             OSError,
         ) as error:
-            raise TransientError(f"{call.what}: no answer from {request.url.host} ({type(error).__name__})") from None
+            raise self._no_answer(call, request, error, hide, answered=answered) from None
         self.remote_now = remote_time(response.headers) or self.remote_now
         return Reply(response.status_code, response.headers, content, call.what)
+
+    def _no_answer(
+        self, call: _Call, request: httpx.Request, error: Exception, hide: Hide, *, answered: bool
+    ) -> TransientError:
+        kind, host = type(error).__name__, request.url.host
+        if answered or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            return TransientError(f"{call.what}: no answer from {host} ({kind})")
+        why = hide(printable(f"{kind}: {error}".removesuffix(": "), 160, quotes=False))
+        return TransientError(f"{call.what}: no connection to {host} ({why}); check {self._connection}", no_effect=True)
 
     def _in_memory(self, call: _Call) -> Receive:
         async def receive(response: httpx.Response) -> bytes:
