@@ -1,4 +1,4 @@
-"""Commands on another host over SSH, for tasks and triggers: one connection, few sessions on it, every end told apart.
+"""Commands on another host over SSH, for tasks and triggers: one connection, few sessions on it.
 
 A connection that drops raises nothing in asyncssh: output is empty and the exit status None (docs/protocols/ssh.md). Read as
 an empty queue that would be a duplicate job.
