@@ -265,7 +265,10 @@ class _Gate(socketserver.StreamRequestHandler):
         if not self._heard():
             return
         time.sleep(plan.hold_seconds)
-        self._say(**{name: getattr(plan, name) for name in OUTPUT_FIELDS})
+        self._say(
+            stdout=plan.stdout, stderr=plan.stderr, keep_bytes=plan.keep_bytes, trickle_seconds=plan.trickle_seconds,
+            chunks=plan.chunks, exit_status=plan.exit_status,
+        )  # fmt: skip
         if self._heard() and plan.drops:
             _kill(served_by)
         self._say()
@@ -277,9 +280,6 @@ class _Gate(socketserver.StreamRequestHandler):
     def _say(self, **said: Any) -> None:
         with contextlib.suppress(OSError):
             self.wfile.write(json.dumps(said).encode() + b"\n")
-
-
-OUTPUT_FIELDS = ("stdout", "stderr", "keep_bytes", "trickle_seconds", "chunks", "exit_status")
 
 
 def _server_of(pid: int) -> psutil.Process | None:
