@@ -9,6 +9,7 @@ becomes an error without `no_effect`, and the ledger takes it from there. No err
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections import Counter
@@ -27,6 +28,9 @@ from include.core.http_reply import Reply, bare_location, own_words, remote_time
 from include.core.text import Hide, hiding, printable
 
 T = TypeVar("T")
+
+for _name in ("httpx", "httpcore"):  # their own lines hold whole URLs and headers, secrets included
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 SHORT = 8  # a header's value of fewer characters is no secret, and hiding it would spoil messages
 

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -310,6 +311,13 @@ def test_a_remote_that_quotes_a_secret_is_not_quoted(world: World, status: int, 
         assert form not in str(error)
         assert form not in repr(error.__context__)
     assert "you sent … and …" in str(error)
+
+
+def test_no_log_line_holds_a_secret_of_a_request(world: World, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.DEBUG):
+        world.ask(lambda client: client.read("/x", what="x", params={"token": SECRET}), Header("Api-Key", SECRET))
+    assert SECRET not in caplog.text
+    assert quote(SECRET, safe="") not in caplog.text
 
 
 def test_the_credential_and_our_headers_go_to_the_remotes_own_host_alone(world: World):
