@@ -283,14 +283,15 @@ def test_what_only_reads_is_asked_again(faulty: Sshd, rule: dict[str, Any]):
     assert len(faulty.commands) == 6
 
 
-def test_an_exit_status_whose_output_may_be_cut_is_no_answer():
+@pytest.mark.parametrize("how", ["abort", "close"])
+def test_an_exit_status_whose_output_may_be_cut_is_no_answer(how: str):
     """sshd sends the status when the process ends, and the rest of its output after that."""
     ssh = library()
 
     async def handle(process: Any) -> None:
         process.stdout.write("first of many lines\n")
         process.channel._send_request(b"exit-status", b"\0\0\0\0")
-        process.channel.get_connection().abort()
+        getattr(process.channel.get_connection(), how)()
 
     async def main() -> None:
         key = ssh.generate_private_key("ssh-ed25519")
