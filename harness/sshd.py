@@ -137,10 +137,11 @@ class Sshd:
     def kill_connections(self, how: int = signal.SIGKILL) -> None:
         """Ends (or, by SIGSTOP, freezes) what serves the connections, and leaves the commands that they run."""
         for connection in self.connections():
-            for process in [connection, *connection.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.name().startswith("sshd"):
-                        process.send_signal(how)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [*connection.children(recursive=True), connection]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        if process.name().startswith("sshd"):
+                            process.send_signal(how)
 
     def kill_server(self) -> None:
         """Ends the server and all that it started; nobody listens any more."""

@@ -152,7 +152,8 @@ def test_without_retry_after_the_pauses_grow_and_are_bounded():
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("5", 5.0), (" 5 ", 5.0), ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
+    [("5", 5.0), (" 5 ", 5.0), ("9999999999", 3600.0), ("9" * 400, 3600.0), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
+     ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
      ("soon", None), ("-3", None), ("²", None), ("", None), (None, None)],
 )  # fmt: skip
 def test_retry_after_may_be_a_number_or_a_date_on_the_remotes_clock(value, seconds):
