@@ -145,6 +145,15 @@ def test_many_commands_share_one_connection_and_at_most_five_run_at_once(server:
     assert 1 < max(counts) <= 5
 
 
+def test_two_hundred_commands_at_sshds_own_limits_are_one_login_and_none_is_lost(server: Sshd):
+    async def main(ssh: SshClient) -> None:
+        replies = await map_concurrently(range(200), lambda n: ssh.run(f"echo {n}", what="x"))
+        assert [int(reply.stdout) for reply in replies] == list(range(200))
+        assert ssh.logins == 1
+
+    ask(server.target(), main)
+
+
 def test_a_host_that_opens_fewer_sessions_loses_no_command(tmp_path: Path):
     async def main(ssh: SshClient) -> int:
         command = f"echo x >> {tmp_path}/ran; sleep 0.02"
