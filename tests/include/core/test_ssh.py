@@ -302,25 +302,55 @@ def test_an_exit_status_whose_output_may_be_cut_is_no_answer(how: str):
         process.channel._send_request(b"exit-status", b"\0\0\0\0")
         getattr(process.channel.get_connection(), how)()
 
-    async def main() -> None:
-        key = ssh.generate_private_key("ssh-ed25519")
-        server = await ssh.listen(
-            "127.0.0.1", 0, server_host_keys=[key], process_factory=handle, server_factory=_anybody(ssh)
-        )
-        target = SshTarget("x", "127.0.0.1", server.get_port(), "user", host_key=key.export_public_key().decode())
-        async with server, SshClient(target) as client:
-            with pytest.raises(TransientError, match="lost after the command had left"):
-                await client.run("squeue", what="x")
-
-    asyncio.run(main())
-
-
-def _anybody(ssh: Any) -> Any:
     class Server(ssh.SSHServer):  # type: ignore[misc, name-defined]
         def begin_auth(self, username: str) -> bool:
             return False
 
-    return Server
+    assert "lost after the command had left" in str(ask_a_server_of_ours(Server, process_factory=handle))
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_a_command_whose_start_is_not_confirmed_may_have_begun(drops: bool):
+    ssh = library()
+    asked: list[str] = []
+
+    class Session(ssh.SSHServerSession):  # type: ignore[misc, name-defined]
+        def connection_made(self, chan: Any) -> None:
+            self.chan = chan
+
+        def exec_requested(self, command: str) -> bool:
+            asked.append(command)
+            if drops:
+                self.chan.get_connection().abort()
+            return False
+
+    class Server(ssh.SSHServer):  # type: ignore[misc, name-defined]
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+        def session_requested(self) -> Any:
+            return Session()
+
+    error = ask_a_server_of_ours(Server)
+    assert not error.no_effect
+    assert "lost after the command had left" in str(error)
+    assert asked == ["squeue"]
+
+
+def ask_a_server_of_ours(kind: Any, **options: Any) -> TransientError:
+    """The error of a command that an asyncssh server of this kind is asked for."""
+    ssh = library()
+
+    async def main() -> TransientError:
+        key = ssh.generate_private_key("ssh-ed25519")
+        server = await ssh.listen("127.0.0.1", 0, server_host_keys=[key], server_factory=kind, **options)
+        target = SshTarget("x", "127.0.0.1", server.get_port(), "user", host_key=key.export_public_key().decode())
+        async with server, SshClient(target, policy=QUICK) as client:
+            with pytest.raises(TransientError) as caught:
+                await client.run("squeue", what="x")
+            return caught.value
+
+    return asyncio.run(main())
 
 
 def test_a_host_that_freezes_is_found_lost_by_keepalive(tmp_path: Path):
