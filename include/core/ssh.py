@@ -355,7 +355,7 @@ def _judged(process: Any, link: _Link, session: _Session, asked: _Command, stdou
     if cut or (status is None and not signal):
         raise _Ended(SshTrouble.LOST)
     reply = CommandReply(stdout, stderr, -1 if signal else status)
-    if not signal and status in asked.answers:
+    if status in asked.answers:  # of a process that a signal has ended it is -1
         return reply
     end = f"signal {printable(str(signal[0]), 20, quotes=False)}" if signal else f"exit status {status}"
     words = _last_words(stderr.strip() or stdout.strip(), asked.hide)
