@@ -89,6 +89,7 @@ class Sshd:
         self.folder = Path(tempfile.mkdtemp(prefix="waybill-sshd-"))
         self.login = pwd.getpwuid(os.geteuid()).pw_name
         self.host_key = self._new_key("host_key")
+        self.other_host_key = self._new_key("other_host_key", "ecdsa")
         (self.folder / "authorized_keys").write_text(self._new_key("user_key") + "\n")
         self.private_key = (self.folder / "user_key").read_text()
         self._gate = _GateServer(self) if faults else None
@@ -181,15 +182,14 @@ class Sshd:
         """The journal's entries of commands, oldest first."""
         return [entry.details for entry in self.journal.entries("command")]
 
-    def _new_key(self, name: str) -> str:
+    def _new_key(self, name: str, kind: str = "ed25519") -> str:
         path = self.folder / name
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)], check=True)
         return path.with_suffix(".pub").read_text().strip()
 
     def _config(self) -> Path:
         settings = {
             "ListenAddress": f"127.0.0.1:{self.port}",
-            "HostKey": str(self.folder / "host_key"),
             "AuthorizedKeysFile": str(self.folder / "authorized_keys"),
             "PidFile": "none",
             "StrictModes": "no",
@@ -204,7 +204,8 @@ class Sshd:
         if self._gate is not None:
             settings["ForceCommand"] = f"/usr/bin/env python3 -I -S {self._gate.script} {self._gate.path}"
         path = self.folder / "sshd_config"
-        path.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        keys = [("HostKey", self.folder / "host_key"), ("HostKey", self.folder / "other_host_key")]
+        path.write_text("".join(f"{name} {value}\n" for name, value in [*keys, *settings.items()]))
         return path
 
     def _answers(self) -> bool:

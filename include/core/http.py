@@ -294,11 +294,12 @@ class HttpClient:
 
     def _is_ours(self, call: _Call) -> bool:
         """Whether a request goes to the remote that headers and credential are for."""
+        if "://" not in call.path:
+            return True
         try:
-            url = httpx.URL(call.path)
+            return _origin(httpx.URL(call.path)) == _origin(self._base)
         except httpx.InvalidURL:
             return False
-        return url.is_relative_url or _origin(url) == _origin(self._base)
 
     def _request(self, call: _Call, credential: Credential) -> tuple[httpx.Request, Hide]:
         """The request, and what takes its secrets out of a message."""
