@@ -465,10 +465,3 @@ def test_an_answer_in_memory_is_bounded_too(world: World):
     error = world.failure(lambda client: client.get("/file", what="x"), policy=policy)
     assert type(error) is RemoteError
     assert "longer than" in str(error)
-
-
-def test_a_call_has_its_own_timeout(world: World):
-    world.fault("hold_after_commit", seconds=3600.0)
-    error = world.failure(lambda client: client.write("/x", what="x", timeout_seconds=0.05))
-    assert isinstance(error, TransientError)
-    assert not error.no_effect
