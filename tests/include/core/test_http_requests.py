@@ -373,6 +373,27 @@ def test_a_request_is_signed_for_aws(world: World, tmp_path: Path, body: dict[st
     assert world.last.headers["x-amz-security-token"] == "session-token"
 
 
+def test_keys_that_aws_does_not_give_prove_that_nothing_was_sent(world: World):
+    from botocore.exceptions import ClientError, EndpointConnectionError
+
+    def fails(error: Exception) -> Callable[[], Any]:
+        def fetch() -> Any:
+            raise error
+
+        return fetch
+
+    for fetch, kind in (
+        (lambda: None, AuthError),
+        (fails(EndpointConnectionError(endpoint_url="http://169.254.169.254")), TransientError),
+        (fails(ClientError({"Error": {"Code": "AccessDenied"}}, "AssumeRole")), TransientError),
+    ):
+        error = world.failure(lambda client: client.write("/x", what="x"), AwsSignature(fetch, "execute-api", "r"))
+        assert isinstance(error, kind)
+        assert error.no_effect
+        assert "connection waybill_echo" in str(error)
+    assert world.echo.calls == []
+
+
 def test_a_remote_that_quotes_a_signature_or_session_token_is_not_quoted(world: World):
     from botocore.credentials import Credentials as Keys
 
