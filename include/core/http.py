@@ -266,7 +266,10 @@ class HttpClient:
 
     async def _exchange(self, call: _Call, credential: Credential, receive: Receive | None) -> tuple[Reply, Hide]:
         """One request and its answer, whatever its status."""
-        request, hide = self._request(call, credential)
+        slow = credential.sign is not None and "file" in call.options  # a whole file is read to be signed
+        request, hide = (
+            await asyncio.to_thread(self._request, call, credential) if slow else self._request(call, credential)
+        )
         left_at = await self._pace.turn()
         fence = call.options.get("fence")
         if fence is not None:

@@ -42,7 +42,7 @@ def ssh_target(connection: Connection) -> SshTarget:
     passphrase = _text(extra, "private_key_passphrase") or _text(extra, "passphrase")
     for secret in (connection.password, _text(extra, "private_key"), passphrase):
         if secret:
-            mask_secret(secret)
+            mask_secret(secret.strip())
     known_hosts = _text(extra, "known_hosts")
     return SshTarget(
         name=connection.conn_id,
