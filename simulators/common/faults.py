@@ -24,6 +24,8 @@ it commits, combine with one of the above, and take their parameters from `optio
 | icav2 | hide_job | (`seconds`) | the new job is in no answer for that time |
 | s3 | flip_bit | | the object that was written has one other bit at rest: same size, same ETag, no error |
 
+Commands over SSH suffer the same faults, and one more: see `simulators.common.commands`.
+
 A rule chooses its requests by:
 
 | field | matches |
