@@ -11,6 +11,7 @@ Airflow, since Airflow checks each parameter alone and lets unknown keys pass (d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, TypeVar
 
@@ -126,23 +127,30 @@ def param_schemas(model: type[Request]) -> dict[str, dict[str, Any]]:
             schema.pop(key, None)
         default = None if field.is_required() else field.get_default(call_default_factory=True)
         schema["default"] = None if default == "" else default  # the form takes "" for a value that is missing
-        schema["description_md"] = described_field(model, name)
+        schema["description_md"] = described_field(field)
         schemas[name] = schema if field.is_required() else _nullable(schema)
     return schemas
 
 
-def described_field(model: type[Request], name: str) -> str:
-    """A field's description and, in a second paragraph, its first example."""
-    field = model.model_fields[name]
-    return "\n\n".join([field.description or "", *(_example(example) for example in (field.examples or [])[:1])])
+def described_field(field: Any) -> str:
+    """A field's description for the form, and its first example in a second paragraph. No code within a line: the form draws
+    it over the line above."""
+    paragraphs = [_plain(field.description or "")]
+    for example in (field.examples or [])[:1]:
+        if isinstance(example, list) and all(isinstance(line, str) for line in example):
+            paragraphs += ["Example, one per line:", "```text\n" + "\n".join(example) + "\n```"]
+        elif isinstance(example, list):
+            paragraphs += ["Example:", "```json\n[\n  " + ",\n  ".join(json.dumps(row) for row in example) + "\n]\n```"]
+        elif isinstance(example, dict):
+            paragraphs += ["Example:", f"```json\n{json.dumps(example, indent=2)}\n```"]
+        else:
+            paragraphs.append(f"Example: {_plain(str(example))}")
+    return "\n\n".join(paragraphs)
 
 
-def _example(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        return "Example, one per line:\n\n```text\n" + "\n".join(value) + "\n```"
-    if isinstance(value, (dict, list)):
-        return f"Example:\n\n```json\n{json.dumps(value, indent=2)}\n```"
-    return f"Example: `{value}`"
+def _plain(markdown: str) -> str:
+    """The text without code marks, and with nothing in it that Markdown could take for emphasis."""
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[*<\[]", r"\\\g<0>", markdown.replace("`", ""))
 
 
 def _nullable(schema: dict[str, Any]) -> dict[str, Any]:

@@ -19,12 +19,6 @@ Manifest = dict[str, list[str]]
 INPUTS = ("manifest", "manifest_b64gz", "manifest_uri")
 
 
-SOURCE_EXAMPLE = "icav2://b23fb516-d852-4985-adcc-831c12e8cd22/runs/231116_A01052_0172/L2301368_R1_001.fastq.gz"
-TARGET_EXAMPLE = "icav2://7595e8f2-32d3-4c76-a324-c6a85dae87b5/cache/20261121/L2301368/"
-PACKED_EXAMPLE = (
-    "H4sIAAAAAAACAz3LMQ7CMAwF0Kug7MbKd5y4vUrF4NipxF4hJMTd2Xj7+5Rn+As784ScU2unNAW1zZQ8I8ikRsWySICd5/16X2W/Hf84dNNlJ0iQQi1G"
-    "Jxc0iu6m6cvGVA4uj+8PUmNf020AAAA="
-)
 CHECKS = {"section": "Checks before and after the copy"}
 SPEED = {"section": "Speed and repeats"}
 
@@ -37,7 +31,13 @@ class CopyRequest(Request):
         title="Manifest",
         description="What to copy. Each key is a source: a file, or a folder if it ends with `/`. Each value is the list of "
         "folders that it is copied to.",
-        examples=[{SOURCE_EXAMPLE: [TARGET_EXAMPLE]}],
+        examples=[
+            {
+                "icav2://b23fb516-d852-4985-adcc-831c12e8cd22/run/a.fastq.gz": [
+                    "icav2://7595e8f2-32d3-4c76-a324-c6a85dae87b5/cache/"
+                ]
+            }
+        ],
         json_schema_extra=BULKY,
     )
     manifest_uri: str | None = Field(
@@ -50,8 +50,8 @@ class CopyRequest(Request):
     manifest_b64gz: str | None = Field(
         None,
         title="Packed manifest",
-        description="Instead of the manifest above: the same JSON, compressed by gzip, then encoded in base64.",
-        examples=[PACKED_EXAMPLE],
+        description="Instead of the manifest above: the same JSON, compressed by gzip, then encoded in base64. Such a text "
+        "begins with `H4sI`.",
         json_schema_extra=BULKY,
     )
     verify: Literal["size_and_etag", "size"] = Field(

@@ -75,7 +75,6 @@ class PlatesRequest(Request):
         pattern=_BUCKET,
         title="Bucket of the plates",
         description="The bucket where the plates lie, or are restored to.",
-        examples=["imaging-platform"],
         json_schema_extra=WHERE,
     )
     archive_bucket: str = pydantic.Field(
@@ -83,7 +82,6 @@ class PlatesRequest(Request):
         pattern=_BUCKET,
         title="Bucket of the archive",
         description="The bucket where the tarballs lie.",
-        examples=["imaging-platform-cold"],
         json_schema_extra=WHERE,
     )
     layout: Literal["broad2018", "cpg", "own"] = pydantic.Field(
@@ -133,7 +131,6 @@ class PlatesRequest(Request):
         BROAD2018.tag,
         title="Name of an archive",
         description="What the names of a plate's tarballs begin with.",
-        examples=[BROAD2018.tag],
         json_schema_extra=OWN_LAYOUT,
     )
 

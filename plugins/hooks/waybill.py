@@ -57,7 +57,7 @@ def prefixes_of(connection: Connection) -> list[Objects]:
     given = extra.get("prefixes") or [extra.get("prefix") or connection.host]
     if not all(isinstance(prefix, str) and prefix for prefix in given):
         raise RequestError(f'connection {connection.conn_id}: give the extra {{"prefix": "file:///srv/waybill/…"}}')
-    return [Objects(prefix, extra.get("options")) for prefix in given]
+    return [Objects(prefix, extra.get("options"), named_by=f"connection {connection.conn_id}") for prefix in given]
 
 
 def receipts(conn_id: str = RECEIPTS) -> ReceiptStore:

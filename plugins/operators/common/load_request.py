@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow.sdk import Context
+from hooks.task import run_async
 from hooks.waybill import inputs, ledger
 from operators.common.base import WaybillOperator
 
@@ -20,8 +21,8 @@ class LoadRequestOperator(WaybillOperator):
     """Checks `dag_run.conf` against `model` (strictly: Airflow lets unknown keys pass) and returns it with its defaults.
 
     What the model declares as bulky is left out, since it would not fit XCom. `check(request, input_places)` may check more,
-    without touching a remote; it raises RequestError. A missing or unreadable ledger is refused here too, before anything
-    remote happens.
+    without touching a remote; it raises RequestError. A ledger that is missing or unreadable, and receipts that cannot be
+    written, are refused here too, before anything remote happens.
     """
 
     step = "load_request"
@@ -35,6 +36,7 @@ class LoadRequestOperator(WaybillOperator):
         with self.refusing(context) as facts:
             request = self._checked(context["dag_run"].conf or {})
             ledger()
+            run_async(self.records(context).begin(self.step))  # again: whoever only records goes on without
             shown: dict[str, Any] = request.model_dump(mode="json", exclude=bulky_fields(self.model))
             facts["request"] = shown
         return shown
