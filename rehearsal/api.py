@@ -144,8 +144,7 @@ class Api:
                     raise
                 self._sleep(pause)
 
-    def _each_second_for(self, seconds: float) -> Iterator[float]:
-        deadline = self._deadline(seconds)
+    def _each_second_until(self, deadline: float) -> Iterator[float]:
         while self._clock() < deadline:
             yield 1.0
 
@@ -160,7 +159,7 @@ class Api:
 
     def get(self, path: str, **params: Any) -> Any:
         """GET below /api/v2; repeated for 30 s when the connection fails, as it does while a server restarts."""
-        pauses = self._each_second_for(UNREACHABLE_SECONDS)
+        pauses = self._each_second_until(self._deadline(UNREACHABLE_SECONDS))
         return self._repeated(lambda: self.request("GET", f"/api/v2{path}", params=params), UnreachableError, pauses)
 
     # -- DAGs
@@ -191,6 +190,10 @@ class Api:
         """Let the DAG run, as soon as it is there."""
         self.wait_dag(dag_id, timeout_seconds)
         self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+
+    def pause(self, dag_id: str) -> None:
+        """Start no further runs of it by its schedule."""
+        self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """The pool of that name, made unless it is there; a task whose pool is missing never starts."""

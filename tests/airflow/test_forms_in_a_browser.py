@@ -1,0 +1,137 @@
+"""Every DAG's form, filled in by a browser with what its page says, starts a run with exactly that conf.
+
+Invariant: what is expected comes from the DAG's page and from its model; that load_request takes it is read from Airflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from include.core.request import Request, param_schemas
+from include.icav2.models import CopyRequest
+from include.plates.request import BackupRequest, RestoreRequest
+from rehearsal.stack import Stack
+from tests.airflow.conftest import HANG
+from tests.airflow.form import CHROMIUM, TriggerForm, browser_page
+
+pytestmark = [
+    pytest.mark.airflow,
+    HANG,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine: install the package chromium"),
+]
+MODELS: dict[str, type[Request]] = {
+    "icav2_copy_batch": CopyRequest,
+    "plate_backup": BackupRequest,
+    "plate_restore": RestoreRequest,
+    "waybill_maintenance": Request,
+}
+WAIT_SECONDS = 30.0
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def page(stack: Stack) -> Iterator[Page]:
+    """As uli, who may trigger."""
+    with browser_page(stack.address, stack.api_as("uli").token(), WAIT_SECONDS * stack.slowness) as page:
+        yield page
+
+
+@pytest.fixture(autouse=True)
+def failed_form(page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """What the browser showed at the end, for whoever looks why a test failed."""
+    yield
+    page.screenshot(path=tmp_path / "form.png")
+
+
+def test_every_dag_has_its_form_tested():
+    assert {path.stem for path in (ROOT / "dags").glob("*.py")} == MODELS.keys()
+
+
+def defaults(dag_id: str) -> dict[str, Any]:
+    return {name: schema["default"] for name, schema in param_schemas(MODELS[dag_id]).items()}
+
+
+def manual_of(dag_id: str) -> str:
+    return importlib.import_module(f"dags.{dag_id}").__doc__ or ""
+
+
+def on_its_page(dag_id: str) -> dict[str, Any]:
+    """The first conf that the DAG's page shows."""
+    found: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", manual_of(dag_id), re.DOTALL)[0])
+    return found
+
+
+def something_else(name: str, schema: dict[str, Any], model: type[Request]) -> Any:
+    """A value for a field that is not its default."""
+    examples = model.model_fields[name].examples
+    if examples:
+        return examples[0]
+    if "enum" in schema:
+        return next(value for value in schema["enum"] if value not in (None, schema["default"]))
+    kind = next(kind for kind in schema["type"] if kind != "null")
+    if kind == "boolean":
+        return not schema["default"]
+    return "some-text" if kind == "string" else schema["default"] + (1 if schema["default"] < schema["maximum"] else -1)
+
+
+def test_a_form_with_what_its_page_says_starts_a_run_and_the_request_is_taken(stack: Stack, page: Page):
+    """All DAGs in one test: the runs go on while the next form is filled in."""
+    runs = {}
+    for dag_id, model in MODELS.items():
+        form = TriggerForm(page, stack.address, dag_id, param_schemas(model))
+        asked = on_its_page(dag_id)
+        required = [name for name, field in model.model_fields.items() if field.is_required()]
+        assert form.complaints() == len(required), "each required field says so"
+        if required:
+            expect(form.button).to_be_disabled()
+        assert [section for section, is_open in form.sections().items() if is_open] in (["Run Parameters"], [])
+        form.fill(asked)
+        form.send()
+        (run,) = stack.api.runs(dag_id)[:1]
+        assert run.raw["conf"] == defaults(dag_id) | asked, dag_id
+        assert run.raw["triggering_user_name"] == "uli"
+        runs[dag_id] = run.run_id
+    del runs["waybill_maintenance"]  # nobody asks it for anything
+    for dag_id, run_id in runs.items():
+        task = stack.api.wait_task(dag_id, run_id, "load_request", 90)
+        problems = stack.api.xcom(dag_id, run_id, "load_request", "request_errors")
+        assert task.state == "success", f"{dag_id}: {problems}"
+
+
+@pytest.mark.parametrize("dag_id", [dag_id for dag_id, model in MODELS.items() if model.model_fields])
+def test_every_field_of_a_form_can_be_filled_in(stack: Stack, page: Page, dag_id: str):
+    schemas = param_schemas(MODELS[dag_id])
+    asked = {name: something_else(name, schema, MODELS[dag_id]) for name, schema in schemas.items()}
+    form = TriggerForm(page, stack.address, dag_id, schemas)
+    form.fill(asked)
+    form.send()
+    (run,) = stack.api.runs(dag_id)[:1]
+    assert run.raw["conf"] == asked
+
+
+def test_a_required_field_that_is_emptied_blocks_the_button_and_says_why(stack: Stack, page: Page):
+    form = TriggerForm(page, stack.address, "plate_restore", param_schemas(RestoreRequest))
+    form.fill({"project": "P", "batch": "B"})
+    expect(form.button).to_be_enabled()
+    form.fill({"batch": ""})
+    expect(form.button).to_be_disabled()
+    expect(form.dialog.get_by_text("This field is required", exact=True)).to_be_visible()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def over(stack: Stack) -> Iterator[None]:
+    """Runs that these tests leave unfinished end, and the daily DAG sleeps again."""
+    yield
+    for dag_id in MODELS:
+        for run in stack.api.runs(dag_id):
+            if run.state not in ("success", "failed"):
+                stack.api.set_run_state(dag_id, run.run_id, "failed")
+    stack.api.pause("waybill_maintenance")
