@@ -61,7 +61,13 @@ def prefixes_of(connection: Connection) -> list[Objects]:
 
 
 def receipts(conn_id: str = RECEIPTS) -> ReceiptStore:
-    return ReceiptStore(prefixes_of(BaseHook.get_connection(conn_id))[0])
+    """Where receipts lie. Raises RequestError, RemoteError where the connection cannot be used; both name it."""
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        what = f'connection {conn_id} does not exist: create it with the extra {{"prefix": "file:///srv/waybill/receipts"}}'
+        raise RequestError(what) from None
+    return ReceiptStore(prefixes_of(connection)[0])
 
 
 async def areceipts(conn_id: str = RECEIPTS) -> ReceiptStore:

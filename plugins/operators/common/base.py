@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 from hooks.task import run_async, step_records
 from hooks.waybill import write_note
 
@@ -82,7 +82,7 @@ class WaybillOperator(BaseOperator):
         step, facts = self.step or self.task_id, dict(known)
         try:
             records = self.records(context)
-        except (AirflowNotFoundException, WaybillError, OSError) as error:
+        except WaybillError as error:
             self.log.warning("no receipt can say how this step went: %s", error)
             yield facts
             return
