@@ -1,8 +1,7 @@
 """What a caller may ask for: one pydantic model per DAG is form, check, and documentation.
 
 A field is declared once, in pydantic's own words: `title` (what the form calls it), `description` (one paragraph of
-Markdown), `examples` (the first one is shown), limits, and `json_schema_extra={"section": "…"}` for what few people need:
-the form shows it in a part that is closed at first.
+Markdown), `examples` (the first one is shown), limits, and `json_schema_extra=in_section("…")` for what few people need.
 
 Invariant: the strict check of the whole runs again in the first task, and by `python -m include.<system> plan` without
 Airflow, since Airflow checks each parameter alone and lets unknown keys pass (docs/protocols/airflow.md 4.1, 4.2).
@@ -22,6 +21,11 @@ from include.core.text import printable
 
 XCOM_LIMIT_BYTES = 48 * 1024  # documents up to this size travel in XCom; larger ones by URI and sha256
 BULKY: dict[str, Any] = {"bulky": True}
+
+
+def in_section(title: str) -> dict[str, Any]:
+    """A field's `json_schema_extra`: the form shows it in a part of that title, closed at first."""
+    return {"section": title}
 
 
 class Request(pydantic.BaseModel):

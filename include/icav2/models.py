@@ -12,15 +12,15 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from include.core.request import BULKY, Request
+from include.core.request import BULKY, Request, in_section
 from include.core.text import bare_uri, is_bare_uri
 
 Manifest = dict[str, list[str]]
 INPUTS = ("manifest", "manifest_b64gz", "manifest_uri")
 
 
-CHECKS = {"section": "Checks before and after the copy"}
-SPEED = {"section": "Speed and repeats"}
+CHECKS = in_section("Checks before and after the copy")
+SPEED = in_section("Speed and repeats")
 
 
 class CopyRequest(Request):

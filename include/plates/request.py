@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 
 from include.core.errors import RequestError
-from include.core.request import Request
+from include.core.request import Request, in_section
 from include.core.text import printable
 from include.plates.layout import BROAD2018, PRESETS, disambiguate, own_layout, plates_from_csv
 from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention
@@ -23,11 +23,11 @@ _OWN = ("part_prefixes", "archive_prefix", "backup_prefix")
 _BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 
-WHERE = {"section": "Buckets and folders"}
-OWN_LAYOUT = {"section": "Folders of layout own"}
-ARCHIVE = {"section": "How the archive is written"}
-ANSWER = {"section": "Approval and undo"}
-COLD = {"section": "Cold storage"}
+WHERE = in_section("Buckets and folders")
+OWN_LAYOUT = in_section("Folders of layout own")
+ARCHIVE = in_section("How the archive is written")
+ANSWER = in_section("Approval and undo")
+COLD = in_section("Cold storage")
 
 
 class PlateRow(pydantic.BaseModel):

@@ -10,14 +10,15 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+import dags
 from include.core.request import Request, param_schemas
-from include.icav2.models import CopyRequest
-from include.plates.request import BackupRequest, RestoreRequest
+from include.plates.request import RestoreRequest
 from rehearsal.stack import Stack
 from tests.airflow.conftest import HANG
 from tests.airflow.form import CHROMIUM, TriggerForm, browser_page
@@ -27,14 +28,17 @@ pytestmark = [
     HANG,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine: install the package chromium"),
 ]
-MODELS: dict[str, type[Request]] = {
-    "icav2_copy_batch": CopyRequest,
-    "plate_backup": BackupRequest,
-    "plate_restore": RestoreRequest,
-    "waybill_maintenance": Request,
-}
 WAIT_SECONDS = 30.0
-ROOT = Path(__file__).parents[2]
+MODULES = {path.stem: importlib.import_module(f"dags.{path.stem}") for path in Path(dags.__path__[0]).glob("*.py")}
+
+
+def model_of(module: ModuleType) -> type[Request]:
+    """What a DAG's file imports as its request; `Request` itself where nobody asks it for anything."""
+    found = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Request)]
+    return found[0] if found else Request
+
+
+MODELS = {dag_id: model_of(module) for dag_id, module in sorted(MODULES.items())}
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +55,13 @@ def failed_form(page: Page, request: pytest.FixtureRequest, tmp_path: Path) -> I
     page.screenshot(path=tmp_path / "form.png")
 
 
-def test_every_dag_has_its_form_tested():
-    assert {path.stem for path in (ROOT / "dags").glob("*.py")} == MODELS.keys()
-
-
 def defaults(dag_id: str) -> dict[str, Any]:
     return {name: schema["default"] for name, schema in param_schemas(MODELS[dag_id]).items()}
 
 
-def manual_of(dag_id: str) -> str:
-    return importlib.import_module(f"dags.{dag_id}").__doc__ or ""
-
-
 def on_its_page(dag_id: str) -> dict[str, Any]:
     """The first conf that the DAG's page shows."""
-    found: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", manual_of(dag_id), re.DOTALL)[0])
+    found: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", MODULES[dag_id].__doc__ or "", re.DOTALL)[0])
     return found
 
 
@@ -99,8 +95,9 @@ def test_a_form_with_what_its_page_says_starts_a_run_and_the_request_is_taken(st
         assert run.raw["conf"] == defaults(dag_id) | asked, dag_id
         assert run.raw["triggering_user_name"] == "uli"
         runs[dag_id] = run.run_id
-    del runs["waybill_maintenance"]  # nobody asks it for anything
     for dag_id, run_id in runs.items():
+        if MODELS[dag_id] is Request:
+            continue  # nobody asks it for anything
         task = stack.api.wait_task(dag_id, run_id, "load_request", 90)
         problems = stack.api.xcom(dag_id, run_id, "load_request", "request_errors")
         assert task.state == "success", f"{dag_id}: {problems}"

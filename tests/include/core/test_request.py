@@ -10,7 +10,7 @@ import pydantic
 import pytest
 
 from include.core.errors import RequestError
-from include.core.request import BULKY, Request, asked_of, bulky_fields, described, load, param_schemas
+from include.core.request import BULKY, Request, asked_of, bulky_fields, described, in_section, load, param_schemas
 from include.core.text import bare_uri, is_bare_uri, printable
 from include.icav2.models import CopyRequest
 
@@ -134,7 +134,7 @@ class Form(Request):
         None, title="Rows", description="Rows.", examples=[[{"size": 1}, {"size": 2}]]
     )
     tree: dict[str, int] | None = pydantic.Field(
-        None, title="Tree", description="Tree.", examples=[{"a": 1}], json_schema_extra=BULKY | {"section": "Rare"}
+        None, title="Tree", description="Tree.", examples=[{"a": 1}], json_schema_extra=BULKY | in_section("Rare")
     )
 
 
