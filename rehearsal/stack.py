@@ -34,7 +34,7 @@ API_SERVER, SCHEDULER, DAG_PROCESSOR, TRIGGERER = "api-server", "scheduler", "da
 STANDALONE = "standalone"
 HEALTH_KEYS = {SCHEDULER: "scheduler", TRIGGERER: "triggerer", DAG_PROCESSOR: "dag_processor"}
 NOT_RUNNING = "not running"
-USUAL_BOOT_SECONDS = 40.0  # from the first component's start until all are healthy, on two idle cores (tried)
+USUAL_BOOT_SECONDS = 25.0  # from the first component's start until all are healthy, on two cores with little else to do
 TAIL_LINES = 25
 # Connections are made by the caller, from the addresses of the simulators by name.
 ExtraEnv = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]

@@ -19,6 +19,7 @@ from playwright.sync_api import Page, expect
 import dags
 from include.core.request import Request, param_schemas
 from include.plates.request import RestoreRequest
+from rehearsal.api import Run
 from rehearsal.stack import Stack
 from tests.airflow.conftest import HANG
 from tests.airflow.form import CHROMIUM, TriggerForm, browser_page
@@ -78,29 +79,27 @@ def something_else(name: str, schema: dict[str, Any], model: type[Request]) -> A
     return "some-text" if kind == "string" else schema["default"] + (1 if schema["default"] < schema["maximum"] else -1)
 
 
-def test_a_form_with_what_its_page_says_starts_a_run_and_the_request_is_taken(stack: Stack, page: Page):
-    """All DAGs in one test: the runs go on while the next form is filled in."""
+@pytest.fixture(scope="module")
+def sent(stack: Stack, page: Page) -> dict[str, Run]:
+    """A run of each DAG, by its form filled in as its page says; they go on while other forms are filled in."""
     runs = {}
     for dag_id, model in MODELS.items():
         form = TriggerForm(page, stack.address, dag_id, param_schemas(model))
-        asked = on_its_page(dag_id)
         required = [name for name, field in model.model_fields.items() if field.is_required()]
-        assert form.complaints() == len(required), "each required field says so"
+        assert form.complaints() == len(required), f"{dag_id}: each required field says so"
         if required:
             expect(form.button).to_be_disabled()
         assert [section for section, is_open in form.sections().items() if is_open] in (["Run Parameters"], [])
-        form.fill(asked)
+        form.fill(on_its_page(dag_id))
         form.send()
-        (run,) = stack.api.runs(dag_id)[:1]
-        assert run.raw["conf"] == defaults(dag_id) | asked, dag_id
-        assert run.raw["triggering_user_name"] == "uli"
-        runs[dag_id] = run.run_id
-    for dag_id, run_id in runs.items():
-        if MODELS[dag_id] is Request:
-            continue  # nobody asks it for anything
-        task = stack.api.wait_task(dag_id, run_id, "load_request", 90)
-        problems = stack.api.xcom(dag_id, run_id, "load_request", "request_errors")
-        assert task.state == "success", f"{dag_id}: {problems}"
+        runs[dag_id] = stack.api.runs(dag_id)[0]
+    return runs
+
+
+@pytest.mark.parametrize("dag_id", MODELS)
+def test_a_form_with_what_its_page_says_starts_a_run_with_that_conf(sent: dict[str, Run], dag_id: str):
+    assert sent[dag_id].raw["conf"] == defaults(dag_id) | on_its_page(dag_id)
+    assert sent[dag_id].raw["triggering_user_name"] == "uli"
 
 
 @pytest.mark.parametrize("dag_id", [dag_id for dag_id, model in MODELS.items() if model.model_fields])
@@ -121,6 +120,13 @@ def test_a_required_field_that_is_emptied_blocks_the_button_and_says_why(stack: 
     form.fill({"batch": ""})
     expect(form.button).to_be_disabled()
     expect(form.dialog.get_by_text("This field is required", exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize("dag_id", [dag_id for dag_id, model in MODELS.items() if model is not Request])
+def test_load_request_takes_what_the_form_sends(stack: Stack, sent: dict[str, Run], dag_id: str):
+    run_id = sent[dag_id].run_id
+    task = stack.api.wait_task(dag_id, run_id, "load_request", 90)
+    assert task.state == "success", stack.api.xcom(dag_id, run_id, "load_request", "request_errors")
 
 
 @pytest.fixture(scope="module", autouse=True)
