@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from include.core import effects
 from include.core.effects import Standing
-from include.core.ledger import State, Submission
+from include.core.ledger import Owner, State, Submission
 from include.core.ledger.rows import sha256_of
 from include.icav2.models import CopyRequest, Destination, Item
 from include.icav2.verify import Made
@@ -50,9 +50,9 @@ def covers(*items: Item) -> Callable[[Submission], bool]:
     return lambda row: not ids.isdisjoint(row.detail.get("data_ids", []))
 
 
-def may_send(rows: Sequence[Submission], run_id: str, items: Sequence[Item], settings: CopySettings) -> list[Item]:
+def may_send(rows: Sequence[Submission], owner: Owner, items: Sequence[Item], settings: CopySettings) -> list[Item]:
     """Those of these items that have attempts left."""
-    return [item for item in items if effects.resubmissions(rows, run_id, covers(item)) <= settings.max_resubmissions]
+    return [item for item in items if effects.resubmissions(rows, owner, covers(item)) <= settings.max_resubmissions]
 
 
 def digest_of(destination: Destination) -> str:
@@ -60,10 +60,10 @@ def digest_of(destination: Destination) -> str:
     return sha256_of(sorted(item.data_id for item in destination.items))
 
 
-def complete_before(rows: Sequence[Submission], run_id: str, destination: Destination) -> bool:
-    """The last job of this run was looked at, and all items of the destination were proved then."""
+def complete_before(rows: Sequence[Submission], owner: Owner, destination: Destination) -> bool:
+    """The last job of this task was looked at, and all items of the destination were proved then."""
     last = rows[-1] if rows else None
-    if last is None or last.state not in (State.DONE, State.FAILED) or run_id not in last.runs:
+    if last is None or last.state not in (State.DONE, State.FAILED) or not last.belongs_to(owner):
         return False
     return last.detail.get("complete_for") == digest_of(destination)
 
@@ -89,9 +89,9 @@ def lost_until(row: Submission, now: float, settings: CopySettings) -> float:
     return (row.closed_at or now) + settings.job_timeout_seconds
 
 
-def gave_up_waiting(rows: Sequence[Submission], run_id: str) -> bool:
-    """Whether this run has superseded a stuck job at this destination already."""
-    return any(row.state == State.SUPERSEDED and row.detail.get("stuck") for row in effects.of_run(rows, run_id))
+def gave_up_waiting(rows: Sequence[Submission], owner: Owner) -> bool:
+    """Whether this task has superseded a stuck job at this destination already."""
+    return any(row.state == State.SUPERSEDED and row.detail.get("stuck") for row in effects.of_owner(rows, owner))
 
 
 def made_by_us(rows: Sequence[Submission]) -> list[Made]:

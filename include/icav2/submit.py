@@ -58,10 +58,10 @@ class Sender:
         rest = incomplete(destination, proofs)
         if not rest:
             return Standing(destination, Phase.PASSED, "all files are there", rows[-1].external_id if rows else None)
-        refusal = effects.refused(rows, self.context.owner.run_id)
+        refusal = effects.refused(rows, self.context.owner)
         if refusal:
             return Standing(destination, Phase.FAILED, refusal)
-        may = rules.may_send(rows, self.context.owner.run_id, rest, self.context.settings)
+        may = rules.may_send(rows, self.context.owner, rest, self.context.settings)
         if not may:
             tries = self.context.settings.max_resubmissions + 1
             return Standing(destination, Phase.FAILED, f"{len(rest)} items not copied after {tries} submissions")
@@ -90,9 +90,9 @@ class Sender:
                 self.context.ledger,
                 intent,
                 probe=self.context.probe(destination),
-                prepare=partial_file_cleanup(self.context, destination, removed),
+                prepare=partial_file_cleanup(self.context, destination, removed) if removed else None,
                 send=lambda attempt, fence: self._send(destination, attempt, fence),
-                is_effective=_just_seen_missing,
+                seen_absent=rows[-1].generation if rows else 0,
             )
         except Busy as error:
             row = self.context.ledger.generations(SYSTEM, KIND, destination.key)[-1]
@@ -105,7 +105,7 @@ class Sender:
     def _held_up(self, work: Work, rows: list[Submission], alive: list[Submission]) -> CopyStanding | list[Item]:
         """What may be sent now, while superseded jobs (`alive`) may still write; or why nothing may."""
         stuck = [row for row in alive if row.external_id]
-        if stuck and effects.sent_after(rows, self.context.owner.run_id, stuck[-1]):
+        if stuck and effects.sent_after(rows, self.context.owner, stuck[-1]):
             why = (
                 f"job {stuck[-1].external_id} is stuck and may still write; one more was sent and did not complete the "
                 "copy. Look at that job in ICA; once it has ended, the next run goes on"
@@ -165,8 +165,3 @@ def _in_the_way(data: Data, destination: Destination) -> bool:
     """Whether something lies where an item of ours goes."""
     name = data.path[len(destination.path) :].split("/")[0]
     return any(item.name == name for item in destination.items)
-
-
-async def _just_seen_missing() -> bool:
-    """An earlier run's copy is DONE, but this pass looked: some of its files are not there any more."""
-    return False
