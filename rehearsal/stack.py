@@ -294,7 +294,7 @@ class Stack:
     def _state_file(self) -> Path:
         return self.home / "simulators.json"
 
-    def _read_addresses(self, timeout_seconds: float = 60) -> None:
+    def _read_addresses(self, timeout_seconds: float = 240) -> None:
         """Wait for the simulators' state file, which appears, whole, when all of them answer."""
         deadline = time.monotonic() + timeout_seconds
         while not self._state_file.exists():
