@@ -41,7 +41,7 @@ class TriggerForm:
     """The form of one DAG. `schemas` are its parameters' JSON schemas by name, as Airflow stores them."""
 
     def __init__(self, page: Page, address: str, dag_id: str, schemas: Mapping[str, Mapping[str, Any]]):
-        self._page, self._schemas = page, schemas
+        self._page, self._schemas, self._dag_id = page, schemas, dag_id
         page.goto(f"{address}/dags/{dag_id}")
         page.get_by_test_id("trigger-dag-button").click()
         self.dialog = page.locator("[role=dialog][data-scope=dialog]")
@@ -101,6 +101,6 @@ class TriggerForm:
 
     def send(self) -> None:
         """Presses Trigger. The form closes when Airflow has taken it, and shows Airflow's refusal when not."""
-        expect(self.button).to_be_enabled()
+        expect(self.button, f"the form of {self._dag_id} cannot be sent").to_be_enabled()
         self.button.click()
         expect(self.dialog.filter(has_text=re.compile("Trigger Dag"))).to_have_count(0)
