@@ -24,7 +24,7 @@ _BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 
 WHERE = in_section("Buckets and folders")
-OWN_LAYOUT = in_section("Folders of layout own")
+OWN_LAYOUT = in_section("Own folder layout")
 ARCHIVE = in_section("How the archive is written")
 ANSWER = in_section("Approval and undo")
 COLD = in_section("Cold storage")
@@ -88,7 +88,7 @@ class PlatesRequest(Request):
         "broad2018",
         title="Folder layout",
         description="`broad2018`: the folders of the written procedure. `cpg`: those of the Cell Painting Gallery, which "
-        "needs a source. `own`: the folders that you name below.",
+        "needs a source. `own`: the folders that you name in the part below.",
         json_schema_extra=WHERE,
     )
     source: str = pydantic.Field(
