@@ -118,4 +118,5 @@ def journals(*steps: str, conn_id: str = RECEIPTS) -> JournalFor:
         folder = Path(unquote(parts.path))
         return lambda name: FileJournal(folder / f"{file_name(name)}.jsonl")
     options = connection.extra_dejson.get("options")
-    return lambda name: ObjectJournal(Objects(f"{place}{file_name(name)}", options))
+    named_by = f"connection {conn_id}"
+    return lambda name: ObjectJournal(Objects(f"{place}{file_name(name)}", options, named_by=named_by))

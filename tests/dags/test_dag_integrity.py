@@ -143,6 +143,12 @@ def test_optional_fields_are_optional_and_required_ones_are_seen_at_once(dag: An
         assert dag.params.get_param(name).value != "", name
 
 
+def test_a_scheduled_dag_asks_for_nothing_since_its_runs_have_an_empty_conf(dag: Any):
+    if dag.schedule is not None:
+        assert not [name for name, field in model_of(dag).model_fields.items() if field.is_required()]
+        assert model_of(dag).model_validate({})
+
+
 def test_a_dry_run_comes_first_and_what_few_people_need_is_in_a_closed_section(dag: Any):
     names = list(dag.params)
     assert "dry_run" not in names[1:]
