@@ -92,7 +92,7 @@ class Objects:
     async def get(self, name: str) -> bytes:
         try:
             return bytes(await (await obstore.get_async(self._store, name)).bytes_async())
-        except (NotFoundError, FileNotFoundError):
+        except _NOT_FOUND:
             raise NotFound(f"{self.prefix}{name} does not exist") from None
         except (BaseError, OSError) as error:
             raise self._failure(name, "read", error) from None
@@ -100,7 +100,7 @@ class Objects:
     async def size_of(self, name: str) -> int:
         try:
             return int((await obstore.head_async(self._store, name))["size"])
-        except (NotFoundError, FileNotFoundError):
+        except _NOT_FOUND:
             raise NotFound(f"{self.prefix}{name} does not exist") from None
         except (BaseError, OSError) as error:
             raise self._failure(name, "read", error) from None
@@ -110,7 +110,7 @@ class Objects:
         number = _OS_ERROR.search(str(error))
         why = os.strerror(int(number[1])) if number else type(error).__name__
         said = f"{self._named_by}{self.prefix}{name} cannot be {verb} ({why})"
-        if isinstance(error, _LASTING) or (number and int(number[1]) in _LASTING_NUMBERS):
+        if isinstance(error, (*_LASTING, *_NOT_FOUND)) or (number and int(number[1]) in _LASTING_NUMBERS):
             return RemoteError(f"{said}: correct the prefix, or give the workers the right to it", no_effect=True)
         return TransientError(said)
 

@@ -74,7 +74,7 @@ def test_a_prefix_that_is_not_understood_is_refused_without_its_secrets(prefix):
     [
         (403, "AccessDenied", "PermissionDeniedError"),
         (401, "Unauthorized", "UnauthenticatedError"),
-        (404, "NoSuchBucket", "NotFoundError"),
+        (404, "NoSuchBucket", "FileNotFoundError"),
     ],
 )
 def test_a_store_that_refuses_to_be_written_is_named_and_not_waited_for(status: int, code: str, why: str):
