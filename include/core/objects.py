@@ -30,12 +30,8 @@ from include.core.errors import NotFound, RemoteError, RequestError, TransientEr
 from include.core.text import bare_uri, is_bare_uri
 
 _OS_ERROR = re.compile(r"os error (\d+)")
-_LASTING = (
-    PermissionDeniedError,
-    UnauthenticatedError,
-    InvalidPathError,
-    NotFoundError,
-)  # not found: there is no bucket
+_LASTING = (PermissionDeniedError, UnauthenticatedError, InvalidPathError)
+_NOT_FOUND = (NotFoundError, FileNotFoundError)  # obstore raises either; where something is written: there is no bucket
 _LASTING_NUMBERS = (
     errno.ENOENT,
     errno.EACCES,
