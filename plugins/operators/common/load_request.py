@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.task import run_async
 from hooks.waybill import inputs, ledger
 from operators.common.base import WaybillOperator
 
@@ -36,7 +35,6 @@ class LoadRequestOperator(WaybillOperator):
         with self.refusing(context) as facts:
             request = self._checked(context["dag_run"].conf or {})
             ledger()
-            run_async(self.records(context).begin(self.step))  # again: whoever only records goes on without
             shown: dict[str, Any] = request.model_dump(mode="json", exclude=bulky_fields(self.model))
             facts["request"] = shown
         return shown
