@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from hooks.task import run_async, step_records
 from hooks.waybill import write_note
 
-from include.core.errors import QuotaExceeded, RequestError, TransientError, WaybillError
+from include.core.errors import QuotaExceeded, RemoteError, RequestError, TransientError, WaybillError
 from include.core.request import truncate_for_xcom
 from include.core.steps import StepRecords
 from include.core.text import few, pluralize, shorten
@@ -93,10 +93,12 @@ class WaybillOperator(BaseOperator):
         run_async(records.end(step, **facts))
 
     def _begun(self, context: Context, step: str, facts: dict[str, Any]) -> StepRecords:
-        """The records, with this step begun. Raises RequestError, RemoteError naming the connection where there is no place
-        for them: nothing is done without one."""
-        records = self.records(context)
-        run_async(records.begin(step, **facts))
+        """The records, with this step begun. Raises RequestError naming the connection where there is no place for them."""
+        try:
+            records = self.records(context)
+            run_async(records.begin(step, **facts))
+        except (RequestError, RemoteError) as error:
+            raise RequestError(f"{error}; it needs a folder or bucket that every worker can write to") from None
         return records
 
     def _record_failure(self, records: StepRecords, error: WaybillError, facts: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from operators.common.load_request import LoadRequestOperator
 from operators.icav2.plan import read_and_flip
 
-from include.core.errors import LedgerError, RequestError, WaybillError
+from include.core.errors import LedgerError, RequestError
 from include.core.ledger import Ledger
 from include.core.request import XCOM_LIMIT_BYTES, Request, param_schemas
 from include.icav2.models import CopyRequest
@@ -148,10 +148,12 @@ def test_receipts_that_cannot_be_written_are_refused_with_connection_and_path(
     load: LoadRequestOperator, ledger: Ledger, connect: Connect, prefix: str, why: str
 ):
     connect("waybill_receipts", json.dumps({"conn_type": "generic", "extra": {"prefix": prefix}}))
-    with pytest.raises(WaybillError, match=why) as refused:
-        Run({"manifest": GOOD}).execute(load)
-    assert f"connection waybill_receipts: {prefix}/" in str(refused.value)
-    assert not refused.value.retryable, "waiting does not mend it"
+    run = Run({"manifest": GOOD})
+    with pytest.raises(RequestError):  # permanent: waiting does not mend it
+        run.execute(load)
+    (told,) = run.xcoms["load_request", "request_errors"]
+    assert told.startswith(f"connection waybill_receipts: {prefix}/")
+    assert why in told
 
 
 def test_receipts_without_a_connection_are_refused_and_not_retried(
