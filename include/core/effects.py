@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from include.core.errors import (
+    LONGEST_WAIT_SECONDS,
     AuthError,
     ConflictingRequest,
     Forbidden,
@@ -141,15 +142,19 @@ def refused(rows: Sequence[Submission], owner: Owner) -> str | None:
 def note_rate_limit(ledger: Ledger, row: Submission, seconds: float | None) -> None:
     """Writes Retry-After down beside a submission that did not leave: whoever looks next, in whatever process, keeps to it."""
     if seconds and row.state == State.RESERVED:
+        seconds = min(seconds, LONGEST_WAIT_SECONDS)
         limit = {"not_before": ledger.now() + seconds}
         ledger.annotate(row, limit, why=f"rate limited by the remote for {seconds:.0f} s")
 
 
 def rate_limited_until(rows: Sequence[Submission], now: float) -> float | None:
-    """Until when the remote has asked not to send this submission (ledger time), None where it has not, or that is past."""
+    """Until when the remote has asked not to send this submission (ledger time), None where it has not, or that is past.
+
+    A time further away than the longest wait was written before there was one, or by another clock: it is not kept to.
+    """
     last = rows[-1] if rows else None
     until = float(last.detail.get("not_before", 0.0)) if last is not None and last.state == State.RESERVED else 0.0
-    return until if until > now else None
+    return until if now < until <= now + LONGEST_WAIT_SECONDS else None
 
 
 def circuit_open_until(rows: Iterable[Submission], now: float) -> float | None:

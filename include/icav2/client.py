@@ -18,6 +18,7 @@ import httpx
 from include.core.concurrency import map_by_key
 from include.core.errors import NotFound, RemoteError, TransientError
 from include.core.http import Conflict, Credentials, HttpClient, HttpPolicy
+from include.core.http_reply import parse_answer as _read
 from include.icav2.credentials import MEDIA_TYPE
 from include.icav2.models import Data, Frozen, Job
 
@@ -52,6 +53,7 @@ class ICAv2Client:
         base_url: str,
         credentials: Credentials,
         *,
+        name: str = "",
         policy: HttpPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -59,7 +61,7 @@ class ICAv2Client:
     ):
         headers = {"Accept": MEDIA_TYPE, "Content-Type": MEDIA_TYPE}
         self.http = HttpClient(
-            base_url, credentials, headers=headers, policy=policy, transport=transport, sleep=sleep, rng=rng
+            base_url, credentials, name=name, headers=headers, policy=policy, transport=transport, sleep=sleep, rng=rng
         )
 
     async def __aenter__(self) -> ICAv2Client:
@@ -223,14 +225,6 @@ class ICAv2Client:
 
         asked = await map_by_key([job_id for job_id in wanted if job_id not in found], ask, SINGLE_LOOKUPS)
         return found | {job_id: job for job_id, job in asked.items() if job is not None}
-
-
-def _read(make: Callable[[Any], T], answer: Any, what: str) -> T:
-    """What an answer says. A success that does not look like ICA's says nothing: the request is in doubt, not refused."""
-    try:
-        return make(answer)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise TransientError(f"{what}: the answer is not as ICA documents it") from None
 
 
 def _chunks(paths: Sequence[str]) -> list[tuple[str, ...]]:

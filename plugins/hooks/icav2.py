@@ -34,7 +34,7 @@ class ICAv2Hook(ClientHook[ICAv2Client]):
     def connect(self, connection: Connection, *others: Connection) -> ICAv2Client:
         if not connection.host:
             raise RequestError(f"connection {connection.conn_id} has no host: give https://ica.illumina.com/ica/rest")
-        return ICAv2Client(base_url(connection), _credentials(connection, *others))
+        return ICAv2Client(base_url(connection), _credentials(connection, *others), name=connection.conn_id)
 
 
 def _credentials(connection: Connection, aws: Connection | None = None) -> Credentials:
@@ -46,5 +46,5 @@ def _credentials(connection: Connection, aws: Connection | None = None) -> Crede
             f"connection {connection.conn_id} holds no credential: give the API key as password, or the extra "
             "ssm_parameter or secret_id"
         )
-    mask_secret(connection.password)
+    mask_secret(connection.password.strip())  # as it is sent: a copied key may end with a line break
     return ApiKey(connection.password, extra.get("tenant"))

@@ -14,7 +14,8 @@ import pytest
 from harness.virtual_time import run_virtual
 from include.core.concurrency import map_by_key
 from include.core.errors import AuthError, Forbidden, NotFound, RemoteError, TransientError, WaybillError
-from include.core.http import Busy, Conflict, HttpClient, HttpPolicy, remote_time, retry_after
+from include.core.http import Busy, Conflict, Credential, HttpClient, HttpPolicy
+from include.core.http_reply import remote_time, retry_after
 
 NOW = "Thu, 01 Jan 2026 00:00:00 GMT"
 Answer = httpx.Response | Exception | float
@@ -96,7 +97,8 @@ def test_a_read_that_never_succeeds_raises_the_last_error_after_its_attempts():
     ("status", "kind", "no_effect"),
     [(400, RemoteError, True), (401, AuthError, True), (403, Forbidden, True), (404, NotFound, True), (409, Conflict, True),
      (422, RemoteError, True), (429, Busy, True), (408, TransientError, False), (500, TransientError, False),
-     (502, TransientError, False), (503, TransientError, False), (302, RemoteError, False)],
+     (502, TransientError, False), (503, TransientError, False), (302, TransientError, False), (407, TransientError, True),
+     (425, TransientError, False), (418, RemoteError, True), (999, TransientError, False)],
 )  # fmt: skip
 def test_a_write_is_sent_once_and_its_error_says_what_is_proved(status, kind, no_effect):
     remote = Remote(refuse(status))
@@ -131,6 +133,16 @@ def test_an_answer_that_never_ends_is_given_up_in_time():
     assert "TimeoutError" in str(failure(remote, read, read_attempts=1, timeout_seconds=30.0))
 
 
+def test_a_call_has_its_own_timeout():
+    async def call(client: HttpClient) -> float:
+        with pytest.raises(TransientError, match="TimeoutError") as caught:
+            await client.write("/thing", what="x", timeout_seconds=7.0)
+        assert not caught.value.no_effect
+        return asyncio.get_running_loop().time()
+
+    assert ask(Remote(1e6), call, timeout_seconds=30.0) == 14.0
+
+
 def test_retry_after_is_kept_to_and_a_long_one_is_handed_to_the_caller():
     remote = Remote(refuse(503, Retry_After="7"), ok())
     ask(remote, read)
@@ -150,7 +162,8 @@ def test_without_retry_after_the_pauses_grow_and_are_bounded():
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("5", 5.0), (" 5 ", 5.0), ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
+    [("5", 5.0), (" 5 ", 5.0), ("9999999999", 3600.0), ("9" * 400, 3600.0), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
+     ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
      ("soon", None), ("-3", None), ("²", None), ("", None), (None, None)],
 )  # fmt: skip
 def test_retry_after_may_be_a_number_or_a_date_on_the_remotes_clock(value, seconds):
@@ -178,12 +191,12 @@ class Keys:
         self.error = error
         self.seconds = seconds
 
-    async def authorization(self, http: httpx.AsyncClient, *, refresh: bool) -> str:
+    async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
         self.count += 1
         await asyncio.sleep(self.seconds)
         if self.error:
             raise self.error
-        return f"Bearer t{self.count}"
+        return Credential({"Authorization": f"Bearer t{self.count}"}, (f"t{self.count}",))
 
 
 def test_a_refused_credential_is_renewed_once_even_for_a_write_since_401_proves_no_effect():
