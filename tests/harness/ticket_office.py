@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-import httpx
-
 from harness.conformance import Process, Remote, Worker
+from include.core.credentials import Header
 from include.core.http import HttpClient
 from include.core.ledger import (
     Intent,
@@ -96,11 +95,6 @@ class TicketOffice(Simulator):
         raise ProblemError(404, "Not found", "No such ticket.")
 
 
-class _Key:
-    async def authorization(self, http: httpx.AsyncClient, *, refresh: bool) -> str:
-        return f"Bearer {KEY}"
-
-
 class TicketWorker(Worker):
     """Honest code. A liar changes one method."""
 
@@ -170,7 +164,9 @@ class Tickets(Remote):
     @asynccontextmanager
     async def worker(self, process: Process) -> AsyncIterator[TicketWorker]:
         transport = InProcessTransport(process.simulator.app)
-        async with HttpClient("http://tickets.test", _Key(), transport=transport, sleep=process.sleep) as client:
+        async with HttpClient(
+            "http://tickets.test", Header("Authorization", KEY, "Bearer"), transport=transport, sleep=process.sleep
+        ) as client:
             yield self._worker(client, process.ledger, process.owner)
 
     def effects(self, simulator: Simulator) -> Sequence[str]:
