@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar, Unpack
 
@@ -149,6 +150,8 @@ class HttpClient:
         self._http = httpx.AsyncClient(
             base_url=self._base,
             transport=transport,
+            # No cookie is kept: one that cannot be sent back would stop every later request.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=AT_ONCE, keepalive_expiry=15),
         )
 

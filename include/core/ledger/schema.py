@@ -342,13 +342,6 @@ def lock(conn: Connection) -> None:
         )
 
 
-def database_now(conn: Connection) -> float:
-    """The database's clock, in epoch seconds."""
-    if conn.dialect.name == "sqlite":
-        return float(conn.exec_driver_sql("SELECT (julianday('now') - 2440587.5) * 86400.0").scalar_one())
-    return float(conn.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
-
-
 # SQLite's words for what waiting does not mend; all its other operational errors (busy, full, I/O) may pass.
 _LASTING = "SQLITE_ERROR SQLITE_CANTOPEN SQLITE_READONLY SQLITE_PERM SQLITE_AUTH SQLITE_CORRUPT SQLITE_NOTADB"
 
