@@ -5,7 +5,7 @@ Invariant: it reads only, and refuses everything that is wrong at once, before a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from include.core.concurrency import map_by_key
 from include.core.errors import Forbidden, NotFound, RequestError
@@ -110,9 +110,15 @@ async def look_at(client: ICAv2Client, destination: Destination) -> dict[str, Da
 
 
 async def occupied(
-    client: ICAv2Client, plan: CopyPlan, created: Mapping[str, set[str]], *, refuse_unmanaged: bool, use_etag: bool
+    client: ICAv2Client,
+    plan: CopyPlan,
+    created: Callable[[], Mapping[str, set[str]]],
+    *,
+    refuse_unmanaged: bool,
+    use_etag: bool,
 ) -> list[str]:
-    """Why destinations cannot be used as they are. `created`: names that this ledger created, by destination key.
+    """Why destinations cannot be used as they are. `created` gives the names that this ledger created, by destination key;
+    it is asked after the look, since another run may place files meanwhile.
 
     An unmanaged file with the name of ours and other content is always refused: SKIP would keep it in silence.
     """
@@ -124,13 +130,13 @@ async def occupied(
             return None
 
     listings = await map_by_key(range(len(plan.destinations)), look)
-    problems = []
+    names, problems = created(), list[str]()
     for index, destination in enumerate(plan.destinations):
         there = listings[index]
         if there is None:
             problems.append(f"{printable(destination.dest_uri)}: {FORBIDDEN}")
         else:
-            mine = created.get(destination.key, set())
+            mine = names.get(destination.key, set())
             problems += _occupants(destination, there, mine, refuse_unmanaged=refuse_unmanaged, use_etag=use_etag)
     return problems
 

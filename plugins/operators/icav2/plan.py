@@ -68,11 +68,15 @@ class ICAv2PlanOperator(WaybillOperator):
     async def _plan(self, request: CopyRequest, entries: list[Flipped], book: Ledger) -> CopyPlan:
         async with ICAv2Hook(self.icav2_conn_id).client() as client:
             plan = await resolve(client, entries)
-            rows = book.latest(SYSTEM, KIND, [destination.key for destination in plan.destinations])
+
+            def created() -> dict[str, set[str]]:
+                rows = book.latest(SYSTEM, KIND, [destination.key for destination in plan.destinations])
+                return {key: names_we_created(found) for key, found in rows.items()}
+
             problems = await occupied(
                 client,
                 plan,
-                {key: names_we_created(found) for key, found in rows.items()},
+                created,
                 refuse_unmanaged=request.require_empty_destination,
                 use_etag=request.verify == "size_and_etag",
             )

@@ -779,9 +779,12 @@ def test_ten_thousand_files_resolve_with_one_listing_per_parent_folder():
 
 async def occupants(world: World, what: dict[str, list[str]], *, refuse: bool = True) -> list[str]:
     plan = await world.plan(what)
-    rows = world.ledger.latest(SYSTEM, KIND, [d.key for d in plan.destinations])
-    placed = {key: names_we_created(found) for key, found in rows.items()}
-    return await occupied(world.client, plan, placed, refuse_unmanaged=refuse, use_etag=True)
+
+    def created() -> dict[str, set[str]]:
+        rows = world.ledger.latest(SYSTEM, KIND, [d.key for d in plan.destinations])
+        return {key: names_we_created(found) for key, found in rows.items()}
+
+    return await occupied(world.client, plan, created, refuse_unmanaged=refuse, use_etag=True)
 
 
 def test_strangers_at_a_destination_are_refused_by_name_and_ours_are_not():
