@@ -278,6 +278,7 @@ def _job(item: Mapping[str, Any]) -> Job:
         subject_id=item.get("subjectId"),
         created=_epoch(item.get("timeCreated")),
         finished=_epoch(item.get("timeFinished")) or None,
+        message=item.get("additionalStatusInformation") or "",
     )
 
 

@@ -129,7 +129,8 @@ class CopyEngine:
     ) -> dict[str, CopyStanding]:
         places = [(w.destination.project_id, w.destination.path) for w in wanted]
         folders = await ensure_folders(self.client, places)
-        sender = Sender(self._context, self.ledger.now())
+        seen = rules.seen_jobs(row for found in rows.values() for row in found)
+        sender = Sender(self._context, self.ledger.now(), seen)
         work = {w.destination.key: w for w in wanted}
         return await map_by_key(
             work,

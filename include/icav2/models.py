@@ -106,13 +106,14 @@ TERMINAL = frozenset({JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.PARTIALL
 
 
 class Job(Frozen):
-    """A job as ICA lists it. `created` and `finished` are epoch seconds of ICA's clock."""
+    """A job as ICA lists it. `created` and `finished` are epoch seconds of ICA's clock, `message` ICA's words about it."""
 
     id: str
     status: str
     subject_id: str | None
     created: float
     finished: float | None = None
+    message: str = ""
 
     @property
     def ended(self) -> bool:

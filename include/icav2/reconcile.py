@@ -36,7 +36,8 @@ class Reconciler:
         row = rows[-1] if rows else None
         if row is not None and row.state in (State.SENDING, State.IN_DOUBT):
             if self._being_sent(row):
-                why = f"run {row.owner.run_id} is sending to this folder"
+                until = rules.clock(row.accept_deadline or self.now)
+                why = f"a worker of run {row.owner.run_id} is sending to this folder, or was lost while it did; until {until}"
                 return Standing(destination, Phase.WAITING, why, look_again_at=row.accept_deadline)
             row = await self._find_out(destination, row)
             if row.state == State.SENT:  # just found: look at it with the next listing
@@ -72,12 +73,17 @@ class Reconciler:
         )
 
     async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:
-        """A superseded job that has ended writes no more: from now on what it left may be cleaned up."""
+        """A superseded job that has ended writes no more: from now on what it left may be cleaned up. Nor does one that ICA
+        has forgotten, or never had."""
         for row in rows:
+            if not rules.not_seen_to_end(row):
+                continue
             job = jobs.get(row.external_id or "")
-            if rules.not_seen_to_end(row) and job is not None and job.ended:
+            if job is not None and job.ended:
                 facts = await self._facts(destination, row, job)
                 self.context.ledger.annotate(row, facts, why=f"the superseded job has ended {job.status}")
+            elif job is None and self.now > (row.closed_at or self.now) + self.context.settings.doubt_seconds:
+                self.context.ledger.annotate(row, {"unknown_to_ica": True}, why="ICA does not know this job any more")
 
     async def _facts(self, destination: Destination, row: Submission, job: Job, *, ask: bool = True) -> dict[str, Any]:
         """What is kept of a job that has ended. `ask`: also what its batch says (it may be hidden: then nothing)."""
@@ -86,13 +92,14 @@ class Reconciler:
             items = await self.context.client.batch_items(destination.project_id, batch_id) if ask else []
         except NotFound:
             items = []
+        failed = {item.data_id: item.message for item in items if item.status != "COPIED"}
         return {
             "batch_id": batch_id,
             "job_created": job.created,
             "job_finished": job.finished or self.context.client.http.remote_now or self.context.ledger.now(),
             "job_status": job.status,
             "created_ids": sorted(item.created_id for item in items if item.created_id),
-            "item_messages": sorted({item.message for item in items if item.message})[:5],
+            "item_reasons": rules.item_reasons(row.detail.get("data_ids", []), failed, job.message),
         }
 
     async def _conclude(self, destination: Destination, row: Submission, job: Job) -> CopyStanding | None:

@@ -62,7 +62,7 @@ def pause(engine: CopyEngine, call: str, seconds: float, first: int = 0) -> None
     setattr(engine.client, call, paused)
 
 
-@pytest.mark.parametrize(("destinations", "rate"), [(24, 5.0), (40, 10.0)])
+@pytest.mark.parametrize(("destinations", "rate"), [(60, 5.0), (60, 10.0)])
 def test_two_runs_of_one_manifest_against_a_slow_ica_send_each_copy_once(destinations, rate):
     async def scene(world: World) -> None:
         what = manifest(destinations)
@@ -75,7 +75,7 @@ def test_two_runs_of_one_manifest_against_a_slow_ica_send_each_copy_once(destina
         assert len(world.jobs()) == destinations
         world.check(what)
 
-    play(scene, **CALM, rate_limit_per_second=rate, duration_mean_seconds=3.0)
+    play(scene, **CALM, rate_limit_per_second=rate)
 
 
 # `make_folder` comes after the look and before the sending.
@@ -173,9 +173,10 @@ def test_a_listing_that_lags_behind_another_runs_copy_is_not_taken_for_absence()
         mine = dict(list(theirs.items())[:1])
         world.seed(theirs)
         plans = [await world.plan(what) for what in (theirs, mine)]
-        first, second = world.engine(plans[0], "run1"), world.engine(plans[1], "run2", world.mortal())
+        first = world.engine(plans[0], "run1")
+        second = world.engine(plans[1], "run2", world.mortal(), listing_lag_seconds=60.0)
         assert phases(await world.run(first)) == ["passed"]
-        world.sim.change_settings(listing_lag_seconds=4.0)  # as another host of ICA may still answer
+        world.sim.change_settings(listing_lag_seconds=50.0)  # as another host of ICA may still answer
         assert phases(await world.run(second)) == ["passed"]
         assert needless_jobs(world) == []
 
