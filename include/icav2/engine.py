@@ -181,6 +181,16 @@ class CopyEngine:
             deadline = now() + max(wait, 0.0)
             await watch(watcher.observe, deadline=deadline, policy=policy, now=now, sleep=self.sleep, rng=rng, say=say)
 
+    def item_messages(self) -> dict[tuple[str, str], str]:
+        """ICA's last words about each item that it did not copy in this run, by destination and source."""
+        rows, run_id = self.rows(), self.owner.run_id
+        said = {
+            (destination.dest_uri, item.source_uri): rules.reasons_of(rows[destination.key], run_id, item)
+            for destination in self.plan.destinations
+            for item in destination.items
+        }
+        return {place: messages[-1] for place, messages in said.items() if messages}
+
     async def final_proofs(self) -> list[Proof]:
         """A last fresh look at every destination: what the receipt says is what is there now.
 

@@ -73,17 +73,19 @@ class Reconciler:
         )
 
     async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:
-        """A superseded job that has ended writes no more: from now on what it left may be cleaned up. Nor does one that ICA
-        has forgotten, or never had."""
-        for row in rows:
-            if not rules.not_seen_to_end(row):
-                continue
+        """A superseded job that has ended writes no more: from now on what it left may be cleaned up. One that ICA does not
+        know any more, or shows as running for days, is taken to have ended: else its folder would be closed for ever."""
+        for row in [row for row in rows if rules.not_seen_to_end(row)]:
             job = jobs.get(row.external_id or "")
             if job is not None and job.ended:
                 facts = await self._facts(destination, row, job)
                 self.context.ledger.annotate(row, facts, why=f"the superseded job has ended {job.status}")
-            elif job is None and self.now > (row.closed_at or self.now) + self.context.settings.doubt_seconds:
-                self.context.ledger.annotate(row, {"unknown_to_ica": True}, why="ICA does not know this job any more")
+                continue
+            gone = job is None and self.now > (row.closed_at or self.now) + self.context.settings.doubt_seconds
+            if gone or self.now > rules.may_write_until(row, self.now, self.context.settings):
+                why = "ICA does not know the superseded job" if gone else "the superseded job has run for days"
+                last = {"job_finished": row.closed_at if gone else self.now, "taken_to_have_ended": True}
+                self.context.ledger.annotate(row, last, why=f"{why}: it is taken to have ended")
 
     async def _facts(self, destination: Destination, row: Submission, job: Job, *, ask: bool = True) -> dict[str, Any]:
         """What is kept of a job that has ended. `ask`: also what its batch says (it may be hidden: then nothing)."""

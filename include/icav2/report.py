@@ -83,14 +83,19 @@ def _job(standing: CopyStanding, rows: Sequence[Submission], run_id: str) -> dic
     }
 
 
-def not_copied(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[str]:
-    """One sentence for each file that is not where it should be: what, where, and why."""
+def not_copied(
+    standings: Sequence[CopyStanding], proofs: Sequence[Proof], said: Mapping[tuple[str, str], str] | None = None
+) -> list[str]:
+    """One sentence for each file that is not where it should be: what, where, and why. `said`: ICA's own words about an item,
+    by destination and source."""
     why = {s.target.dest_uri: s.why for s in proved(standings, proofs)}
+    words = {place: f"ICA: {printable(message)}" for place, message in (said or {}).items()}
     return [
         f"{printable(proof.source_uri)} → {printable(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"
-        + (f" ({why[proof.dest_uri]})" if why.get(proof.dest_uri) else "")
+        + (f" ({'; '.join(reasons)})" if reasons else "")
         for proof in proofs
         if proof.verdict != Verdict.OK
+        for reasons in [[w for w in (why.get(proof.dest_uri), words.get((proof.dest_uri, proof.source_uri))) if w]]
     ]
 
 

@@ -137,13 +137,13 @@ Seen = tuple[int, float]  # a job that was seen to its end: bytes, seconds
 def seen_jobs(rows: Iterable[Submission]) -> list[Seen]:
     """How long jobs of ours have taken, as far as it was seen."""
     known = [row for row in rows if "job_created" in row.detail and "job_finished" in row.detail]
+    known = [row for row in known if "taken_to_have_ended" not in row.detail]
     return [(row.size_bytes, float(row.detail["job_finished"]) - float(row.detail["job_created"])) for row in known]
 
 
 def not_seen_to_end(row: Submission) -> bool:
     """Superseded, its job known, and not seen to have ended."""
-    known = row.state == State.SUPERSEDED and bool(row.external_id)
-    return known and "job_finished" not in row.detail and "unknown_to_ica" not in row.detail
+    return row.state == State.SUPERSEDED and bool(row.external_id) and "job_finished" not in row.detail
 
 
 def lost(rows: Sequence[Submission]) -> list[Submission]:
@@ -155,11 +155,12 @@ def still_writing(
     rows: Sequence[Submission], now: float, settings: CopySettings, seen: Sequence[Seen] = ()
 ) -> list[Submission]:
     """Superseded submissions whose job may still write: one that is not seen to have ended, or that was never found."""
-    alive = [row for row in rows if not_seen_to_end(row) or (row in lost(rows) and "absent" not in row.detail)]
+    waited_for = [row for row in lost(rows) if "absent" not in row.detail]
+    alive = [row for row in rows if not_seen_to_end(row) or row in waited_for]
     return [row for row in alive if now <= may_write_until(row, now, settings, seen)]
 
 
-def may_write_until(row: Submission, now: float, settings: CopySettings, seen: Sequence[Seen]) -> float:
+def may_write_until(row: Submission, now: float, settings: CopySettings, seen: Sequence[Seen] = ()) -> float:
     """Until when a superseded job is taken to write (ledger time), where nothing shows that it does not."""
     if row.external_id:
         return (row.sending_at or row.reserved_at) + max(LONGEST_JOB_SECONDS, settings.job_timeout_seconds)

@@ -119,6 +119,8 @@ class Settings(SimulatorSettings):
     small_file_fails_below_bytes: int = 0
     single_part_fails: bool = False
     """Files with a single-part ETag always fail (deterministic failures, docs/protocols/icav2.md 5.5)."""
+    repeated_messages: bool = False
+    """Passing failures of an item have the same words each time, as lasting ones always have (docs/protocols/icav2.md 4.7)."""
     overrides: list[Override] = Field(default_factory=list)
 
     # Push notifications

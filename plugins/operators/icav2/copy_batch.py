@@ -128,7 +128,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
         """A last fresh look at everything; the documents; and the SOP's object, or the failure."""
         proofs = await engine.final_proofs()
         output = report.output(progress.standings, engine.rows(), engine.owner.run_id)
-        missing = report.not_copied(progress.standings, proofs)
+        missing = report.not_copied(progress.standings, proofs, engine.item_messages())
         place = run_folder(context)
         documents = {
             "per-file proof": await store.objects.put(f"{place}/proof.jsonl", report.proof_lines(proofs)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -172,12 +173,55 @@ def test_attempts_are_this_runs_failures_with_this_item_and_nothing_else(history
 
 
 @settings(max_examples=200, deadline=None)
-@given(histories(), st.floats(0, 100))
-def test_a_superseded_job_counts_as_writing_until_it_is_seen_to_end_or_is_long_overdue(history, timeout):
-    alive = rules.still_writing(history, 50.0, CopySettings(job_timeout_seconds=timeout))
+@given(histories(), st.floats(0, 100), st.lists(st.tuples(st.integers(0, 10), st.floats(0.1, 9)), max_size=3))
+def test_a_superseded_job_counts_as_writing_until_it_is_seen_to_end_or_is_long_overdue(history, timeout, seen):
+    settings = CopySettings(job_timeout_seconds=timeout, visibility_window_seconds=5.0, request_timeout_seconds=5.0)
+    alive = rules.still_writing(history, 50.0, settings, seen)
     for r in history:
-        expected = r.state == State.SUPERSEDED and (r.external_id is not None or 3.0 + timeout >= 50.0)
-        assert (r in alive) == expected
+        until = rules.may_write_until(r, 50.0, settings, seen)
+        assert (r in alive) == (r.state == State.SUPERSEDED and until >= 50.0)
+        if r.external_id is None:
+            assert until <= 3.0 + timeout, "never longer than a job may run"
+            if seen and timeout > 10.0:
+                assert until >= 3.0 + 10.0, "never shorter than a job may stay hidden"
+
+
+def test_how_long_a_lost_job_may_write_is_ten_times_what_was_seen_for_its_size():
+    lost = replace(row(1, State.SUPERSEDED, "run", None, ["fil.src"]), size_bytes=100)
+    settings = CopySettings(job_timeout_seconds=7200.0)
+
+    def seconds(*seen: tuple[int, float]) -> float:
+        return rules.may_write_until(lost, 0.0, settings, seen) - 3.0
+
+    assert seconds() == 7200.0
+    assert seconds((100, 10.0)) == 120.0, "not less than ICA may hide a job"
+    assert seconds((100, 60.0)) == 600.0
+    assert seconds((50, 60.0)) == 1200.0
+    assert seconds((500, 60.0)) == 600.0
+    assert seconds((0, 60.0)) == 7200.0
+
+
+def test_a_lost_job_that_is_shown_to_be_absent_and_one_that_ended_do_not_write():
+    settings = CopySettings()
+    absent = row(1, State.SUPERSEDED, "run", None, ["fil.src"], absent="a later job of ours is listed")
+    ended = row(2, State.SUPERSEDED, "run", "job2", ["fil.src"], job_finished=5.0)
+    assert rules.still_writing([absent, ended], 50.0, settings) == []
+    assert rules.lost([absent, ended]) == [absent], "it is still looked for, for the record"
+
+
+@pytest.mark.parametrize(
+    ("states", "seen"),
+    [
+        ([], 0),
+        ([State.DONE], 1),
+        ([State.DONE, State.SENT], 1),
+        ([State.RESERVED], 0),
+        ([State.FAILED, State.REJECTED], 2),
+    ],
+)
+def test_what_is_still_open_at_a_look_is_not_seen(states, seen):
+    rows = [row(number, state, "run", f"job{number}", []) for number, state in enumerate(states, start=1)]
+    assert rules.seen_generation(rows) == seen
 
 
 def test_options_become_the_engines_settings():
