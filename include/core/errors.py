@@ -87,6 +87,12 @@ class Held(WaybillError):
     """It is not known whether the remote acted, and nothing but a person can find out (state HELD)."""
 
 
+class Cancelled(WaybillError):
+    """A person cancelled it before it was sent. The task that had asked for it does not ask again; a new run may."""
+
+    no_effect = True
+
+
 class LedgerError(WaybillError):
     """The ledger is missing, unreadable, of another schema, or its chain is broken. Nothing remote was done."""
 

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 from include.core import effects
@@ -28,9 +29,10 @@ from include.icav2 import rules
 from include.icav2.client import ICAv2Client
 from include.icav2.context import CopyContext
 from include.icav2.folders import ensure_folders, missing_folders
-from include.icav2.models import CopyPlan, Destination, Proof
+from include.icav2.models import CopyPlan, Destination, Job, Proof
 from include.icav2.reconcile import Reconciler
 from include.icav2.rules import KIND, SYSTEM, CopySettings, CopyStanding
+from include.icav2.small_files import SmallFileCopier, batch_part
 from include.icav2.submit import Sender, Work
 from include.icav2.verify import prove
 from include.icav2.watch import JobWatch, created_at, watched_jobs
@@ -61,6 +63,11 @@ class CopyEngine:
 
     # -- one pass -----------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _batches(self) -> CopyPlan:
+        """What is left to ICA's batch copy."""
+        return batch_part(self.plan) if self.settings.stream_small_files else self.plan
+
     async def act(self) -> CopyProgress:
         """Reconciles, proves, sends. Raises AuthError, LedgerError; where ICA is out of reach, all destinations wait."""
         rows = self.rows()
@@ -70,7 +77,14 @@ class CopyEngine:
             now = self.ledger.now()
             waiting = [effects.waits(d, error, now, OUT_OF_REACH_SECONDS) for d in self.plan.destinations]
             return Progress(waiting, now)
-        by_key, reconciler = {d.key: d for d in self.plan.destinations}, Reconciler(self._context, self.ledger.now())
+        batches = await self._act_on_batches(rows, jobs)
+        if not self.settings.stream_small_files:
+            return batches
+        return await SmallFileCopier(self._context, self.ledger.now()).act(self.plan, batches)
+
+    async def _act_on_batches(self, rows: dict[str, list[Submission]], jobs: Mapping[str, Job]) -> CopyProgress:
+        by_key = {d.key: d for d in self._batches.destinations}
+        reconciler = Reconciler(self._context, self.ledger.now())
         reconciled = await map_by_key(
             by_key, lambda key: self._guarded(by_key[key], reconciler.reconcile(by_key[key], rows[key], jobs))
         )
@@ -183,9 +197,9 @@ class CopyEngine:
 
     def item_messages(self) -> dict[tuple[str, str], str]:
         """ICA's last words about each item that it did not copy in this run, by destination and source."""
-        rows, run_id = self.rows(), self.owner.run_id
+        rows = self.rows()
         said = {
-            (destination.dest_uri, item.source_uri): rules.reasons_of(rows[destination.key], run_id, item)
+            (destination.dest_uri, item.source_uri): rules.reasons_of(rows[destination.key], self.owner, item)
             for destination in self.plan.destinations
             for item in destination.items
         }

@@ -59,6 +59,11 @@ class CopyRequest(Request):
     require_empty_destination: bool = Field(
         True, description="Refuse destinations that hold files which Waybill did not create there."
     )
+    small_files: Literal["batch", "stream"] = Field(
+        "batch",
+        description="How files are copied that ICA's batch copy has been seen to refuse: those below 8 MiB, and single-part "
+        "ones of at most 100 MiB. batch: as all others. stream: the worker downloads and uploads them; tags are not copied.",
+    )
     same_project: Literal["refuse", "allow"] = Field(
         "refuse", description="What to do with a copy within one project, which ICA has refused in the past."
     )
@@ -138,11 +143,12 @@ class Data(Frozen):
 
 
 class Content(Frozen):
-    """One file of an item: its path relative to the destination folder, and what proves it."""
+    """One file of an item: its path relative to the destination folder, what proves it, and its id at the source."""
 
     path: str
     size_bytes: int
     etag: str | None
+    data_id: str | None = None
 
 
 class Item(Frozen):

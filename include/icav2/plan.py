@@ -82,7 +82,10 @@ def _item(text: str, uri: Uri, listing: Mapping[str, Data] | None, tree: Mapping
         raise ValueError(
             f"{printable(unready[0].path)}{more} is {unready[0].status}, not AVAILABLE: restore or re-upload it first"
         )
-    files = [Content(path=part.path[len(uri.parent) :], size_bytes=part.size_bytes, etag=part.etag) for part in parts]
+    files = [
+        Content(path=part.path[len(uri.parent) :], size_bytes=part.size_bytes, etag=part.etag, data_id=part.id)
+        for part in parts
+    ]
     return Item(source_uri=text, data_id=data.id, name=data.name, is_folder=uri.is_folder, files=files)
 
 

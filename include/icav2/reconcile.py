@@ -45,10 +45,10 @@ class Reconciler:
         if row is not None and row.state == State.HELD:
             raise Held(held_message(row))
         if row is None or row.state != State.SENT:
-            if rules.complete_before(rows, self.context.owner.run_id, destination):
-                return Standing(destination, Phase.PASSED, job_id=rows[-1].external_id)
+            if not destination.items or rules.complete_before(rows, self.context.owner, destination):
+                return Standing(destination, Phase.PASSED, job_id=rows[-1].external_id if rows else None)
             return None
-        if not row.belongs_to(self.context.owner.dag_id, self.context.owner.run_id):
+        if not row.belongs_to(self.context.owner):
             row = self.context.ledger.attach(row, self.context.owner)
         job = jobs.get(str(row.external_id))
         if job is not None and job.ended:
@@ -61,7 +61,7 @@ class Reconciler:
     def _being_sent(self, row: Submission) -> bool:
         """Another run's sender is left alone for as long as it may live. Our own run's can only be one that died."""
         young = row.accept_deadline is not None and self.now < row.accept_deadline
-        return row.state == State.SENDING and young and row.owner.run_id != self.context.owner.run_id
+        return row.state == State.SENDING and young and not row.owner.is_same(self.context.owner)
 
     async def _find_out(self, destination: Destination, row: Submission) -> Submission:
         if row.state == State.SENDING:
@@ -134,7 +134,7 @@ class Reconciler:
         if proved:
             return None
         minutes = self.context.settings.job_timeout_seconds / 60
-        if rules.gave_up_waiting(rows, self.context.owner.run_id):
+        if rules.gave_up_waiting(rows, self.context.owner):
             why = f"job {row.external_id} too has not ended after {minutes:g} min; the next run adopts it"
             return Standing(destination, Phase.FAILED, why, row.external_id)
         why = f"stuck for {minutes:g} min; {SKIP_DOES_NO_HARM}"

@@ -14,7 +14,7 @@ from typing import Any
 
 from include.core import effects
 from include.core.effects import Phase
-from include.core.ledger import Submission
+from include.core.ledger import Owner, Submission
 from include.core.text import format_bytes, pluralize, printable
 from include.icav2.models import Proof, Verdict
 from include.icav2.rules import CopyStanding, covers
@@ -40,7 +40,7 @@ def proved(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[C
 def output(
     standings: Sequence[CopyStanding],
     rows: Mapping[str, Sequence[Submission]],
-    run_id: str,
+    owner: Owner,
     proofs: Sequence[Proof] | None = None,
 ) -> dict[str, Any]:
     """The step function's output for the destinations as they are now: passed, then failed, then running.
@@ -49,7 +49,7 @@ def output(
     """
     if proofs is not None:
         standings = proved(standings, proofs)
-    jobs = [_job(standing, rows.get(standing.target.key, ()), run_id) for standing in standings]
+    jobs = [_job(standing, rows.get(standing.target.key, ()), owner) for standing in standings]
     jobs.sort(key=lambda job: ORDER[job["job_status"]])
     counted = Counter(job["job_status"] for job in jobs)
     return {
@@ -60,14 +60,14 @@ def output(
     }
 
 
-def _job(standing: CopyStanding, rows: Sequence[Submission], run_id: str) -> dict[str, Any]:
+def _job(standing: CopyStanding, rows: Sequence[Submission], owner: Owner) -> dict[str, Any]:
     """One destination as the SOP lists it. The counter is one more than the failed jobs, except after the last failure.
 
     `job_id` is this run's last job; where this run needed none, the one that placed the files earlier.
     """
-    failed = effects.failed_jobs(rows, run_id, covers(*standing.target.items))
+    failed = effects.failed_jobs(rows, owner, covers(*standing.target.items))
     status = STATUS[standing.phase]
-    own = [row.external_id for row in effects.of_run(rows, run_id) if row.external_id]
+    own = [row.external_id for row in effects.of_owner(rows, owner) if row.external_id]
     earlier = [row.external_id for row in rows if row.external_id] if status else []
     current = standing.job_id or next(iter([*own[::-1], *earlier[::-1]]), None)
     if status is not False and current in failed:

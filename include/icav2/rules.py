@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from include.core import effects
 from include.core.effects import Standing
-from include.core.ledger import State, Submission
+from include.core.ledger import Owner, State, Submission
 from include.core.ledger.rows import sha256_of
 from include.core.ledger.states import CLOSED
 from include.core.text import pluralize, printable
@@ -36,6 +36,7 @@ class CopySettings:
     max_in_flight: int = 200
     job_timeout_seconds: float = 7200.0
     use_etag: bool = True
+    stream_small_files: bool = False
     # No maximum is documented (docs/protocols/icav2.md 4.2); larger destinations are copied chunk after chunk.
     items_per_job: int = 1000
     visibility_window_seconds: float = 60.0  # how long ICA may hide a job that it accepted
@@ -54,6 +55,7 @@ class CopySettings:
             max_in_flight=request.max_in_flight,
             job_timeout_seconds=request.job_timeout_minutes * 60,
             use_etag=request.verify == "size_and_etag",
+            stream_small_files=request.small_files == "stream",
         )
 
 
@@ -63,10 +65,10 @@ def covers(*items: Item) -> Callable[[Submission], bool]:
     return lambda row: not ids.isdisjoint(row.detail.get("data_ids", []))
 
 
-def may_send(rows: Sequence[Submission], run_id: str, items: Sequence[Item], settings: CopySettings) -> list[Item]:
+def may_send(rows: Sequence[Submission], owner: Owner, items: Sequence[Item], settings: CopySettings) -> list[Item]:
     """Those of these items that have attempts left, and that ICA has not refused twice for the same reason."""
-    left = [item for item in items if effects.resubmissions(rows, run_id, covers(item)) <= settings.max_resubmissions]
-    return [item for item in left if lasting_reason(rows, run_id, item) is None]
+    left = [item for item in items if effects.resubmissions(rows, owner, covers(item)) <= settings.max_resubmissions]
+    return [item for item in left if lasting_reason(rows, owner, item) is None]
 
 
 def seen_generation(rows: Sequence[Submission]) -> int:
@@ -89,25 +91,25 @@ def item_reasons(data_ids: Sequence[str], messages: Mapping[str, str], job_messa
     return dict(list(reasons.items())[:MESSAGES_LIMIT])
 
 
-def reasons_of(rows: Sequence[Submission], run_id: str, item: Item) -> list[str]:
+def reasons_of(rows: Sequence[Submission], owner: Owner, item: Item) -> list[str]:
     """ICA's words about an item, one for each submission of this run that failed with it, oldest first."""
     found = []
-    for row in effects.of_run(rows, run_id):
+    for row in effects.of_owner(rows, owner):
         if row.state in effects.ENDED_BADLY and item.data_id in row.detail.get("data_ids", []):
             place = row.detail["data_ids"].index(item.data_id)
             found += [message for message, places in row.detail.get("item_reasons", {}).items() if place in places]
     return found
 
 
-def lasting_reason(rows: Sequence[Submission], run_id: str, item: Item) -> str | None:
+def lasting_reason(rows: Sequence[Submission], owner: Owner, item: Item) -> str | None:
     """The words that ICA has given twice for an item in this run: sending it a third time would not help."""
-    counted = Counter(reasons_of(rows, run_id, item))
+    counted = Counter(reasons_of(rows, owner, item))
     return next((message for message, times in counted.items() if times > 1), None)
 
 
-def given_up(rows: Sequence[Submission], run_id: str, items: Sequence[Item], settings: CopySettings) -> str:
+def given_up(rows: Sequence[Submission], owner: Owner, items: Sequence[Item], settings: CopySettings) -> str:
     """Why nothing more is sent of these items in this run."""
-    stopped = {item.data_id: reason for item in items if (reason := lasting_reason(rows, run_id, item)) is not None}
+    stopped = {item.data_id: reason for item in items if (reason := lasting_reason(rows, owner, item)) is not None}
     spent = len(items) - len(stopped)
     parts = [f"{spent} items not copied after {settings.max_resubmissions + 1} submissions"] if spent else []
     if stopped:
@@ -121,10 +123,10 @@ def digest_of(destination: Destination) -> str:
     return sha256_of(sorted(item.data_id for item in destination.items))
 
 
-def complete_before(rows: Sequence[Submission], run_id: str, destination: Destination) -> bool:
-    """The last job of this run was looked at, and all items of the destination were proved then."""
+def complete_before(rows: Sequence[Submission], owner: Owner, destination: Destination) -> bool:
+    """The last job of this task was looked at, and all items of the destination were proved then."""
     last = rows[-1] if rows else None
-    if last is None or last.state not in (State.DONE, State.FAILED) or run_id not in last.runs:
+    if last is None or last.state not in (State.DONE, State.FAILED) or not last.belongs_to(owner):
         return False
     return last.detail.get("complete_for") == digest_of(destination)
 
@@ -175,9 +177,9 @@ def _longest_of(size_bytes: int, settings: CopySettings, seen: Sequence[Seen]) -
     return min(settings.job_timeout_seconds, max(settings.doubt_seconds, LONGER_THAN_SEEN * taken))
 
 
-def gave_up_waiting(rows: Sequence[Submission], run_id: str) -> bool:
-    """Whether this run has superseded a stuck job at this destination already."""
-    return any(row.state == State.SUPERSEDED and row.detail.get("stuck") for row in effects.of_run(rows, run_id))
+def gave_up_waiting(rows: Sequence[Submission], owner: Owner) -> bool:
+    """Whether this task has superseded a stuck job at this destination already."""
+    return any(row.state == State.SUPERSEDED and row.detail.get("stuck") for row in effects.of_owner(rows, owner))
 
 
 def made_by_us(rows: Sequence[Submission]) -> list[Made]:
@@ -197,6 +199,10 @@ def made_by_us(rows: Sequence[Submission]) -> list[Made]:
 def clock(at: float) -> str:
     """A time as people read it."""
     return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def rate_limited(until: float) -> str:
+    return f"rate limited by ICA until {clock(until)}"
 
 
 def names_we_created(rows: Collection[Submission]) -> set[str]:

@@ -52,8 +52,7 @@ class Sender:
         """
         limit = effects.rate_limited_until(rows, self.now)
         if limit is not None:
-            why = f"rate limited by ICA until {rules.clock(limit)}"
-            return Standing(destination, Phase.WAITING, why, look_again_at=limit)
+            return Standing(destination, Phase.WAITING, rules.rate_limited(limit), look_again_at=limit)
         listed_from = self._listed_from(rows)
         if listed_from > self.now:
             why = "another run has just copied to this folder, and its files may not be listed yet"
@@ -62,14 +61,15 @@ class Sender:
         proofs = prove(destination, there, use_etag=self.context.settings.use_etag)
         rest = incomplete(destination, proofs)
         if not rest:
-            self._withdraw_unsent(rows, "all its files are there")
+            if rows:
+                self._withdraw_unsent(rows, "all its files are there")
             return Standing(destination, Phase.PASSED, "all files are there", rows[-1].external_id if rows else None)
-        refusal = effects.refused(rows, self.context.owner.run_id)
+        refusal = effects.refused(rows, self.context.owner)
         if refusal:
             return Standing(destination, Phase.FAILED, refusal)
-        may = rules.may_send(rows, self.context.owner.run_id, rest, self.context.settings)
+        may = rules.may_send(rows, self.context.owner, rest, self.context.settings)
         if not may:
-            why = rules.given_up(rows, self.context.owner.run_id, rest, self.context.settings)
+            why = rules.given_up(rows, self.context.owner, rest, self.context.settings)
             return Standing(destination, Phase.FAILED, why)
         going = [data.path for data in there.values() if data.status == "DELETING" and _in_the_way(data, destination)]
         if going:  # SKIP would leave it, and then it is gone
@@ -79,7 +79,7 @@ class Sender:
     def _listed_from(self, rows: list[Submission]) -> float:
         """When a look shows what another run's last submission has done (ledger time); of our own it was seen."""
         last = rows[-1] if rows else None
-        if last is None or not last.is_effective or self.context.owner.run_id in last.runs:
+        if last is None or not last.is_effective or last.belongs_to(self.context.owner):
             return 0.0
         return (last.closed_at or 0.0) + self.context.settings.listing_lag_seconds
 
@@ -98,8 +98,9 @@ class Sender:
         if isinstance(stopped, Standing):
             return stopped
         intent = self._intent(destination, stopped, folder_id)
+        seen = rules.seen_generation(rows)
         if rows and rows[-1].payload_sha256 != intent.payload_sha256:
-            self._withdraw_unsent(rows, "never sent; what is missing now is sent instead")
+            seen = self._withdraw_unsent(rows, "never sent; what is missing now is sent instead")
         # Never while a superseded job may still write: what looks like a partial file of ours may be its work.
         removed = [] if alive else partial_files(destination, work.proofs, rules.made_by_us(rows), work.there)
         try:
@@ -107,9 +108,9 @@ class Sender:
                 self.context.ledger,
                 intent,
                 probe=self.context.probe(destination),
-                prepare=partial_file_cleanup(self.context, destination, removed),
+                prepare=partial_file_cleanup(self.context, destination, removed) if removed else None,
                 send=lambda attempt, fence: self._send(destination, attempt, fence),
-                is_effective=_just_seen_missing,
+                seen_absent=seen,
             )
         except Busy as error:
             row = self.context.ledger.generations(SYSTEM, KIND, destination.key)[-1]
@@ -122,7 +123,7 @@ class Sender:
     def _held_up(self, work: Work, rows: list[Submission], alive: list[Submission]) -> CopyStanding | list[Item]:
         """What may be sent now, while superseded jobs (`alive`) may still write; or why nothing may."""
         stuck = [row for row in alive if row.external_id]
-        if stuck and effects.sent_after(rows, self.context.owner.run_id, stuck[-1]):
+        if stuck and effects.sent_after(rows, self.context.owner, stuck[-1]):
             why = (
                 f"job {stuck[-1].external_id} is stuck and may still write; one more was sent and did not complete the "
                 "copy. Look at that job in ICA; once it has ended, the next run goes on"
@@ -146,10 +147,13 @@ class Sender:
         )
         return Standing(work.destination, Phase.WAITING, why, look_again_at=until)
 
-    def _withdraw_unsent(self, rows: Sequence[Submission], why: str) -> None:
-        """An intent that never left (a dead run's, or an older plan's) makes room. Whoever is faster wins; nobody loses."""
-        if rows and rows[-1].state == State.RESERVED:
-            self.context.ledger.move(rows[-1], State.CANCELLED, why=why)
+    def _withdraw_unsent(self, rows: list[Submission], why: str) -> int:
+        """An intent that never left (a dead run's, or an older plan's) makes room. Whoever is faster wins; nobody loses. One
+        that a worker is clearing the ground for is left to it. Returns the newest generation that is seen to be closed."""
+        last = rows[-1]
+        if last.state == State.RESERVED and float(last.detail.get("claimed_until", 0.0)) <= self.now:
+            rows = [*rows[:-1], self.context.ledger.move(last, State.CANCELLED, why=why)]
+        return rules.seen_generation(rows)
 
     def _intent(self, destination: Destination, items: Sequence[Item], folder_id: str | None) -> Intent:
         data_ids = [item.data_id for item in items]
@@ -204,8 +208,3 @@ def _in_the_way(data: Data, destination: Destination) -> bool:
     """Whether something lies where an item of ours goes."""
     name = data.path[len(destination.path) :].split("/")[0]
     return any(item.name == name for item in destination.items)
-
-
-async def _just_seen_missing() -> bool:
-    """An earlier run's copy is DONE, but this pass looked: some of its files are not there any more."""
-    return False

@@ -10,6 +10,7 @@ from airflow.sdk import Context
 from hooks.waybill import receipts
 
 from include.core.ledger import Owner
+from include.core.ledger.rows import sha256_of
 from include.core.receipt import folder
 from include.core.steps import StepRecords
 
@@ -26,8 +27,11 @@ def run_async(work: Awaitable[T]) -> T:
 
 
 def owner_of(context: Context) -> Owner:
-    ti = context["ti"]
-    return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1)
+    """Who asks. The request is what was asked and when: a run that was deleted and posted anew under its id serves another
+    one, and a cleared run the same."""
+    ti, run = context["ti"], context["dag_run"]
+    request = sha256_of({"conf": dict(run.conf or {}), "run_after": str(run.run_after)})
+    return Owner(ti.dag_id, ti.run_id, ti.task_id, ti.map_index if ti.map_index is not None else -1, request)
 
 
 def run_folder(context: Context) -> str:

@@ -12,7 +12,7 @@ from include.core.ledger.audit import Audit, verify
 from include.core.ledger.rows import Intent, Owner, Quota, Submission
 from include.core.ledger.schema import engine_for, init, ledger_url, url_from_fields
 from include.core.ledger.states import CLOSED, OPEN, State
-from include.core.ledger.store import Ledger
+from include.core.ledger.store import Ledger, LookAgain
 from include.core.ledger.submit import (
     AttemptLost,
     DuplicateSafe,
@@ -34,6 +34,7 @@ __all__ = [
     "InDoubt",
     "Intent",
     "Ledger",
+    "LookAgain",
     "Owner",
     "Probe",
     "Quota",

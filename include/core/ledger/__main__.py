@@ -1,4 +1,4 @@
-"""The operator's view of the ledger: `python -m include.core.ledger init|in-doubt|resolve|cancel|verify|show`.
+"""The operator's view of the ledger: `python -m include.core.ledger init|in-doubt|resolve|cancel|verify|archive|show`.
 
 The ledger is named by AIRFLOW_CONN_WAYBILL_LEDGER (never by an argument: it may hold a password).
 Exit status: 0 as asked, 1 the answer is "no" (something is in doubt, the chain is broken), 2 the call or the ledger is wrong.
@@ -10,9 +10,11 @@ import argparse
 import asyncio
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from pathlib import Path
 
 from include.core.errors import WaybillError
+from include.core.ledger.archive import archive, archives_in
 from include.core.ledger.audit import verify
 from include.core.ledger.rows import Submission
 from include.core.ledger.schema import init, url_from_environment
@@ -100,7 +102,8 @@ def _verify(args: argparse.Namespace) -> int:
         from include.core.receipt import ReceiptStore
 
         receipts = asyncio.run(ReceiptStore.at(args.receipts).all())
-    audit = verify(Ledger(url_from_environment()), receipts)
+    archived = [one for folder in args.archives or [] for one in archives_in(Path(folder))]
+    audit = verify(Ledger(url_from_environment()), receipts, archived)
     for problem in audit.problems:
         print(problem)
     verdict = "BROKEN" if audit.problems else "whole"
@@ -109,6 +112,25 @@ def _verify(args: argparse.Namespace) -> int:
         f"{audit.receipts} receipts agree"
     )
     return 1 if audit.problems else 0
+
+
+def _archive(args: argparse.Namespace) -> int:
+    ledger = Ledger(url_from_environment())
+    for made in archive(ledger, Path(args.to), before=args.before):
+        print(f"{made.path}: {len(made.submission_ids)} submissions, sha256 {made.sha256}")
+    print("done: keep the files; `verify --archives FOLDER` reads them with the ledger")
+    return 0
+
+
+def _day(text: str) -> float:
+    """The begin of a day in UTC. Raises ArgumentTypeError (exit status 2)."""
+    try:
+        day = datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no date: give it as 2026-01-31") from None
+    if day > datetime.now(UTC):
+        raise argparse.ArgumentTypeError(f"{text} is not over: give a day in the past")
+    return day.timestamp()
 
 
 def _show(args: argparse.Namespace) -> int:
@@ -152,6 +174,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--why", required=True, type=_words)
     check = command("verify", _verify, "check the chain, the rows and the receipts")
     check.add_argument("--receipts", help="prefix of the receipts, as in connection waybill_receipts")
+    check.add_argument("--archives", action="append", help="a folder that `archive` has written to (may be repeated)")
+    away = command("archive", _archive, "move the history of what ended long ago into files")
+    away.add_argument("--before", type=_day, required=True, help="what ended before this day (UTC), as 2026-01-31")
+    away.add_argument("--to", required=True, help="the folder for the files")
     show = command("show", _show, "list open submissions, or one with its history")
     show.add_argument("id", type=int, nargs="?")
     show.add_argument("--all", action="store_true", help="closed ones too")

@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from include.core.ledger.migrations import detail_value
+from include.core.ledger.migrations import ANY, detail_value
 from include.core.ledger.states import State
+
+# A value of `detail` that is longer as JSON is kept once, as a document: each event holds the whole row.
+LONG_BYTES, FEW, DOCUMENT = 1024, 8, "waybill_document"
 
 
 def canonical(value: Any) -> str:
@@ -29,12 +32,23 @@ def sha256_of(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Owner:
-    """The task that asks: written beside what it asked for, so that a person finds the log."""
+    """Who asks: the task instance, and which request it serves. `request_sha256` tells two runs apart that had one id after
+    each other (one was deleted, and another posted under its id). Written down, so that a person finds the log."""
 
     dag_id: str
     run_id: str
     task_id: str
     map_index: int = -1
+    request_sha256: str = ""
+
+    def is_same(self, other: Owner) -> bool:
+        """Whether they are one. Of what was written before schema 4, only the run is known, or the task but not its request."""
+        if (self.dag_id, self.run_id) != (other.dag_id, other.run_id):
+            return False
+        tasks = {self.task_id, other.task_id}
+        requests = {self.request_sha256, other.request_sha256}
+        same_task = ANY in tasks or (len(tasks) == 1 and self.map_index == other.map_index)
+        return same_task and (ANY in requests or len(requests) == 1)
 
 
 @dataclass(frozen=True)
@@ -92,16 +106,16 @@ class Submission:
     closed_at: float | None
     cancel_requested_at: float | None
     detail: Mapping[str, Any]
+    attached: tuple[Owner, ...] = ()
 
     @property
-    def runs(self) -> list[str]:
-        """The ids of the runs that asked for it or attached to it."""
-        return [self.owner.run_id, *(run_id for _, run_id in self.detail.get("attached_runs", []))]
+    def owners(self) -> tuple[Owner, ...]:
+        """Who asked for it first, and who else waits for it."""
+        return (self.owner, *self.attached)
 
-    def belongs_to(self, dag_id: str, run_id: str) -> bool:
-        """Whether this run asked for it or attached to it (two DAGs may have runs of one id)."""
-        asked = (self.owner.dag_id, self.owner.run_id) == (dag_id, run_id)
-        return asked or [dag_id, run_id] in self.detail.get("attached_runs", [])
+    def belongs_to(self, owner: Owner) -> bool:
+        """Whether this task, for this request, asked for it or waits for it."""
+        return any(one.is_same(owner) for one in self.owners)
 
     @property
     def is_effective(self) -> bool:
@@ -110,12 +124,32 @@ class Submission:
             self.state == State.SUPERSEDED and bool(detail_value(self.detail, "is_effective"))
         )
 
+    @property
+    def archived(self) -> bool:
+        """Ended long ago; its events, and what it knew, are in a file."""
+        return "archived" in self.detail
+
+    @property
+    def cancelled_unsent(self) -> bool:
+        """A person cancelled it before anything was sent."""
+        return self.state == State.CANCELLED and self.cancel_requested_at is not None and self.sending_at is None
+
     def __str__(self) -> str:
         return f"{self.system}/{self.kind} {self.business_key} generation {self.generation} ({self.state})"
 
 
-def submission(row: Mapping[Any, Any]) -> Submission:
-    """A database row as a value."""
-    fields = {name: row[name] for name in Submission.__dataclass_fields__ if name not in ("owner", "state", "detail")}
-    owner = Owner(row["dag_id"], row["run_id"], row["task_id"], row["map_index"])
-    return Submission(**fields, owner=owner, state=State(row["state"]), detail=json.loads(row["detail"]))
+def long_values(detail: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """A `detail` as rows and events hold it, and the documents (canonical JSON by sha256) that stand for its long values."""
+    kept, documents = dict(detail), dict[str, str]()
+    for name, value in detail.items():
+        if isinstance(value, list | dict | str) and len(value) > FEW and len(text := canonical(value)) > LONG_BYTES:
+            sha256 = hashlib.sha256(text.encode()).hexdigest()
+            documents[sha256] = text
+            kept[name] = {DOCUMENT: {"uri": f"waybill-ledger:{sha256}", "sha256": sha256, "size_bytes": len(text)}}
+    return kept, documents
+
+
+def documents_of(detail: Mapping[str, Any]) -> dict[str, str]:
+    """The documents (sha256) that a stored `detail` names, by the name of the value that each stands for."""
+    marked = {name: value[DOCUMENT] for name, value in detail.items() if isinstance(value, dict) and DOCUMENT in value}
+    return {name: str(document["sha256"]) for name, document in marked.items()}

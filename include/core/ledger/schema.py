@@ -67,6 +67,7 @@ submissions = sa.Table(
     sa.Column("closed_at", sa.Double),
     sa.Column("cancel_requested_at", sa.Double),
     sa.Column("detail", JSON_TEXT, nullable=False),
+    sa.Column("request_sha256", sa.String(64), nullable=False),
     sa.UniqueConstraint("system", "kind", "business_key", "generation", name="waybill_one_row_per_generation"),
     sa.UniqueConstraint("system", "kind", "external_id", name="waybill_one_row_per_remote_job"),
 )
@@ -80,6 +81,48 @@ events = sa.Table(
     sa.Column("body", JSON_TEXT, nullable=False),
     sa.Column("previous_sha256", sa.String(64), nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),
+)
+
+# Who else waits for a submission, besides the task that asked first (that one is in its row).
+attachments = sa.Table(
+    "waybill_attachments",
+    metadata,
+    sa.Column("submission_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, primary_key=True, autoincrement=False),  # of the event that attached it
+    sa.Column("dag_id", sa.String(250), nullable=False),
+    sa.Column("run_id", sa.String(250), nullable=False),
+    sa.Column("task_id", sa.String(250), nullable=False),
+    sa.Column("map_index", sa.Integer, nullable=False),
+    sa.Column("request_sha256", sa.String(64), nullable=False),
+)
+
+# Remote ids that came as the late answer of a replaced attempt (also in `detail` of that row): a search must not adopt them.
+late_answers = sa.Table(
+    "waybill_late_answers",
+    metadata,
+    sa.Column("system", sa.String(40), primary_key=True),
+    sa.Column("kind", sa.String(40), primary_key=True),
+    sa.Column("external_id", sa.Text, primary_key=True),
+    sa.Column("submission_id", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+
+# Long values of `detail` (lists of many items), by the sha256 of their canonical JSON: rows and events hold only that.
+documents = sa.Table(
+    "waybill_documents",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("content", JSON_TEXT, nullable=False),
+)
+
+# Files that hold the events of submissions that ended long ago.
+archives = sa.Table(
+    "waybill_archives",
+    metadata,
+    sa.Column("sha256", sa.String(64), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("events", sa.BigInteger, nullable=False),
+    sa.Column("submissions", sa.BigInteger, nullable=False),
 )
 
 

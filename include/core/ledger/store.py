@@ -12,22 +12,34 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
 from include.core.errors import ConflictingRequest, LedgerError, RequestError, TransientError
-from include.core.ledger import schema
+from include.core.ledger import schema, sql
 from include.core.ledger.migrations import todays_names
-from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, submission
-from include.core.ledger.schema import events, submissions
+from include.core.ledger.rows import Intent, Owner, Quota, Submission
+from include.core.ledger.schema import events
 from include.core.ledger.states import OPEN, UNCERTAIN, State
-from include.core.ledger.transaction import Write, head
+from include.core.ledger.transaction import GENESIS, Write
 
 T = TypeVar("T")
 KEY_LIMIT = 2000  # bytes; PostgreSQL indexes at most 2704. Longer keys are given as a digest.
-CHUNK = 500  # values in one IN list
+
+CANCELLED_UNSENT = "cancelled before anything was sent"
+
+
+class LookAgain(TransientError):
+    """What the caller saw is old: another worker has made the effect again meanwhile. Nothing was sent."""
+
+    def __init__(self, row: Submission):
+        super().__init__(
+            f"{row}: run {row.owner.run_id} has sent it since this worker looked; looking again",
+            retry_after=1.0,
+            no_effect=True,
+        )
 
 
 class Ledger:
@@ -56,6 +68,12 @@ class Ledger:
         """Gives the database connections back. The next call opens new ones."""
         self._engine.dispose()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -64,56 +82,66 @@ class Ledger:
         with schema.plain_errors("read"), self._engine.connect() as conn:
             yield schema.read_only(conn)
 
-    def _select(self, *where: sa.ColumnElement[bool]) -> list[Submission]:
-        query = sa.select(submissions).where(*where).order_by(submissions.c.id)
+    def _select(self, where: str, values: Mapping[str, Any]) -> list[Submission]:
         with self.reading() as conn:
-            return [submission(row) for row in conn.execute(query).mappings()]
+            return sql.select(conn, where, values)
 
     def get(self, submission_id: int) -> Submission:
-        rows = self._select(submissions.c.id == submission_id)
+        rows = self._select("s.id = :id", {"id": submission_id})
         if not rows:
             raise LedgerError(f"the ledger has no submission {submission_id}")
         return rows[0]
 
     def generations(self, system: str, kind: str, business_key: str) -> list[Submission]:
         """All generations of one effect, oldest first."""
-        c = submissions.c
-        return self._select(c.system == system, c.kind == kind, c.business_key == business_key)
+        return self.latest(system, kind, [business_key]).get(business_key, [])
 
     def latest(self, system: str, kind: str, keys: Sequence[str]) -> dict[str, list[Submission]]:
-        """All generations of many effects by business key (keys without any row are absent)."""
-        c = submissions.c
+        """All generations of many effects by business key (keys without any row are absent), but for archived ones."""
         found: dict[str, list[Submission]] = {}
-        for some in _chunks(keys):
-            for row in self._select(c.system == system, c.kind == kind, c.business_key.in_(some)):
-                found.setdefault(row.business_key, []).append(row)
+        for row in self._among(system, kind, "s.business_key", keys):
+            if row.archived:
+                continue
+            found.setdefault(row.business_key, []).append(row)
         return found
 
+    def _among(self, system: str, kind: str, column: str, values: Sequence[str]) -> Iterator[Submission]:
+        for some in _chunks(values):
+            where, bound = sql.one_of(column, some)
+            yield from self._select(
+                f"s.system = :system AND s.kind = :kind AND {where}", {"system": system, "kind": kind, **bound}
+            )
+
     def of_run(self, dag_id: str, run_id: str) -> list[Submission]:
-        """What this run asked for, and what it attached to."""
-        c = submissions.c
-        asked = sa.and_(c.dag_id == dag_id, c.run_id == run_id)
-        attached = c.detail.contains(canonical([dag_id, run_id]), autoescape=True)
-        return [row for row in self._select(sa.or_(asked, attached)) if row.belongs_to(dag_id, run_id)]
+        """What this run asked for, and what it attached to, whichever task of it did, and for whichever request."""
+        return self._select(sql.OF_RUN, {"dag_id": dag_id, "run_id": run_id})
+
+    def of_owner(self, owner: Owner) -> list[Submission]:
+        """What this task asked for or attached to, for this request."""
+        return [row for row in self.of_run(owner.dag_id, owner.run_id) if row.belongs_to(owner)]
 
     def in_states(self, *states: State, system: str | None = None) -> list[Submission]:
-        where = [submissions.c.state.in_([str(s) for s in states])]
-        return self._select(*where, *([submissions.c.system == system] if system else []))
+        where, values = sql.one_of("s.state", [str(state) for state in states])
+        if system:
+            where, values = f"{where} AND s.system = :system", {**values, "system": system}
+        return self._select(where, values)
 
     def known(self, system: str, kind: str, external_ids: Sequence[str]) -> set[str]:
         """Those of these remote ids that are in the ledger already, be it as the late answer of a replaced attempt."""
-        c, asked, found = submissions.c, set(external_ids), set[str]()
+        found = set[str]()
         for some in _chunks(external_ids):
-            rows = self._select(c.system == system, c.kind == kind, c.external_id.in_(some))
-            found.update(str(row.external_id) for row in rows)
-        for row in self._select(c.system == system, c.kind == kind, c.detail.contains('"late_answers":')):
-            found.update(asked & set(row.detail.get("late_answers", [])))
+            where, values = sql.one_of("external_id", some)
+            for table in ("waybill_submissions", "waybill_late_answers"):
+                query = f"SELECT external_id FROM {table} WHERE system = :system AND kind = :kind AND {where}"
+                with self.reading() as conn:
+                    found |= set(sql.execute(conn, query, {"system": system, "kind": kind, **values}).scalars())
         return found
 
     def head(self) -> tuple[int, str]:
         """Number and sha256 of the last event: what a receipt carries."""
         with self.reading() as conn:
-            return head(conn)
+            found = sql.head_and_row(conn)
+            return (found.number, found.sha256) if found.number and found.sha256 else (0, GENESIS)
 
     def event_bodies(self, submission_id: int) -> list[dict[str, Any]]:
         """What happened to a submission, oldest first, with columns and states named as they are now."""
@@ -124,77 +152,114 @@ class Ledger:
     # -- writing ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _write(self) -> Iterator[Write]:
+    def _write(self, row: Submission | int | None = None, *, key: Mapping[str, str] | None = None) -> Iterator[Write]:
+        """A transaction that begins with one row: by number, or the newest generation of a key."""
+        row_id = row.id if isinstance(row, Submission) else row
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
-            number, digest = head(conn)
-            yield Write(conn, self._now(conn, number), number, digest)
+            found = sql.head_and_row(conn, id=row_id, key=key)
+            tx = Write(conn, self._time(found), found.number or 0, found.sha256 or GENESIS)
+            tx.row = tx.took_in(found.row) if found.row is not None else None
+            yield tx
 
-    def _now(self, conn: Connection, last_number: int) -> float:
-        now = schema.database_now(conn) if self._clock is None else self._clock()
-        last_at = conn.execute(sa.select(events.c.at).where(events.c.number == last_number)).scalar()
-        return max(now, float(last_at or 0.0))
+    @contextmanager
+    def _changing(self, row: Submission) -> Iterator[tuple[Write, Submission]]:
+        """A transaction on a row that must be there, and the row as it now is."""
+        with self._write(row) as tx:
+            if tx.row is None:
+                raise LedgerError(f"the ledger has no submission {row.id}")
+            yield tx, tx.row
+
+    @contextmanager
+    def tidying(self) -> Iterator[tuple[Connection, float]]:
+        """A transaction under the write lock, and the ledger's time, for `archive` alone: it changes no state."""
+        with schema.plain_errors("written"), self._engine.begin() as conn:
+            schema.lock(conn)
+            yield conn, self._time(sql.head_and_row(conn))
+
+    def _time(self, found: sql.Found) -> float:
+        return max(found.clock if self._clock is None else float(self._clock()), found.at)
 
     def now(self) -> float:
         """The ledger's clock: the database's, never behind the last event."""
         with self.reading() as conn:
-            return self._now(conn, head(conn)[0])
+            return self._time(sql.head_and_row(conn))
 
-    def open(self, intent: Intent, *, quota: Quota | None = None, absent_generation: int | None = None) -> Submission:
+    def open(self, intent: Intent, *, quota: Quota | None = None, seen_absent: int | None = None) -> Submission:
         """The open row for this intent: the one that exists with the same payload, or a new generation, RESERVED.
 
-        A generation whose effect is in place is returned as it is, unless it is `absent_generation`: the one whose effect the
-        caller has just seen to be absent. Raises ConflictingRequest when one with another payload is open,
-        QuotaExceeded, RequestError, LedgerError.
+        `seen_absent`: the newest generation that the caller knew of when it looked at the effect and found it absent or
+        incomplete (0: it knew of none). A generation whose effect is in place is returned as it is, unless the caller has
+        seen that it is not. One that was cancelled before it was sent is returned to the task that had asked for it.
+        Raises LookAgain where a newer generation has ended since the caller looked, ConflictingRequest when one with another
+        payload is open, QuotaExceeded, RequestError, LedgerError.
         """
         _check(intent)
-        with self._write() as tx:
-            last = tx.last(intent)
-            if last is not None and last.state == State.RESERVED and last.cancel_requested_at is not None:
-                last = tx.change(last, {"state": State.CANCELLED}, why="cancelled before anything was sent")
+        key = {"system": intent.system, "kind": intent.kind, "business_key": intent.business_key}
+        with self._write(key=key) as tx:
+            last = tx.row
             if last is not None and last.state in OPEN:
                 if last.payload_sha256 != intent.payload_sha256:
                     raise ConflictingRequest(_conflict(last, intent))
                 return self._attach(tx, last, intent.owner)
-            # The number matters: another worker may have made the effect again since this one looked.
-            if last is not None and last.is_effective and last.generation != absent_generation:
-                return last
+            if last is not None:
+                if last.cancelled_unsent and last.belongs_to(intent.owner):
+                    return last
+                # The number matters: another worker may have made the effect again since this one looked.
+                if seen_absent is not None and last.generation > seen_absent and not last.archived:
+                    raise LookAgain(last)
+                if last.is_effective and seen_absent is None:
+                    return last
             if quota is not None:
                 tx.check_quota(intent, quota)
             return tx.insert(_reserved(intent, last.generation + 1 if last else 1, tx.now), why="intent")
 
     def attach(self, row: Submission, owner: Owner) -> Submission:
-        """Notes that another run waits for this submission too."""
-        with self._write() as tx:
-            return self._attach(tx, tx.row(row.id), owner)
+        """Notes that another task waits for this submission too."""
+        with self._changing(row) as (tx, now):
+            return self._attach(tx, now, owner)
 
     def _attach(self, tx: Write, row: Submission, owner: Owner) -> Submission:
-        if row.belongs_to(owner.dag_id, owner.run_id):
+        if row.belongs_to(owner):
             return row
-        runs = [*row.detail.get("attached_runs", []), [owner.dag_id, owner.run_id]]
         who = f"{owner.dag_id}/{owner.run_id}/{owner.task_id}"
-        return tx.change(row, {"detail": {**row.detail, "attached_runs": runs}}, why="attached", who=who)
+        return tx.change(row, {}, why="attached", who=who, attach=owner)
+
+    def claim(self, row: Submission, *, seconds: float) -> Submission | None:
+        """Takes a RESERVED row for the caller alone while it clears the ground, for at most so long. None: somebody else was
+        faster."""
+        token = str(uuid.uuid4())
+        until = {"claimed_until": self.now() + seconds}
+        return _twice(lambda: self._take(row, token, {"detail": {**row.detail, **until}}, why="clearing the ground"))
+
+    def release(self, row: Submission) -> None:
+        """Gives a claim back before its time."""
+        with self._changing(row) as (tx, now):
+            if now.state == State.RESERVED and now.fencing_token == row.fencing_token:
+                tx.change(now, {"detail": {**now.detail, "claimed_until": 0.0}}, why="the ground was not cleared")
 
     def begin(self, row: Submission, *, response_deadline: float) -> Submission | None:
         """RESERVED → SENDING for the caller alone, committed before the first byte. None: somebody else was faster.
 
         `response_deadline` (seconds from now) is when an answer may be missed: `in-doubt` lists the row from then on.
         """
-        token = str(uuid.uuid4())
-        return _twice(lambda: self._begin(row, token, response_deadline))
+        token, state = str(uuid.uuid4()), {"state": State.SENDING}
+        return _twice(lambda: self._take(row, token, state, why="sending", response_deadline=response_deadline))
 
-    def _begin(self, row: Submission, token: str, response_deadline: float) -> Submission | None:
-        with self._write() as tx:
-            now = tx.row(row.id)
+    def _take(
+        self, row: Submission, token: str, values: dict[str, Any], *, why: str, response_deadline: float = 0.0
+    ) -> Submission | None:
+        with self._changing(row) as (tx, now):
             if now.fencing_token == token:  # committed before, and only the commit's answer was lost
                 return now
             if now.state != State.RESERVED or now.fencing_token != row.fencing_token:
                 return None
             if now.cancel_requested_at is not None:
-                tx.change(now, {"state": State.CANCELLED}, why="cancelled before anything was sent")
+                tx.change(now, {"state": State.CANCELLED}, why=CANCELLED_UNSENT)
                 return None
-            values = {"state": State.SENDING, "fencing_token": token, "sending_at": tx.now}
-            return tx.change(now, {**values, "accept_deadline": tx.now + response_deadline}, why="sending")
+            if "state" in values:
+                values = {**values, "sending_at": tx.now, "accept_deadline": tx.now + response_deadline}
+            return tx.change(now, {**values, "fencing_token": token}, why=why)
 
     def record_sent(
         self, attempt: Submission, external_id: str, *, why: str, detail: Mapping[str, Any] | None = None
@@ -217,8 +282,7 @@ class Ledger:
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
     ) -> tuple[Submission, bool]:
         """The row, and whether this job is the row's own."""
-        with self._write() as tx:
-            now = tx.row(attempt.id)
+        with self._changing(attempt) as (tx, now):
             late = now.detail.get("late_answers", [])
             if external_id == now.external_id or external_id in late:
                 return now, external_id not in late
@@ -234,7 +298,8 @@ class Ledger:
             if now.external_id is None and now.state in (State.SUPERSEDED, State.CANCELLED):
                 return tx.change(now, values, why=f"late answer: {why}"), now.state == State.SUPERSEDED
             values = {"detail": {**now.detail, "late_answers": [*late, external_id]}}
-            return tx.change(now, values, why="late answer of a replaced attempt"), False
+            why = "late answer of a replaced attempt"
+            return tx.change(now, values, why=why, late_answer=external_id), False
 
     def move(
         self,
@@ -247,8 +312,7 @@ class Ledger:
         external_id: str | None = None,
     ) -> Submission:
         """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is."""
-        with self._write() as tx:
-            now = tx.row(row.id)
+        with self._changing(row) as (tx, now):
             if now.state != row.state or now.fencing_token != row.fencing_token:
                 return now
             values: dict[str, Any] = {"state": state}
@@ -262,21 +326,26 @@ class Ledger:
                 values["external_id"] = external_id
             if detail is not None:
                 values["detail"] = {**now.detail, **detail}
-            return tx.change(now, values, why=why, who=who)
+            moved = tx.change(now, values, why=why, who=who)
+            if state == State.RESERVED and now.cancel_requested_at is not None:
+                return tx.change(moved, {"state": State.CANCELLED}, why=CANCELLED_UNSENT)
+            return moved
 
     def annotate(self, row: Submission, detail: Mapping[str, Any], *, why: str) -> Submission:
         """Adds facts to a row without moving it."""
-        with self._write() as tx:
-            now = tx.row(row.id)
+        with self._changing(row) as (tx, now):
             return tx.change(now, {"detail": {**now.detail, **detail}}, why=why)
 
     def request_cancel(self, row: Submission, *, who: str, why: str) -> Submission:
-        """Writes down a cancellation request; a worker carries it out. Twice is once. What is RESERVED is not sent any more."""
-        with self._write() as tx:
-            now = tx.row(row.id)
+        """Writes down a cancellation request; a worker carries it out. Twice is once. What is RESERVED is cancelled at once:
+        it will not be sent, and its task does not ask for it again."""
+        with self._changing(row) as (tx, now):
             if now.cancel_requested_at is not None or now.state not in OPEN:
                 return now
-            return tx.change(now, {"cancel_requested_at": tx.now}, why=why, who=who)
+            values: dict[str, Any] = {"cancel_requested_at": tx.now}
+            if now.state == State.RESERVED:
+                values["state"] = State.CANCELLED
+            return tx.change(now, values, why=why, who=who)
 
 
 def _twice(write: Callable[[], T]) -> T:
@@ -288,8 +357,8 @@ def _twice(write: Callable[[], T]) -> T:
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), CHUNK):
-        yield values[start : start + CHUNK]
+    for start in range(0, len(values), sql.CHUNK):
+        yield values[start : start + sql.CHUNK]
 
 
 def _check(intent: Intent) -> None:
@@ -324,8 +393,9 @@ def _reserved(intent: Intent, generation: int, now: float) -> dict[str, Any]:
         "run_id": intent.owner.run_id,
         "task_id": intent.owner.task_id,
         "map_index": intent.owner.map_index,
+        "request_sha256": intent.owner.request_sha256,
         "reserved_at": now,
-        "detail": canonical(dict(intent.detail)),
+        "detail": dict(intent.detail),
     }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from include.core.errors import (
+    Cancelled,
     ConflictingRequest,
     Held,
     LedgerError,
@@ -82,23 +83,54 @@ class Probe:
     harmless: DuplicateSafe | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class SendFence:
-    """Held by the sender of one attempt. Call it immediately before each remote write: it raises AttemptLost."""
+    """Held by whoever works for one RESERVED row. Called immediately before each remote write; raises AttemptLost.
+
+    While the ground is cleared (`window_seconds` None) it checks that the row is still this worker's. In `send` its first
+    call makes the row SENDING, committed: not before, since whoever finds a row SENDING cannot know whether its bytes have
+    left. A later call (the same request with a new credential) checks that the attempt is still this worker's, and young.
+    """
 
     ledger: Ledger
-    attempt: Submission
-    send_before: float  # of the ledger's `monotonic`
+    row: Submission
+    window_seconds: float | None
+    attempt: Submission | None = None
+    send_before: float = math.inf  # of the ledger's `monotonic`
+    lost: bool = False  # to another worker
 
     def __call__(self) -> None:
-        if self.ledger.monotonic() > self.send_before:
-            raise AttemptLost(f"{self.attempt}: this worker was paused too long to send safely")
         try:
-            now = self.ledger.get(self.attempt.id)
+            if self.window_seconds is not None and self.attempt is None:
+                self._begin(self.window_seconds)
+            else:
+                self._check(self.attempt or self.row)
+        except AttemptLost:
+            raise
         except WaybillError as error:
-            raise AttemptLost(f"{self.attempt}: not sent, since {error}") from None
-        if now.state != State.SENDING or now.fencing_token != self.attempt.fencing_token:
-            raise AttemptLost(f"{self.attempt}: another worker has taken it over (now {now.state})")
+            raise AttemptLost(f"{self.row}: not sent, since {error}") from None
+
+    def _begin(self, window: float) -> None:
+        self.send_before = self.ledger.monotonic() + window
+        self.attempt = self.ledger.begin(self.row, response_deadline=2 * window)
+        if self.attempt is None:
+            raise self._taken_over()
+        self.ledger.on_step("sending", self.attempt)
+        self._check_pause()
+
+    def _check(self, mine: Submission) -> None:
+        self._check_pause()
+        now = self.ledger.get(mine.id)
+        if now.state != mine.state or now.fencing_token != mine.fencing_token:
+            raise self._taken_over()
+
+    def _check_pause(self) -> None:
+        if self.ledger.monotonic() > self.send_before:
+            raise AttemptLost(f"{self.row}: this worker was paused too long to send safely")
+
+    def _taken_over(self) -> AttemptLost:
+        self.lost = True
+        return AttemptLost(f"{self.row}: another worker has taken it over")
 
 
 @dataclass(frozen=True)
@@ -120,7 +152,7 @@ async def submit_once(
     send: Send,
     probe: Probe,
     prepare: Prepare | None = None,
-    is_effective: Callable[[], Awaitable[bool]] | None = None,
+    seen_absent: int | None = None,
     quota: Quota | None = None,
 ) -> Submission:
     """Makes sure that the remote has one effective job for this intent, and returns its row.
@@ -131,14 +163,14 @@ async def submit_once(
 
     `send(row, fence)` calls `fence()` right before its one POST and returns the remote's id, or a `Sent` with facts to
     keep; it does nothing else after the POST. `prepare` may clear the ground first; whatever it raises proves that nothing
-    was sent. `is_effective` is asked before an effect that is in place is made again; without it, an effect in place with
-    another payload is a conflict.
+    was sent. `seen_absent` is the newest generation that the caller knew of when it looked at the effect and saw it absent
+    or incomplete (0: none); without it, an effect in place is returned as it is, and with another payload it is a conflict.
 
-    Raises ConflictingRequest (another payload is open, or a person has cancelled this one), QuotaExceeded, InDoubt
-    or another TransientError (come back after `retry_after`), Held (HELD: a person must resolve it), AuthError,
-    RequestError, RemoteError.
+    Raises LookAgain (a newer generation has ended since the caller looked), Cancelled, ConflictingRequest (another payload
+    is open), QuotaExceeded, InDoubt or another TransientError (come back after `retry_after`), Held (HELD: a person must
+    resolve it), AuthError, RequestError, RemoteError.
     """
-    row = await _open(ledger, intent, quota=quota, is_effective=is_effective)
+    row = _open(ledger, intent, quota, seen_absent)
     for _ in range(MAX_TURNS):
         match row.state:
             case State.SENT:
@@ -153,27 +185,16 @@ async def submit_once(
                 row = await resolve(ledger, row, probe)
             case State.HELD | State.REJECTED | State.CANCELLED:
                 _raise_if_final(row)
-                row = ledger.open(intent, quota=quota)
+                row = _open(ledger, intent, quota, seen_absent)
             case _:
-                row = ledger.open(intent, quota=quota)
+                row = _open(ledger, intent, quota, seen_absent)
     raise ConflictingRequest(f"{row}: other workers keep changing it; let them finish, then clear this task")
 
 
-async def _open(
-    ledger: Ledger,
-    intent: Intent,
-    *,
-    quota: Quota | None,
-    is_effective: Callable[[], Awaitable[bool]] | None,
-) -> Submission:
-    """The row to go on with; a new generation where an earlier effect is seen to be gone."""
-    row = ledger.open(intent, quota=quota)
-    if not row.is_effective:
-        return row
-    if is_effective is not None:
-        there = await is_effective()
-        return row if there else ledger.open(intent, quota=quota, absent_generation=row.generation)
-    if row.payload_sha256 != intent.payload_sha256:
+def _open(ledger: Ledger, intent: Intent, quota: Quota | None, seen_absent: int | None) -> Submission:
+    """The row to go on with; a new generation where there is none, or the caller has seen that its effect is gone."""
+    row = ledger.open(intent, quota=quota, seen_absent=seen_absent)
+    if row.is_effective and row.payload_sha256 != intent.payload_sha256:
         raise ConflictingRequest(
             f"{row} is in effect with payload {row.payload_sha256[:12]}, and run "
             f"{intent.owner.dag_id}/{intent.owner.run_id} asks for payload {intent.payload_sha256[:12]}: "
@@ -189,7 +210,7 @@ def _raise_if_final(row: Submission) -> None:
     if row.state == State.REJECTED:
         raise RemoteError(f"{row} was refused: {row.detail.get('refusal', 'no reason kept')}", no_effect=True)
     if row.cancel_requested_at is not None:
-        raise ConflictingRequest(f"{row} was cancelled before it was sent; clear the task to ask again")
+        raise Cancelled(f"{row} was cancelled by a person before it was sent; a new run may ask for it again")
 
 
 async def _attempt(
@@ -198,30 +219,46 @@ async def _attempt(
     """One attempt: compare-and-set, prepare, send, record. Returns the row as it then is."""
     ledger.on_step("intent", reserved)
     window = probe.request_timeout_seconds
-    attempt = ledger.begin(reserved, response_deadline=2 * window)
-    if attempt is None:
-        return ledger.get(reserved.id)
-    ledger.on_step("sending", attempt)
+    _leave_to_its_claimant(ledger, reserved)
+    if prepare is not None:
+        claimed = ledger.claim(reserved, seconds=2 * window)
+        if claimed is None:
+            return ledger.get(reserved.id)
+        reserved = claimed
+        try:
+            await prepare(reserved, SendFence(ledger, reserved, None))
+        except BaseException:
+            with suppress(WaybillError):  # its time runs out by itself
+                ledger.release(reserved)
+            raise
+    fence = SendFence(ledger, reserved, window)
     try:
-        if prepare is not None:  # may take its time: whoever searches for it meanwhile replaces its token
-            await prepare(attempt, SendFence(ledger, attempt, math.inf))
-        fence = SendFence(ledger, attempt, ledger.monotonic() + window)
-        fence()
-    except BaseException:  # also a cancelled task: nothing has left, and the row says so
-        _proved(ledger, attempt, State.RESERVED, why="stopped before sending")
-        raise
-    try:
-        answer = await send(attempt, fence)
-    except WaybillError as error:
-        return _after_error(ledger, attempt, error)
+        answer = await send(reserved, fence)
     except BaseException as error:
+        if fence.attempt is None:  # nothing has left, and the row still says so
+            if fence.lost and (now := ledger.get(reserved.id)).state != State.SENDING:
+                return now
+            raise
+        if isinstance(error, WaybillError):
+            return _after_error(ledger, fence.attempt, error)
         with suppress(WaybillError):  # SENDING without its sender says the same
-            ledger.move(attempt, State.IN_DOUBT, why=f"no answer: {type(error).__name__}")
+            ledger.move(fence.attempt, State.IN_DOUBT, why=f"no answer: {type(error).__name__}")
         raise
+    attempt = fence.attempt or ledger.begin(reserved, response_deadline=0.0)
+    if attempt is None:
+        raise LedgerError(f"{reserved}: sent without its fence, while another worker held it; the answer is {answer}")
     ledger.on_step("answered", attempt)
     sent = _record(ledger, attempt, answer if isinstance(answer, Sent) else Sent(answer))
     ledger.on_step("recorded", sent)
     return sent
+
+
+def _leave_to_its_claimant(ledger: Ledger, row: Submission) -> None:
+    """Raises InDoubt while another worker clears the ground for this row; one that died is replaced after its time."""
+    until = float(row.detail.get("claimed_until", 0.0))
+    left = until - ledger.now() if until else 0.0
+    if left > 0:
+        raise InDoubt(f"{row}: a worker of run {row.owner.run_id} is clearing the ground for it", retry_after=left)
 
 
 def _proved(ledger: Ledger, attempt: Submission, state: State, *, why: str, **facts: Any) -> None:

@@ -7,15 +7,17 @@ checks exactly that.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from include.core.errors import LedgerError, QuotaExceeded, RequestError
-from include.core.ledger.rows import Intent, Quota, Submission, canonical, submission
-from include.core.ledger.schema import events, submissions
+from include.core.ledger import sql
+from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, long_values
+from include.core.ledger.schema import submissions
 from include.core.ledger.states import CLOSED, MOVES, UNCERTAIN, State
 
 GENESIS = "0" * 64
@@ -26,41 +28,50 @@ def chain_sha256(previous: str, body: str) -> str:
     return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
 
 
-def head(conn: Connection) -> tuple[int, str]:
-    """Number and sha256 of the last event; (0, GENESIS) in a ledger without any."""
-    row = conn.execute(sa.select(events.c.number, events.c.sha256).order_by(events.c.number.desc()).limit(1)).first()
-    return (int(row.number), str(row.sha256)) if row is not None else (0, GENESIS)
-
-
 @dataclass
 class Write:
-    """One transaction under the write lock. `now` never runs backwards, whatever the host's clock does."""
+    """One transaction under the write lock. `now` never runs backwards, whatever the host's clock does.
+
+    `row` is the one that the transaction was begun for. `stored` holds the rows that it has read or changed, as they are in
+    the database.
+    """
 
     conn: Connection
     now: float
     last_number: int
     last_sha256: str
+    row: Submission | None = None
+    stored: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def row(self, submission_id: int) -> Submission:
-        found = self.conn.execute(sa.select(submissions).where(submissions.c.id == submission_id)).mappings().first()
-        if found is None:
-            raise LedgerError(f"the ledger has no submission {submission_id}")
-        return submission(found)
-
-    def last(self, intent: Intent) -> Submission | None:
-        """The newest generation of this effect."""
-        c = submissions.c
-        key = (c.system == intent.system, c.kind == intent.kind, c.business_key == intent.business_key)
-        query = sa.select(submissions).where(*key).order_by(c.generation.desc()).limit(1)
-        row = self.conn.execute(query).mappings().first()
-        return submission(row) if row is not None else None
+    def took_in(self, row: Mapping[Any, Any]) -> Submission:
+        """A row that was just read."""
+        self.stored[row["id"]] = {name: row[name] for name in sql.COLUMNS}
+        return sql.submissions_of(self.conn, [row])[0]
 
     def insert(self, values: dict[str, Any], *, why: str) -> Submission:
-        new_id = self.conn.execute(submissions.insert().values(**values).returning(submissions.c.id)).scalar_one()
-        return self._record(int(new_id), None, why, None)
+        """A new row. `detail` as given by the intent."""
+        detail = values["detail"]
+        kept, documents = long_values(detail)
+        row = dict.fromkeys(sql.COLUMNS) | values | {"detail": canonical(kept)}
+        self._keep(documents)
+        inserted = {name: value for name, value in row.items() if value is not None and name != "id"}
+        row["id"] = int(sql.execute(self.conn, sql.INSERT, inserted).scalar_one())
+        return self._record(row, None, why, None, detail, ())
 
-    def change(self, old: Submission, values: dict[str, Any], *, why: str, who: str | None = None) -> Submission:
-        """Changes a row and appends the event. Refuses a move that the state machine does not know."""
+    def change(
+        self,
+        old: Submission,
+        values: dict[str, Any],
+        *,
+        why: str,
+        who: str | None = None,
+        attach: Owner | None = None,
+        late_answer: str | None = None,
+    ) -> Submission:
+        """Changes a row and appends the event. Refuses a move that the state machine does not know.
+
+        `attach`: another task that waits for it from now on. `late_answer`: a remote id that belongs to a replaced attempt.
+        """
         new_state = State(values.get("state", old.state))
         if new_state != old.state and new_state not in MOVES[old.state]:
             raise LedgerError(f"{old}: a move to {new_state} does not exist")
@@ -68,22 +79,54 @@ class Write:
             raise LedgerError(f"{old}: it cannot be SENT without the remote's id")
         if new_state in CLOSED and new_state != old.state:
             values["closed_at"] = self.now
+        if "state" in values:
+            values["state"] = str(new_state)
+        detail: Mapping[str, Any] = old.detail
         if "detail" in values:
-            values["detail"] = canonical(values["detail"])
-        self.conn.execute(submissions.update().where(submissions.c.id == old.id).values(**values))
-        return self._record(old.id, old.state, why, who)
+            detail = values["detail"]
+            kept, documents = long_values(detail)
+            values["detail"] = canonical(kept)
+            before = self.stored[old.id]["detail"]
+            self._keep({sha256: text for sha256, text in documents.items() if sha256 not in before})
+        if values:
+            statement = sql.update(tuple(sorted(values)))
+            sql.execute(self.conn, statement, {**values, "id": old.id})
+        if late_answer is not None:
+            place = {"system": old.system, "kind": old.kind, "submission_id": old.id}
+            sql.execute(self.conn, sql.INSERT_LATE_ANSWER, {**place, "external_id": late_answer})
+        attached = old.attached
+        if attach is not None:
+            who_waits = {"submission_id": old.id, "number": self.last_number + 1, **asdict(attach)}
+            sql.execute(self.conn, sql.INSERT_ATTACHMENT, who_waits)
+            attached = (*attached, attach)
+        return self._record({**self.stored[old.id], **values}, old.state, why, who, detail, attached, attach)
 
-    def _record(self, submission_id: int, before: State | None, why: str, who: str | None) -> Submission:
-        row = dict(self.conn.execute(sa.select(submissions).where(submissions.c.id == submission_id)).mappings().one())
+    def _keep(self, documents: Mapping[str, str]) -> None:
+        for sha256, content in documents.items():
+            sql.execute(self.conn, sql.INSERT_DOCUMENT, {"sha256": sha256, "content": content})
+
+    def _record(
+        self,
+        row: dict[str, Any],
+        before: State | None,
+        why: str,
+        who: str | None,
+        detail: Mapping[str, Any],
+        attached: tuple[Owner, ...],
+        attach: Owner | None = None,
+    ) -> Submission:
         self.last_number += 1
-        body = canonical(
-            {"number": self.last_number, "at": self.now, "before": before, "why": why, "who": who, "row": row}
-        )
+        self.stored[row["id"]] = row
+        event: dict[str, Any] = {"number": self.last_number, "at": self.now, "before": before, "why": why, "who": who}
+        if attach is not None:
+            event["attached"] = asdict(attach)
+        body = canonical({**event, "row": row})
         digest = chain_sha256(self.last_sha256, body)
-        values = {"number": self.last_number, "submission_id": submission_id, "at": self.now, "body": body}
-        self.conn.execute(events.insert().values(**values, previous_sha256=self.last_sha256, sha256=digest))
+        values = {"number": self.last_number, "submission_id": row["id"], "at": self.now, "body": body}
+        sql.execute(self.conn, sql.INSERT_EVENT, {**values, "previous_sha256": self.last_sha256, "sha256": digest})
         self.last_sha256 = digest
-        return submission(row)
+        owners = [list(asdict(owner).values()) for owner in attached]
+        return sql.submission({**row, "attached": [[at, *who] for at, who in enumerate(owners)]}, detail)
 
     def check_quota(self, intent: Intent, quota: Quota) -> None:
         """Raises QuotaExceeded where this intent does not fit into the window now, RequestError where it never can."""

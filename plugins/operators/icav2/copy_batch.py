@@ -85,7 +85,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
     ) -> None:
         """The partial receipt that the link opens while the run goes on."""
         owner = engine.owner
-        output = report.output(progress.standings, engine.rows(), owner.run_id)
+        output = report.output(progress.standings, engine.rows(), owner)
         counts = ", ".join(f"{count} {phase}" for phase, count in progress.counts.items() if count)
         self.log.info("destinations: %s", counts)
         for trouble in progress.waiting_reasons:
@@ -127,7 +127,7 @@ class ICAv2CopyBatchOperator(WaybillOperator):
     ) -> Any:
         """A last fresh look at everything; the documents; and the SOP's object, or the failure."""
         proofs = await engine.final_proofs()
-        output = report.output(progress.standings, engine.rows(), engine.owner.run_id)
+        output = report.output(progress.standings, engine.rows(), engine.owner)
         missing = report.not_copied(progress.standings, proofs, engine.item_messages())
         place = run_folder(context)
         documents = {

@@ -27,6 +27,9 @@ from tests.include.core.ledger_world import intent
 S = State
 
 
+RUN, ANOTHER = Owner("d", "run", "submit"), Owner("d", "another run", "submit")
+
+
 def row(number: int, state: State, run: str = "run", job: str | None = None, **more: Any) -> Submission:
     detail = more.pop("detail", {})
     fields: dict[str, Any] = {"reserved_at": 0.0, "sending_at": 1.0, "accept_deadline": 2.0, "closed_at": 3.0} | more
@@ -61,16 +64,16 @@ def test_resubmissions_are_this_runs_failures_that_cover_what_is_asked():
     rows = [
         row(1, S.FAILED, job="j1"),
         row(2, S.FAILED, "another run", job="j2"),
-        row(3, S.SUPERSEDED, "another run", job="j3", detail={"attached_runs": [["d", "run"]]}),
+        row(3, S.SUPERSEDED, "another run", job="j3", attached=(RUN,)),
         row(4, S.SUPERSEDED),
         row(5, S.DONE, job="j5"),
         row(6, S.CANCELLED),
     ]
-    assert effects.resubmissions(rows, "run", all_rows) == 3
-    assert effects.failed_jobs(rows, "run", all_rows) == ["j1", "j3"]
-    assert effects.resubmissions(rows, "run", lambda r: r.id != 1) == 2
-    assert effects.failed_jobs(rows, "run", lambda r: r.id == 5) == []
-    assert [r.id for r in effects.of_run(rows, "another run")] == [2, 3]
+    assert effects.resubmissions(rows, RUN, all_rows) == 3
+    assert effects.failed_jobs(rows, RUN, all_rows) == ["j1", "j3"]
+    assert effects.resubmissions(rows, RUN, lambda r: r.id != 1) == 2
+    assert effects.failed_jobs(rows, RUN, lambda r: r.id == 5) == []
+    assert [r.id for r in effects.of_owner(rows, ANOTHER)] == [2, 3]
 
 
 @pytest.mark.parametrize("state", sorted(State))
@@ -84,19 +87,19 @@ def test_what_never_left_was_not_sent_unless_it_has_a_job(state: State, job: str
 
 def test_what_was_sent_after_a_row_is_a_later_generation_of_this_run():
     first = row(1, S.SUPERSEDED, job="j1")
-    assert not effects.sent_after([first], "run", first)
-    assert not effects.sent_after([first, row(2, S.CANCELLED)], "run", first)
-    assert not effects.sent_after([first, row(2, S.FAILED, "another run", job="j2")], "run", first)
-    assert effects.sent_after([first, row(2, S.FAILED, job="j2")], "run", first)
+    assert not effects.sent_after([first], RUN, first)
+    assert not effects.sent_after([first, row(2, S.CANCELLED)], RUN, first)
+    assert not effects.sent_after([first, row(2, S.FAILED, "another run", job="j2")], RUN, first)
+    assert effects.sent_after([first, row(2, S.FAILED, job="j2")], RUN, first)
 
 
 def test_a_refusal_counts_for_the_run_that_met_it_and_only_while_it_is_the_last_word():
     refusal = row(1, S.REJECTED, detail={"refusal": "no such plate"})
-    assert effects.refused([refusal], "run") == "no such plate"
-    assert effects.refused([refusal], "another run") is None
-    assert effects.refused([refusal, row(2, S.RESERVED)], "run") is None
-    assert effects.refused([row(1, S.REJECTED)], "run") == "the remote refused it"
-    assert effects.refused([], "run") is None
+    assert effects.refused([refusal], RUN) == "no such plate"
+    assert effects.refused([refusal], ANOTHER) is None
+    assert effects.refused([refusal, row(2, S.RESERVED)], RUN) is None
+    assert effects.refused([row(1, S.REJECTED)], RUN) == "the remote refused it"
+    assert effects.refused([], RUN) is None
 
 
 def test_a_rate_limit_is_written_down_for_whoever_looks_next(ledger: Ledger):

@@ -63,7 +63,7 @@ def old_url(empty_url: URL) -> URL:
 
 @pytest.fixture
 def migrated(old_url: URL) -> URL:
-    assert init(old_url) == (2, 3)
+    assert init(old_url) == (2, 4)
     return old_url
 
 
@@ -104,12 +104,12 @@ def test_all_migrations_together_make_the_tables_that_the_code_uses(empty_url: U
 
 
 def test_the_old_ledger_is_refused_with_the_remedy_until_init(old_url: URL):
-    with pytest.raises(LedgerError, match=r"schema 2, this code needs 3: stop the workers and run .*ledger init"):
+    with pytest.raises(LedgerError, match=r"schema 2, this code needs 4: stop the workers and run .*ledger init"):
         Ledger(old_url)
-    assert init(old_url) == (2, 3)
+    assert init(old_url) == (2, 4)
     ledger = Ledger(old_url)
     assert (ledger.ledger_id, ledger.head()) == (LEDGER_ID, HEAD)
-    assert init(old_url) == (3, 3)
+    assert init(old_url) == (4, 4)
 
 
 def test_rows_keep_all_they_held_and_events_every_byte(migrated: URL):
@@ -122,6 +122,7 @@ def test_rows_keep_all_they_held_and_events_every_byte(migrated: URL):
     wanted = [{names.get(name, name): value for name, value in row.items()} for row in old[ROW]]
     for row in wanted:
         row["state"] = "IN_DOUBT" if row["state"] == "DOUBTFUL" else row["state"]
+        row["request_sha256"] = "*"
     assert rows == sorted(wanted, key=lambda row: row["id"])
     assert events == sorted(old[EVENT], key=lambda row: row["number"])
     assert {row["state"] for row in rows} == {str(state) for state in State}
@@ -178,7 +179,12 @@ def test_submissions_go_on_from_where_the_old_code_left_them(migrated: URL):
     found = submit(ledger, remote, intent("doubtful"))
     assert (found.state, found.external_id, remote.requests) == (State.SENT, "job-found", 0)
     sent = submit(ledger, remote, intent("sent"))
-    assert (sent.state, sent.external_id, sent.runs, remote.requests) == (State.SENT, "job-sent", ["run-1", "run-2"], 0)
+    assert (sent.state, sent.external_id, sent.owners[1].run_id, remote.requests) == (
+        State.SENT,
+        "job-sent",
+        "run-2",
+        0,
+    )
     with pytest.raises(InDoubt):
         submit(ledger, remote, intent("sending"))
     with pytest.raises(Held, match=r"job-x, job-y.*ledger resolve"):
@@ -224,8 +230,11 @@ def test_quotas_late_answers_and_cancellation_requests_still_count(migrated: URL
         "to cancel",
         "doubtful, to cancel",
     }
-    assert only(ledger, "generations").belongs_to("other_dag", "run-1")
-    assert ledger.attach(only(ledger, "generations"), Owner("other_dag", "run-1", "x")) == only(ledger, "generations")
+    # Of then only the run is known: whichever of its tasks asks is the one that had attached.
+    attached = Owner("other_dag", "run-1", "x", 3, "a" * 64)
+    assert only(ledger, "generations").belongs_to(attached)
+    assert ledger.attach(only(ledger, "generations"), attached) == only(ledger, "generations")
+    assert [row.id for row in ledger.of_owner(attached)] == [only(ledger, "generations").id]
 
 
 def test_the_command_line_lists_it_in_todays_words(
@@ -240,7 +249,7 @@ def test_the_command_line_lists_it_in_todays_words(
 
     assert call("show")[0] == 2
     status, said, _ = call("init")
-    assert (status, said) == (0, f"ledger {LEDGER_ID} migrated (schema 3)\n")
+    assert (status, said) == (0, f"ledger {LEDGER_ID} migrated (schema 4)\n")
     status, said, _ = call("in-doubt")
     assert (status, said.count("\tIN_DOUBT"), said.count("\tHELD"), said.count("\tSENDING")) == (1, 5, 1, 1)
     assert said.endswith("7 in doubt\n")

@@ -68,7 +68,7 @@ def test_an_older_ledger_is_refused_until_it_is_migrated(url: URL, monkeypatch: 
     monkeypatch.setattr(schema, "SCHEMA_VERSION", len(NEXT))
     with pytest.raises(LedgerError, match=r"stop the workers and run .*init"):
         Ledger(url)
-    assert init(url, migrations=NEXT) == (3, 4)
+    assert init(url, migrations=NEXT) == (4, 5)
     assert Ledger(url).get(row.id) == row
     assert verify(Ledger(url)).problems == []
 
@@ -92,7 +92,7 @@ def test_a_migration_killed_half_way_leaves_the_old_ledger_whole(url: URL):
         os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert Ledger(url).get(row.id) == row
-    assert init(url, migrations=NEXT) == (3, 4)
+    assert init(url, migrations=NEXT) == (4, 5)
 
 
 def test_a_table_without_its_version_is_no_ledger(url: URL):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from include.core.errors import ConflictingRequest, LedgerError, RequestError
-from include.core.ledger import CLOSED, OPEN, Intent, Ledger, State, verify
+from include.core.ledger import CLOSED, OPEN, Intent, Ledger, LookAgain, Owner, State, verify
 from include.core.ledger.states import MOVES, UNCERTAIN
 from tests.include.core.ledger_world import Clock, begun, intent, owner
 
@@ -121,29 +122,31 @@ def test_another_payload_conflicts_with_an_open_generation_and_both_are_named(le
 def test_what_is_done_is_not_done_again_unless_its_effect_was_seen_absent(ledger: Ledger):
     done = at(ledger, S.DONE)
     assert ledger.open(intent()) == done
-    assert ledger.open(intent(), absent_generation=done.generation).generation == 2
+    assert ledger.open(intent(), seen_absent=done.generation).generation == 2
 
 
 def test_an_effect_seen_absent_before_another_worker_made_it_again_opens_nothing(ledger: Ledger):
     done = at(ledger, S.DONE)
-    redone = ledger.open(intent(), absent_generation=done.generation)
+    redone = ledger.open(intent(), seen_absent=done.generation)
     redone = ledger.record_sent(ledger.begin(redone, response_deadline=60), "job-2", why="answer")
     redone = ledger.move(redone, S.DONE, why="test")
-    assert ledger.open(intent(), absent_generation=done.generation) == redone
+    with pytest.raises(LookAgain, match="run-1 has sent it since"):
+        ledger.open(intent(), seen_absent=done.generation)
+    assert ledger.open(intent()) == redone
 
 
 def test_a_superseded_generation_whose_effect_was_verified_stands(ledger: Ledger):
     row = at(ledger, S.IN_DOUBT)
     row = ledger.move(row, S.SUPERSEDED, why="not found", detail={"is_effective": True})
     assert ledger.open(intent()) == row
-    assert ledger.open(intent(), absent_generation=row.generation).generation == 2
+    assert ledger.open(intent(), seen_absent=row.generation).generation == 2
 
 
 def test_runs_that_attach_are_listed_once_and_found_by_dag_and_run(ledger: Ledger):
     for run_id, dag_id in [("run-1", "copy"), ("run-2", "copy"), ("run-2", "copy"), ("run-1", "backup")]:
         row = ledger.open(intent(run_id=run_id, dag_id=dag_id))
     ledger.open(intent("other", run_id="run-3"))
-    assert row.runs == ["run-1", "run-2", "run-1"]
+    assert [one.run_id for one in row.owners] == ["run-1", "run-2", "run-1"]
     assert [r.id for r in ledger.of_run("copy", "run-2")] == [row.id]
     assert [r.id for r in ledger.of_run("backup", "run-1")] == [row.id]
     assert ledger.of_run("backup", "run-2") == []
@@ -151,7 +154,7 @@ def test_runs_that_attach_are_listed_once_and_found_by_dag_and_run(ledger: Ledge
     mentions = Intent("tape", "restore", "mentions", {}, owner("run-4"), detail={"note": ["copy", "run-2"]})
     ledger.open(mentions)
     assert [r.id for r in ledger.of_run("copy", "run-2")] == [row.id]
-    assert ledger.attach(row, owner("run-9")).runs[-1] == "run-9"
+    assert ledger.attach(row, owner("run-9")).owners[-1] == owner("run-9")
 
 
 @pytest.mark.parametrize("run_id", ["50%_off", 'quote"d', "back\\slash", "ünïcode"])
@@ -210,16 +213,47 @@ def test_a_cancellation_request_is_noted_once_and_stops_what_has_not_left(ledger
     requested = ledger.request_cancel(row, who="amy", why="wrong plate")
     assert requested.cancel_requested_at is not None
     assert ledger.request_cancel(row, who="bob", why="again") == requested
+    assert requested.state == S.CANCELLED
     assert ledger.begin(row, response_deadline=60) is None
-    assert ledger.get(row.id).state == S.CANCELLED
-    assert ledger.open(intent()).generation == 2
+    assert ledger.open(intent()) == requested  # the task that had asked for it does not send it after all
+    assert ledger.open(intent(run_id="run-2")).generation == 2
 
 
-def test_asking_again_after_the_cancellation_request_is_a_new_generation(ledger: Ledger):
-    row = ledger.open(intent())
+@pytest.mark.parametrize("doubt", [S.SENDING, S.IN_DOUBT])
+def test_what_was_cancelled_while_in_doubt_is_not_sent_once_it_is_proved_absent(ledger: Ledger, doubt: State):
+    row = at(ledger, doubt)
     ledger.request_cancel(row, who="amy", why="wrong plate")
-    assert ledger.open(intent()).generation == 2
-    assert ledger.get(row.id).state == S.CANCELLED
+    now = ledger.move(ledger.get(row.id), S.RESERVED, why="absence proved")
+    assert (now.state, now.cancelled_unsent) == (S.CANCELLED, True)
+    assert ledger.open(intent()) == now
+    assert verify(ledger).problems == []
+
+
+def test_an_owner_is_the_task_the_index_and_the_request_not_the_run_alone(ledger: Ledger):
+    first = Owner("copy", "run-1", "copy", 0, "a" * 64)
+    row = ledger.open(Intent("tape", "restore", "plate-7", {}, first))
+    others = [replace(first, **{name: value}) for name, value in (
+        ("dag_id", "x"), ("run_id", "x"), ("task_id", "x"), ("map_index", 1), ("request_sha256", "b" * 64))]  # fmt: skip
+    assert row.belongs_to(first)
+    assert not any(row.belongs_to(other) for other in others)
+    for other in others:
+        row = ledger.open(Intent("tape", "restore", "plate-7", {}, other))
+    assert row.owners == (first, *others) == ledger.get(row.id).owners
+    assert [r.id for r in ledger.of_owner(others[-1])] == [row.id]
+    assert ledger.of_owner(replace(first, map_index=2)) == []
+    assert verify(ledger).problems == []
+
+
+def test_long_values_are_kept_once_beside_the_rows(ledger: Ledger):
+    ids = [f"fil.{n:032}" for n in range(750)]
+    row = ledger.open(Intent("tape", "restore", "plate-7", {}, owner(), detail={"data_ids": ids, "files": 750}))
+    sent = ledger.record_sent(ledger.begin(row, response_deadline=60), "job-1", why="answer", detail={"names": ids})
+    assert sent.detail == {"data_ids": ids, "files": 750, "names": ids} == ledger.get(row.id).detail
+    with ledger.reading() as conn:
+        events = conn.exec_driver_sql("SELECT length(body) FROM waybill_events").scalars().all()
+        assert max(events) < 2000
+        assert conn.exec_driver_sql("SELECT count(*) FROM waybill_documents").scalar_one() == 1
+    assert verify(ledger).problems == []
 
 
 def test_what_has_ended_cannot_be_cancelled(ledger: Ledger):

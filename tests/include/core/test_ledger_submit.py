@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from include.core.errors import (
     AuthError,
+    Cancelled,
     ConflictingRequest,
     Held,
     LedgerError,
@@ -23,11 +25,13 @@ from include.core.ledger import (
     DuplicateSafe,
     InDoubt,
     Ledger,
+    LookAgain,
     SendFence,
     Sent,
     State,
     Submission,
     resolve,
+    submit_once,
     verify,
 )
 from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Clock, Crash, Remote, begun, intent, run, submit
@@ -319,25 +323,74 @@ def test_a_preparation_may_take_longer_than_a_request(ledger: Ledger, remote: Re
     assert submit(ledger, remote, prepare=prepare).state == S.SENT
 
 
-def test_a_sender_who_was_paused_too_long_does_not_send(ledger: Ledger, remote: Remote, clock: Clock):
+@pytest.mark.parametrize("where", ["while the fence is committed", "before a second try with a new credential"])
+def test_a_sender_who_was_paused_too_long_does_not_send(ledger: Ledger, remote: Remote, clock: Clock, where: str):
+    def pause(step: str, _row: Submission) -> None:
+        clock.at += TIMEOUT + 1 if step == "sending" and "committed" in where else 0
+
     async def send(row: Submission, fence: SendFence) -> str | Sent:
+        fence()
         clock.at += TIMEOUT + 1
         return await remote.send(row, fence)
 
+    ledger.on_step = pause
     with pytest.raises(AttemptLost, match="paused"):
         submit(ledger, remote, send=send)
     assert (only(ledger).state, remote.requests) == (S.RESERVED, 0)
 
 
+def test_a_row_is_sending_only_while_its_own_bytes_may_be_on_the_wire(ledger: Ledger, remote: Remote):
+    """A worker that dies while it queues for its turn leaves nothing that others must wait for."""
+
+    async def queue(_row: Submission, _fence: SendFence) -> str | Sent:
+        raise Crash
+
+    with pytest.raises(Crash):
+        submit(ledger, remote, send=queue)
+    assert only(ledger).state == S.RESERVED
+    assert submit(ledger, remote, intent(run_id="run-2")).state == S.SENT
+
+
+def test_two_workers_do_not_clear_the_ground_for_one_row_at_once(ledger: Ledger, remote: Remote, clock: Clock):
+    others: list[Exception] = []
+
+    async def prepare(_row: Submission, fence: SendFence) -> None:
+        fence()
+        try:
+            await submit_once(ledger, intent(run_id="run-2"), send=remote.send, probe=remote.probe())
+        except InDoubt as error:
+            others.append(error)
+        fence()
+
+    assert submit(ledger, remote, prepare=prepare).state == S.SENT
+    assert ("clearing the ground" in str(others), remote.requests) == (True, 1)
+
+
+@pytest.mark.parametrize("ends", ["with an error", "killed"])
+def test_a_worker_that_did_not_clear_the_ground_is_replaced(ledger: Ledger, remote: Remote, clock: Clock, ends: str):
+    async def prepare(_row: Submission, _fence: SendFence) -> None:
+        raise TransientError("being deleted", retry_after=10)
+
+    if ends == "killed":
+        assert ledger.claim(ledger.open(intent()), seconds=2 * TIMEOUT)
+        with pytest.raises(InDoubt) as waits:
+            submit(ledger, remote)
+        clock.at += waits.value.retry_after or 0
+    else:
+        with pytest.raises(TransientError, match="being deleted"):
+            submit(ledger, remote, prepare=prepare)
+    assert (submit(ledger, remote).state, remote.requests) == (S.SENT, 1)
+
+
 @pytest.mark.parametrize("where", ["prepare", "send"])
 def test_a_sender_whose_attempt_was_taken_over_does_not_send(ledger: Ledger, remote: Remote, where: str):
     def take_over() -> None:
-        in_doubt = ledger.move(only(ledger), S.IN_DOUBT, why="another worker")
-        ledger.begin(ledger.move(in_doubt, S.RESERVED, why="absence proved"), response_deadline=60)
+        assert ledger.begin(only(ledger), response_deadline=60)
 
-    async def prepare(_row: Submission, _guard: SendFence) -> None:
+    async def prepare(_row: Submission, fence: SendFence) -> None:
         if where == "prepare":
             take_over()
+            fence()
 
     async def send(row: Submission, fence: SendFence) -> str | Sent:
         if where == "send":
@@ -350,10 +403,11 @@ def test_a_sender_whose_attempt_was_taken_over_does_not_send(ledger: Ledger, rem
 
 
 def test_a_sender_who_is_in_doubt_does_not_send(ledger: Ledger, remote: Remote):
-    """The search may have begun already: a job that is sent now could come after the last look."""
+    """The search may have begun already: a job that is sent now, with a new credential, could come after the last look."""
 
     async def send(row: Submission, fence: SendFence) -> str | Sent:
-        ledger.move(row, S.IN_DOUBT, why="another worker")
+        fence()
+        ledger.move(only(ledger), S.IN_DOUBT, why="another worker")
         return await remote.send(row, fence)
 
     with pytest.raises(AttemptLost):
@@ -366,7 +420,9 @@ def test_a_guard_that_cannot_read_the_ledger_lets_nothing_pass(
 ):
     async def send(row: Submission, fence: SendFence) -> str | Sent:
         with monkeypatch.context() as patch:
-            patch.setattr(fence.ledger, "get", lambda _id: (_ for _ in ()).throw(TransientError("no connection")))
+            patch.setattr(
+                fence.ledger, "begin", lambda _row, **_options: (_ for _ in ()).throw(TransientError("no connection"))
+            )
             return await remote.send(row, fence)
 
     with pytest.raises(AttemptLost, match="no connection"):
@@ -463,15 +519,15 @@ def test_an_answer_that_cannot_be_recorded_is_named_and_found_by_the_next_try(
     assert remote.requests == 1
 
 
-@pytest.mark.parametrize("method", ["_begin", "_record_sent"])
+@pytest.mark.parametrize("method", ["_take", "_record_sent"])
 def test_a_commit_whose_answer_was_lost_counts(
     ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch, method: str
 ):
     real, calls = getattr(ledger, method), []
 
-    def commits_then_breaks(*args: object) -> object:
+    def commits_then_breaks(*args: Any, **options: Any) -> object:
         calls.append(args)
-        result = real(*args)
+        result = real(*args, **options)
         if len(calls) == 1:
             raise TransientError("connection lost while committing")
         return result
@@ -485,25 +541,28 @@ def test_a_commit_whose_answer_was_lost_counts(
 # -- effects in place, conflicts, cancellations ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("present", "generation"), [(True, 1), (False, 2)])
-def test_a_done_effect_is_looked_at_before_it_is_made_again(
-    ledger: Ledger, remote: Remote, present: bool, generation: int
+@pytest.mark.parametrize(("seen_absent", "generation"), [(None, 1), (1, 2)])
+def test_a_done_effect_is_made_again_only_where_it_was_seen_absent(
+    ledger: Ledger, remote: Remote, seen_absent: int | None, generation: int
 ):
-    async def is_effective() -> bool:
-        return present
-
     ledger.move(submit(ledger, remote), S.DONE, why="test")
-    assert submit(ledger, remote, is_effective=is_effective).generation == generation
+    assert submit(ledger, remote, seen_absent=seen_absent).generation == generation
+
+
+@pytest.mark.parametrize("ended", [S.DONE, S.FAILED])
+def test_whoever_looked_before_the_last_job_ended_looks_again(ledger: Ledger, remote: Remote, ended: State):
+    """Also a failed job may have done half of what the old look found missing."""
+    ledger.move(submit(ledger, remote), ended, why="test")
+    with pytest.raises(LookAgain):
+        submit(ledger, remote, intent(run_id="run-2"), seen_absent=0)
+    assert remote.requests == 1
 
 
 def test_a_done_effect_with_another_payload_needs_a_look_at_the_effect(ledger: Ledger, remote: Remote):
-    async def absent() -> bool:
-        return False
-
     ledger.move(submit(ledger, remote), S.DONE, why="test")
     with pytest.raises(ConflictingRequest, match="is in effect"):
         submit(ledger, remote, intent(payload="other"))
-    assert submit(ledger, remote, intent(payload="other"), is_effective=absent).generation == 2
+    assert submit(ledger, remote, intent(payload="other"), seen_absent=1).generation == 2
 
 
 def test_another_payload_is_refused_before_anything_is_sent(ledger: Ledger, remote: Remote):
@@ -519,7 +578,7 @@ def test_what_a_person_cancels_while_it_is_prepared_by_a_worker_is_not_sent(ledg
             ledger.request_cancel(row, who="amy", why="wrong plate")
 
     ledger.on_step = cancel
-    with pytest.raises(ConflictingRequest, match="cancelled"):
+    with pytest.raises(Cancelled, match="cancelled by a person"):
         submit(ledger, remote)
     assert (only(ledger).state, remote.requests) == (S.CANCELLED, 0)
 

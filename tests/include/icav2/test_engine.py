@@ -37,7 +37,7 @@ def phases(progress: Any) -> list[str]:
 async def told(world: World, engine: Any, progress: Any) -> tuple[dict[str, Any], list[str]]:
     """What the caller gets: the SOP's object, and a sentence per file that is not copied."""
     proofs = await engine.final_proofs()
-    output = report.output(progress.standings, engine.rows(), engine.owner.run_id, proofs)
+    output = report.output(progress.standings, engine.rows(), engine.owner, proofs)
     jobs = output["job_list_with_attempt_counter"]
     counters = output["counters"]
     assert sum(counters.values()) == len(jobs) == len({job["dest_uri"] for job in jobs})

@@ -107,11 +107,23 @@ def test_a_wrong_file_in_a_folder_is_a_leftover_only_if_our_batch_made_the_folde
 # -- attempts, slots, output: over random histories ---------------------------------------------------------------
 
 
-def row(number: int, state: State, run: str, job: str | None, ids: list[str], **detail: Any) -> Submission:
+OWNER = Owner("d", "run", "copy")
+
+
+def row(
+    number: int,
+    state: State,
+    run: str,
+    job: str | None,
+    ids: list[str],
+    attached: tuple[Owner, ...] = (),
+    **detail: Any,
+) -> Submission:
     return Submission(
         id=number, system="icav2", kind="copy_batch", business_key=DEST.key, generation=number, state=state,
         fencing_token="t", external_id=job, payload_sha256="", size_bytes=0, owner=Owner("d", run, "copy"), reserved_at=0.0,
         sending_at=1.0, accept_deadline=2.0, closed_at=3.0, cancel_requested_at=None, detail={"data_ids": ids, **detail},
+        attached=attached,
     )  # fmt: skip
 
 
@@ -122,10 +134,10 @@ def histories(draw: st.DrawFn) -> list[Submission]:
     for number in range(1, draw(st.integers(0, 7)) + 1):
         state = draw(st.sampled_from(states))
         sent = state in (State.FAILED, State.DONE) or (state == State.SUPERSEDED and draw(st.booleans()))
-        attached = [["d", "run"]] if draw(st.booleans()) else []
+        attached = (OWNER,) if draw(st.booleans()) else ()
         run = draw(st.sampled_from(["run", "other"]))
         ids = draw(st.sampled_from([["fil.src"], ["fil.src", "fil.b"], ["fil.else"]]))
-        rows.append(row(number, state, run, f"job{number}" if sent else None, ids, attached_runs=attached))
+        rows.append(row(number, state, run, f"job{number}" if sent else None, ids, attached))
     return rows
 
 
@@ -140,7 +152,7 @@ def test_the_output_keeps_the_sops_invariants_over_random_runs(parts):
             history = [*history, row(len(history) + 1, State.SENT, "run", current, ["fil.src"])]
         standings.append(Standing(destination, phase, job_id=current))
         rows[destination.key] = history
-    output = report.output(standings, rows, "run")
+    output = report.output(standings, rows, OWNER)
     jobs, counters = output["job_list_with_attempt_counter"], output["counters"]
     assert sum(counters.values()) == len(jobs) == len({job["dest_uri"] for job in jobs})
     assert output["job_status_iterable_parameter"] == {
@@ -164,11 +176,11 @@ def test_attempts_are_this_runs_failures_with_this_item_and_nothing_else(history
     mine = [
         r
         for r in history
-        if (r.owner.run_id == "run" or r.detail["attached_runs"])
+        if (r.owner.run_id == "run" or r.attached)
         and r.state in (State.FAILED, State.SUPERSEDED)
         and "fil.src" in r.detail["data_ids"]
     ]
-    may = rules.may_send(history, "run", DEST.items, CopySettings(max_resubmissions=cap))
+    may = rules.may_send(history, OWNER, DEST.items, CopySettings(max_resubmissions=cap))
     assert bool(may) == (len(mine) <= cap)
 
 
@@ -241,14 +253,14 @@ def test_the_last_look_decides_what_has_passed():
     assert report.proved([failed, held], good)[0].phase == Phase.PASSED
     assert report.proved([failed, held], good)[1].phase == Phase.HELD
     assert report.proved([passed], bad)[0].phase == Phase.FAILED
-    assert report.output([passed], {}, "run", bad)["counters"]["jobs_failed"] == 1
+    assert report.output([passed], {}, OWNER, bad)["counters"]["jobs_failed"] == 1
     assert report.not_copied([failed], bad) == ["“icav2://s/f” → “icav2://p/x/”: missing (6 submissions)"]
     assert incomplete(DEST, bad) == DEST.items
 
 
 def test_receipt_rows_and_totals_count_files_and_bytes():
     proofs = prove(DEST, {"/x/f": data()}, use_etag=True)
-    output = report.output([Standing(DEST, Phase.PASSED, job_id="j")], {}, "run", proofs)
+    output = report.output([Standing(DEST, Phase.PASSED, job_id="j")], {}, OWNER, proofs)
     [receipt_row] = report.receipt_items(output, proofs)
     assert receipt_row["destination"] == "icav2://p/x/"
     assert (receipt_row["files"], receipt_row["proved"], receipt_row["state"], receipt_row["job"]) == (
