@@ -60,9 +60,9 @@ class MortalLedger(Ledger):
             yield conn
 
     @contextmanager
-    def _write(self) -> Iterator[Any]:
+    def _write(self, *args: Any, **options: Any) -> Iterator[Any]:
         self._alive()
-        with super()._write() as tx:
+        with super()._write(*args, **options) as tx:
             yield tx
 
     def _alive(self) -> None:
