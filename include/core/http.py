@@ -1,7 +1,9 @@
-"""One HTTP client for tasks and triggers: bounded in time, reads retried, writes sent once.
+"""One HTTP client for tasks and triggers: bounded in time and size, reads retried, writes sent once.
 
-Invariant: `write` never repeats a request that may have reached the remote. What is not proved to have had no effect
-becomes an error without `no_effect`, and the ledger takes it from there.
+Whatever httpx raises, and every answer that is not asked for, becomes one of Waybill's errors here.
+
+Invariant: `send` never repeats a request that may have reached the remote. What is not proved to have had no effect
+becomes an error without `no_effect`, and the ledger takes it from there. No error holds a credential.
 """
 
 from __future__ import annotations
@@ -9,17 +11,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any, Protocol, Self
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar, Unpack
 
 import httpx
 
 from include.core.concurrency import AT_ONCE
-from include.core.errors import RemoteError, TransientError, error_for_status
+from include.core.errors import AuthError, RemoteError, RequestError, TransientError, WaybillError, error_for_status
+from include.core.http_body import Downloaded, Options, Written, request_body, too_large
+from include.core.http_pace import Pace
+from include.core.http_reply import Reply, bare_location, own_words, remote_time, retry_after
+from include.core.text import Hide, hiding, printable
 
-DETAIL_LIMIT = 300  # characters of a remote's own words in one of our messages
+T = TypeVar("T")
+
+SHORT = 8  # a header's value of fewer characters is no secret, and hiding it would spoil messages
 
 
 class Conflict(RemoteError):
@@ -30,10 +38,40 @@ class Busy(TransientError):
     """429: nothing was done, and all requests to this remote shall come slower."""
 
 
-class Credentials(Protocol):
-    """Where the Authorization header comes from. `refresh`: the last one was refused, get another."""
+@dataclass(frozen=True)
+class Credential:
+    """What makes a request ours: headers, and where each request is signed, a function of request and body that gives
+    more of them. `secrets`: what of all this no message may repeat."""
 
-    async def authorization(self, http: httpx.AsyncClient, *, refresh: bool) -> str: ...
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    sign: Callable[[httpx.Request, bytes | Path], Mapping[str, str]] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+
+def usable_secret(secret: str, where: str, *, ascii_only: bool = True) -> str:
+    """A secret as it may be sent: without the white space around it (a copied key ends with a line break).
+
+    `where` names the connection. Raises AuthError where it is empty, or holds characters that no such secret has.
+    """
+    bare = secret.strip()
+    if not bare:
+        raise AuthError(f"the credential of {where} is empty: enter it")
+    if not bare.isprintable() or (ascii_only and not bare.isascii()):
+        raise AuthError(
+            f"the credential of {where} holds a line break or another character that no header can carry: enter it again"
+        )
+    return bare
+
+
+class Credentials(Protocol):
+    """Where a credential comes from (`include.core.credentials`). `refresh`: the last one was refused, get another.
+
+    What needs a request of its own sends it by `client`, with `signed=False`.
+    """
+
+    async def credential(self, client: HttpClient, *, refresh: bool) -> Credential: ...
 
 
 @dataclass(frozen=True)
@@ -41,17 +79,37 @@ class HttpPolicy:
     """Bounds of one request (seconds) and how often a read is tried."""
 
     timeout_seconds: float = 30.0
+    file_seconds: float = 3600.0  # a body that goes to a file or comes from one, as a whole
     read_attempts: int = 5
     backoff_seconds: float = 0.5
     backoff_limit_seconds: float = 20.0
     busy_attempts: int = 12  # how often a read that is told to slow down is tried
     retry_after_limit_seconds: float = 60.0  # a longer pause is left to the caller, who need not hold a worker for it
+    body_limit_bytes: int = 256 << 20  # of an answer that is kept in memory
+
+
+@dataclass(frozen=True)
+class _Call:
+    method: str
+    path: str
+    what: str
+    options: Options
+
+    @property
+    def answers(self) -> Collection[int]:
+        return self.options.get("answers", ())
+
+
+Receive = Callable[[httpx.Response], Awaitable[bytes]]
 
 
 class HttpClient:
     """An httpx client with a base URL, credentials, and Waybill's errors. Use as an async context manager.
 
-    `transport`, `sleep` and `rng` (for the jitter) are passed in by tests and benchmarks.
+    `name` is the id of the connection that it was made from, for messages. Credential and `headers` go to the base URL's own
+    scheme, host and port alone; a request may name another URL, as one that a store has signed, and goes there without them.
+    `transport`, `sleep` and `rng` (for the jitter) are passed in by tests and benchmarks. Raises RequestError for a base
+    URL that is none.
     """
 
     def __init__(
@@ -59,6 +117,7 @@ class HttpClient:
         base_url: str,
         credentials: Credentials | None = None,
         *,
+        name: str = "",
         headers: Mapping[str, str] | None = None,
         policy: HttpPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -68,17 +127,20 @@ class HttpClient:
         self.policy = policy or HttpPolicy()
         self.remote_now: float | None = None
         self.calls = 0
+        self._base = _base_url(base_url, name)
+        self._headers = dict(headers or {})
+        self._host = self._base.netloc.decode("ascii", "replace")
+        self._connection = f"connection {name}" if name else "the connection"
+        self.where = f"{self._connection} ({self._host})"
         self._credentials = credentials
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._pace = Pace(sleep)
-        self._authorization: str | None = None
+        self._credential: Credential | None = None
         self._login = asyncio.Lock()
         self._http = httpx.AsyncClient(
-            base_url=base_url.rstrip("/"),
-            headers=dict(headers or {}),
+            base_url=self._base,
             transport=transport,
-            timeout=httpx.Timeout(self.policy.timeout_seconds),
             limits=httpx.Limits(max_connections=64, max_keepalive_connections=AT_ONCE, keepalive_expiry=15),
         )
 
@@ -88,180 +150,262 @@ class HttpClient:
     async def __aexit__(self, *_exc: object) -> None:
         await self._http.aclose()
 
-    async def read(self, path: str, *, what: str, params: Mapping[str, Any] | None = None) -> Any:
+    # -- what a caller asks for -----------------------------------------------------------------------------------
+
+    async def read(self, path: str, *, what: str, **options: Unpack[Options]) -> Any:
         """GET a JSON document. Tried again on transient errors; raises the last of them when they do not end."""
-        return await self._tried_again(lambda: self._once("GET", path, what=what, params=params))
+        return await self._tried_again(_Call("GET", path, what, options), _json)
 
-    async def write(self, path: str, *, what: str, json: Any = None, fence: Callable[[], None] | None = None) -> Any:
-        """POST once. `fence` is called right before the bytes leave. A 401 (proof of no effect) may lead to a second try
-        with fresh credentials. The error's `no_effect` says whether the remote can have acted."""
-        return await self._once("POST", path, what=what, json=json, fence=fence)
+    async def write(self, path: str, *, what: str, **options: Unpack[Options]) -> Any:
+        """POST once, for a JSON document. `fence` is called right before the bytes leave. A 401 (proof of no effect) may
+        lead to a second try with fresh credentials. The error's `no_effect` says whether the remote can have acted."""
+        return _json(await self._once(_Call("POST", path, what, options)))
 
-    async def write_again(
-        self, path: str, *, what: str, json: Any = None, fence: Callable[[], None] | None = None
-    ) -> Any:
+    async def write_again(self, path: str, *, what: str, **options: Unpack[Options]) -> Any:
         """POST something that may be repeated without harm (deleting one exact id, making a folder)."""
-        return await self._tried_again(lambda: self._once("POST", path, what=what, json=json, fence=fence))
+        return await self._tried_again(_Call("POST", path, what, options), _json)
 
-    async def _tried_again(self, call: Callable[[], Awaitable[Any]]) -> Any:
+    async def get(self, path: str, *, what: str, **options: Unpack[Options]) -> Reply:
+        """GET any body, tried again as `read` is."""
+        return await self._tried_again(_Call("GET", path, what, options), _as_it_is)
+
+    async def head(self, path: str, *, what: str, **options: Unpack[Options]) -> Reply:
+        """HEAD, tried again as `read` is."""
+        return await self._tried_again(_Call("HEAD", path, what, options), _as_it_is)
+
+    async def send(self, method: str, path: str, *, what: str, **options: Unpack[Options]) -> Reply:
+        """Any method with any body, once, as `write`."""
+        return await self._once(_Call(method, path, what, options))
+
+    async def send_again(self, method: str, path: str, *, what: str, **options: Unpack[Options]) -> Reply:
+        """The same for what may be repeated without harm: a PUT of one whole document, a DELETE of one exact id."""
+        return await self._tried_again(_Call(method, path, what, options), _as_it_is)
+
+    async def download(
+        self,
+        path: str,
+        target: Path,
+        *,
+        what: str,
+        limit_bytes: int,
+        size_bytes: int | None = None,
+        **options: Unpack[Options],
+    ) -> Downloaded:
+        """GET a body into a file, which is there only when it is whole: it is written under another name first.
+
+        Raises RemoteError for more than `limit_bytes`, TransientError for other than `size_bytes`, where that is known:
+        without it, a body whose length the remote did not announce may be cut. `answers` mean nothing here.
+        """
+        options["headers"] = {"Accept-Encoding": "identity", **options.get("headers", {})}
+        options.pop("answers", None)
+        call = _Call("GET", path, what, options)
+
+        async def once() -> Downloaded:
+            part = target.with_name(f".{self._rng.getrandbits(64):016x}.part")
+            written = Written(part, what, limit_bytes)
+            try:
+                reply = await self._once(call, written.receive)
+                return await written.moved_to(target, size_bytes, reply)
+            finally:
+                await asyncio.to_thread(part.unlink, missing_ok=True)
+
+        return await self._repeated(call, once)
+
+    # -- how it is asked ------------------------------------------------------------------------------------------
+
+    async def _tried_again(self, call: _Call, read: Callable[[Reply], T]) -> T:
+        async def once() -> T:
+            return read(await self._once(call))
+
+        return await self._repeated(call, once)
+
+    async def _repeated(self, call: _Call, once: Callable[[], Awaitable[T]]) -> T:
         policy, errors, busy = self.policy, 0, 0
+        final = call.options.get("final_after", {})
+        seen: dict[int | None, int] = {}
+        attempts = max(policy.read_attempts, *final.values()) if final else policy.read_attempts
         while True:
             try:
-                return await call()
+                return await once()
             except TransientError as error:
+                seen[error.status] = seen.get(error.status, 0) + 1
+                if error.status in final and seen[error.status] >= final[error.status]:
+                    raise RemoteError(
+                        f"{error} The same answer came {seen[error.status]} times, so it is taken as final."
+                    ) from None
                 asked = error.retry_after or 0.0
                 busy += isinstance(error, Busy)
                 errors += not isinstance(error, Busy)
-                spent = errors >= policy.read_attempts or busy >= policy.busy_attempts
+                spent = errors >= attempts or busy >= policy.busy_attempts
                 if spent or asked > policy.retry_after_limit_seconds:
                     raise
             # The pace alone would do for a busy remote; a random pause keeps those refused together apart.
             limit = min(policy.backoff_seconds * 2.0**errors, policy.backoff_limit_seconds)
             await self._sleep(asked + limit * self._rng.random())
 
-    async def _once(
-        self,
-        method: str,
-        path: str,
-        *,
-        what: str,
-        params: Mapping[str, Any] | None = None,
-        json: Any = None,
-        fence: Callable[[], None] | None = None,
-    ) -> Any:
-        for refresh in (False, True):
-            header = await self._header(refresh=refresh)
-            left_at = await self._pace.turn()
-            if fence is not None:
-                fence()
-            response = await self._send(method, path, what=what, params=params, json=json, headers=header)
-            if response.status_code != 401 or self._credentials is None:
-                break
-        self._pace.learn(response, left_at)
-        return _body(response, what, secret=header.get("Authorization", "").rpartition(" ")[2])
+    async def _once(self, call: _Call, receive: Receive | None = None) -> Reply:
+        credential = await self._credential_for(call)
+        reply, hide = await self._exchange(call, credential, receive)
+        if reply.status == 401 and 401 not in call.answers:
+            fresh = await self._credential_for(call, refused=credential)
+            if fresh != credential:
+                reply, hide = await self._exchange(call, fresh, receive)
+        if 200 <= reply.status < 300 or reply.status in call.answers:
+            return reply
+        raise self._refusal(call, reply, hide)
 
-    async def _header(self, *, refresh: bool) -> dict[str, str]:
-        if self._credentials is None:
-            return {}
-        stale = self._authorization
+    async def _exchange(self, call: _Call, credential: Credential, receive: Receive | None) -> tuple[Reply, Hide]:
+        """One request and its answer, whatever its status."""
+        request, hide = self._request(call, credential)
+        left_at = await self._pace.turn()
+        fence = call.options.get("fence")
+        if fence is not None:
+            fence()
+        reply = await self._send(call, request, hide, receive)
+        self._pace.learn(reply, left_at)
+        return reply, hide
+
+    async def _credential_for(self, call: _Call, *, refused: Credential | None = None) -> Credential:
+        if self._credentials is None or not call.options.get("signed", True) or not self._is_ours(call):
+            return Credential()
         async with self._login:
-            # Ten calls refused at once need one new token, not ten.
-            if self._authorization is None or (refresh and self._authorization == stale):
+            if self._credential is None or self._credential is refused:  # ten calls refused at once need one new token
                 try:
                     async with asyncio.timeout(self.policy.timeout_seconds * 2):
-                        self._authorization = await self._credentials.authorization(self._http, refresh=refresh)
+                        self._credential = await self._credentials.credential(self, refresh=refused is not None)
                 except TransientError as error:
                     error.no_effect = True  # the request that wanted the credential has not left
                     raise
                 except TimeoutError:
-                    raise TransientError("no credential could be had in time", no_effect=True) from None
-        return {"Authorization": self._authorization}
+                    raise TransientError(
+                        f"no credential for {self.where} could be had in time", no_effect=True
+                    ) from None
+            return self._credential
 
-    async def _send(
-        self, method: str, path: str, *, what: str, headers: dict[str, str], **kwargs: Any
-    ) -> httpx.Response:
+    def _is_ours(self, call: _Call) -> bool:
+        """Whether a request goes to the remote that headers and credential are for."""
+        try:
+            url = httpx.URL(call.path)
+        except httpx.InvalidURL:
+            return False
+        return url.is_relative_url or _origin(url) == _origin(self._base)
+
+    def _request(self, call: _Call, credential: Credential) -> tuple[httpx.Request, Hide]:
+        """The request, and what takes its secrets out of a message."""
+        options = call.options
+        body, about_body = request_body(options, call.what)
+        own = {name: usable_secret(value, self.where) for name, value in credential.headers.items()}
+        signed: Mapping[str, str] = {}
+        try:
+            headers = httpx.Headers(about_body)
+            for more in (self._headers if self._is_ours(call) else {}, own, options.get("headers", {})):
+                headers.update(more)
+            request = self._http.build_request(
+                call.method,
+                call.path,
+                params=options.get("params"),
+                headers=headers,
+                timeout=self._silence(call),
+                **body,
+            )
+            if credential.sign is not None:
+                signed = credential.sign(request, options.get("file") or request.content)
+                request.headers.update(signed)
+        except (httpx.InvalidURL, ValueError) as error:  # its text may quote the request
+            raise RemoteError(
+                f"{call.what}: the request cannot be written ({type(error).__name__}); check {self.where}",
+                no_effect=True,
+            ) from None
+        if request.url.scheme not in ("http", "https") or not request.url.host:
+            raise RemoteError(f"{call.what}: the URL is not one of http or https; check {self.where}", no_effect=True)
+        given = [value for value in (*options.get("headers", {}).values(), *signed.values()) if len(value) >= SHORT]
+        return request, hiding([*credential.secrets, *options.get("secrets", ()), *given])
+
+    def _silence(self, call: _Call) -> float:
+        return call.options.get("timeout_seconds", self.policy.timeout_seconds)
+
+    async def _send(self, call: _Call, request: httpx.Request, hide: Hide, receive: Receive | None) -> Reply:
         self.calls += 1
+        in_file = receive is not None or "file" in call.options
+        whole = max(self.policy.file_seconds, self._silence(call)) if in_file else self._silence(call) * 2
         try:
             # httpx bounds each read, not their sum: a body of one byte a second would never end.
-            async with asyncio.timeout(self.policy.timeout_seconds * 2):
-                response = await self._http.request(method, path, headers=headers, **kwargs)
+            async with asyncio.timeout(whole):
+                response = await self._http.send(request, stream=True)
+                try:
+                    taken = receive if receive and response.is_success else self._in_memory(call)
+                    content = await taken(response)
+                finally:
+                    await response.aclose()
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise TransientError(f"{what}: no connection ({type(error).__name__})", no_effect=True) from None
-        except (httpx.TransportError, TimeoutError) as error:
-            raise TransientError(f"{what}: no answer ({type(error).__name__})") from None
-        except httpx.InvalidURL:
-            raise RemoteError(f"{what}: the URL is not valid; check the connection's host", no_effect=True) from None
+            why = hide(printable(f"{type(error).__name__}: {error}".removesuffix(": "), 160, quotes=False))
+            raise TransientError(
+                f"{call.what}: no connection to {request.url.host} ({why}); check {self._connection}", no_effect=True
+            ) from None
+        except (
+            httpx.HTTPError,
+            httpx.StreamError,
+            httpx.InvalidURL,
+            httpx.CookieConflict,
+            ValueError,
+            OSError,
+        ) as error:
+            raise TransientError(f"{call.what}: no answer from {request.url.host} ({type(error).__name__})") from None
         self.remote_now = remote_time(response.headers) or self.remote_now
-        return response
+        return Reply(response.status_code, response.headers, content, call.what)
+
+    def _in_memory(self, call: _Call) -> Receive:
+        async def receive(response: httpx.Response) -> bytes:
+            chunks, size = [], 0
+            async for chunk in response.aiter_bytes():
+                size += len(chunk)
+                if size > self.policy.body_limit_bytes:
+                    raise too_large(call.what, self.policy.body_limit_bytes)
+                chunks.append(chunk)
+            return b"".join(chunks)
+
+        return receive
+
+    def _refusal(self, call: _Call, reply: Reply, hide: Hide) -> WaybillError:
+        """The error for an answer; it never holds a secret of the request, though the remote may quote it."""
+        asked = retry_after(reply.headers, time.time())
+        location = bare_location(reply.headers.get("location", ""), hide)
+        error = error_for_status(
+            reply.status,
+            call.what,
+            detail=own_words(reply, hide),
+            retry_after=asked,
+            where=self.where,
+            location=location,
+        )
+        if reply.status == 409:
+            return Conflict(str(error), no_effect=True)
+        if reply.status == 429:
+            return Busy(str(error), retry_after=asked, no_effect=True, status=429)
+        return error
 
 
-class Pace:
-    """How fast requests may leave: at once, until the remote asks to slow down; then slower for all, and slowly faster.
-
-    Without it fifty callers, each waiting on its own, would all come back at the same moment and be refused again.
-    """
-
-    def __init__(self, sleep: Callable[[float], Awaitable[None]]):
-        self._sleep = sleep
-        self._gate = asyncio.Lock()
-        self._interval = 0.0
-        self._not_before = 0.0
-        self._last_left = 0.0
-        self._slowed_at = -1.0
-
-    async def turn(self) -> float:
-        """Waits for the caller's turn, and returns when it came (the loop's clock): `learn` wants it back."""
-        clock = asyncio.get_running_loop().time
-        if self._interval == 0.0 and clock() >= self._not_before:
-            return clock()
-        async with self._gate:
-            wait = max(self._not_before, self._last_left + self._interval) - clock()
-            if wait > 0:
-                await self._sleep(wait)
-            self._last_left = clock()
-            return self._last_left
-
-    def learn(self, response: httpx.Response, left_at: float) -> None:
-        """Half as fast again after a 429, and not before its Retry-After; a little faster after anything else."""
-        if response.status_code != 429:
-            self._interval = self._interval * 0.97 if self._interval > 0.002 else 0.0
-            return
-        now = asyncio.get_running_loop().time()
-        asked = retry_after(response.headers, time.time()) or 0.0
-        self._not_before = max(self._not_before, now + min(asked, 60.0))
-        if left_at > self._slowed_at:  # what left before the last change says nothing about the new pace
-            self._interval = min(max(self._interval * 1.5, 0.02), 2.0)
-            self._slowed_at = now
-
-
-def _body(response: httpx.Response, what: str, *, secret: str) -> Any:
-    """The JSON of a success, else the matching error, which never holds `secret`, though the remote may quote it.
-
-    A success that is not JSON leaves the request in doubt; it is no refusal.
-    """
-    if response.is_success:
-        if response.status_code == 204 or not response.content:
-            return None
-        try:
-            return response.json()
-        except ValueError:
-            raise TransientError(f"{what} answered {response.status_code} with something that is not JSON") from None
-    status, asked = response.status_code, retry_after(response.headers, time.time())
-    error = error_for_status(status, what, detail=_detail(response, secret), retry_after=asked)
-    if status == 409:
-        raise Conflict(str(error), no_effect=True)
-    if status == 429:
-        raise Busy(str(error), retry_after=asked, no_effect=True)
-    raise error
-
-
-def _detail(response: httpx.Response, secret: str) -> str:
-    """The remote's own words, shortened and without our credential. An HTML page explains nothing and is not quoted."""
+def _base_url(text: str, name: str) -> httpx.URL:
+    connection = f"connection {name}" if name else "the connection"
     try:
-        said = response.json()
-    except ValueError:
-        return ""
-    words = said.get("detail") or said.get("title") or said.get("message") or "" if isinstance(said, dict) else ""
-    told = str(words).replace(secret, "…") if secret else str(words)
-    return told[:DETAIL_LIMIT]
+        url = httpx.URL(text.rstrip("/"))
+        url.host.encode("idna")  # as the look-up of its address does
+    except (httpx.InvalidURL, ValueError):
+        raise RequestError(f"{connection}: its host is not a URL; give https://HOST/PATH") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise RequestError(f"{connection}: its host is not a URL of http or https; give https://HOST/PATH")
+    if url.userinfo:
+        raise RequestError(f"{connection}: its host holds a user; give login and password in their own fields")
+    return url
 
 
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that Retry-After asks for (it may be a number or a date), None where it is absent or not understood."""
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - (remote_time(headers) or now))
-    except ValueError:
-        return None
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
-def remote_time(headers: Mapping[str, str]) -> float | None:
-    """The remote's clock (epoch seconds) from the Date header."""
-    try:
-        return parsedate_to_datetime(headers["date"]).timestamp()
-    except (KeyError, ValueError):
-        return None
+def _json(reply: Reply) -> Any:
+    return reply.json()
+
+
+def _as_it_is(reply: Reply) -> Reply:
+    return reply

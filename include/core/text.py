@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, quote_plus, urlsplit
+
+Hide = Callable[[str], str]
 
 
 def printable(value: Any, limit: int = 600, *, quotes: bool = True) -> str:
@@ -33,6 +36,18 @@ def is_bare_uri(uri: str) -> bool:
     except ValueError:
         return False
     return bool(parts.scheme and "://" in uri) and not (parts.query or parts.fragment or "@" in parts.netloc)
+
+
+def hiding(secrets: Iterable[str]) -> Hide:
+    """Takes these out of a text, also as they are written in a URL."""
+    forms = {form for secret in secrets if secret for form in (secret, quote(secret, safe=""), quote_plus(secret))}
+
+    def hide(text: str) -> str:
+        for form in sorted(forms, key=len, reverse=True):
+            text = text.replace(form, "…")
+        return text
+
+    return hide
 
 
 def pluralize(count: int, noun: str) -> str:

@@ -53,6 +53,7 @@ class ICAv2Client:
         base_url: str,
         credentials: Credentials,
         *,
+        name: str = "",
         policy: HttpPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -60,7 +61,7 @@ class ICAv2Client:
     ):
         headers = {"Accept": MEDIA_TYPE, "Content-Type": MEDIA_TYPE}
         self.http = HttpClient(
-            base_url, credentials, headers=headers, policy=policy, transport=transport, sleep=sleep, rng=rng
+            base_url, credentials, name=name, headers=headers, policy=policy, transport=transport, sleep=sleep, rng=rng
         )
 
     async def __aenter__(self) -> ICAv2Client:

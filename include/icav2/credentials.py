@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import httpx
-
-from include.core.errors import AuthError, TransientError, error_for_status
+from include.core.credentials import Header
+from include.core.errors import AuthError, Forbidden
+from include.core.http import Credential, HttpClient, usable_secret
+from include.core.http_reply import parse_answer
 
 MEDIA_TYPE = "application/vnd.illumina.v3+json"
 
@@ -23,24 +24,18 @@ class ApiKey:
     key: str = field(repr=False)
     tenant: str | None = None
 
-    async def authorization(self, http: httpx.AsyncClient, *, refresh: bool) -> str:
+    async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
         what = "POST /api/tokens"
         params = {"tenant": self.tenant} if self.tenant else None
-        headers = {"X-API-Key": self.key, "Accept": MEDIA_TYPE}
+        headers = {"X-API-Key": usable_secret(self.key, client.where)}
         try:
-            answer = await http.post("/api/tokens", headers=headers, params=params)
-        except httpx.TransportError as error:
-            raise TransientError(f"{what}: no answer ({type(error).__name__})") from None
-        if (
-            answer.status_code == 403
-        ):  # not `Forbidden`, which concerns one thing only: without a token nothing can be done
-            raise AuthError(f"{what} answered 403. Check the connection's credential.")
-        if not answer.is_success:
-            raise error_for_status(answer.status_code, what)
-        try:
-            return f"Bearer {answer.json()['token']}"
-        except (ValueError, KeyError, TypeError):
-            raise TransientError(f"{what} answered without a token") from None
+            made = await client.write(
+                "/api/tokens", what=what, params=params, headers=headers, secrets=[self.key.strip()], signed=False
+            )
+        except Forbidden:  # concerns one thing only; without a token nothing can be done
+            raise AuthError(f"{what} answered 403. Check the credential of {client.where}.") from None
+        token = parse_answer(lambda answer: str(answer["token"]), made, what)
+        return await Header("Authorization", token, "Bearer").credential(client, refresh=refresh)
 
 
 @dataclass
@@ -49,10 +44,10 @@ class KeptToken:
 
     fetch: Callable[[], Awaitable[str]]
 
-    async def authorization(self, http: httpx.AsyncClient, *, refresh: bool) -> str:
-        token = (await self.fetch()).strip()
-        if not token:
+    async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
+        token = await self.fetch()
+        if not token.strip():
             raise AuthError(
                 "the secret that connection waybill_icav2 names is empty: store the service user's JWT there"
             )
-        return f"Bearer {token}"
+        return await Header("Authorization", token, "Bearer").credential(client, refresh=refresh)

@@ -54,7 +54,7 @@ def aws_conn_id(connection: Connection) -> str:
 def _client(connection: Connection, aws: Connection | None) -> ICAv2Client:
     if not connection.host:
         raise RequestError(f"connection {connection.conn_id} has no host: give https://ica.illumina.com/ica/rest")
-    return ICAv2Client(base_url(connection), _credentials(connection, aws))
+    return ICAv2Client(base_url(connection), _credentials(connection, aws), name=connection.conn_id)
 
 
 def _credentials(connection: Connection, aws: Connection | None) -> Credentials:

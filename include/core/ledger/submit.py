@@ -42,6 +42,8 @@ class AttemptLost(TransientError):
 class InDoubt(TransientError):
     """It is not known yet whether the remote acted. `retry_after`: seconds until asking again can decide it."""
 
+    longest_wait_seconds = float("inf")  # the number is ours
+
 
 @dataclass(frozen=True)
 class RemoteSearch:

@@ -14,7 +14,8 @@ import pytest
 from harness.virtual_time import run_virtual
 from include.core.concurrency import map_by_key
 from include.core.errors import AuthError, Forbidden, NotFound, RemoteError, TransientError, WaybillError
-from include.core.http import Busy, Conflict, HttpClient, HttpPolicy, remote_time, retry_after
+from include.core.http import Busy, Conflict, Credential, HttpClient, HttpPolicy
+from include.core.http_reply import remote_time, retry_after
 
 NOW = "Thu, 01 Jan 2026 00:00:00 GMT"
 Answer = httpx.Response | Exception | float
@@ -96,7 +97,8 @@ def test_a_read_that_never_succeeds_raises_the_last_error_after_its_attempts():
     ("status", "kind", "no_effect"),
     [(400, RemoteError, True), (401, AuthError, True), (403, Forbidden, True), (404, NotFound, True), (409, Conflict, True),
      (422, RemoteError, True), (429, Busy, True), (408, TransientError, False), (500, TransientError, False),
-     (502, TransientError, False), (503, TransientError, False), (302, RemoteError, False)],
+     (502, TransientError, False), (503, TransientError, False), (302, TransientError, False), (407, TransientError, True),
+     (425, TransientError, False), (418, RemoteError, True), (999, TransientError, False)],
 )  # fmt: skip
 def test_a_write_is_sent_once_and_its_error_says_what_is_proved(status, kind, no_effect):
     remote = Remote(refuse(status))
@@ -178,12 +180,12 @@ class Keys:
         self.error = error
         self.seconds = seconds
 
-    async def authorization(self, http: httpx.AsyncClient, *, refresh: bool) -> str:
+    async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
         self.count += 1
         await asyncio.sleep(self.seconds)
         if self.error:
             raise self.error
-        return f"Bearer t{self.count}"
+        return Credential({"Authorization": f"Bearer t{self.count}"}, (f"t{self.count}",))
 
 
 def test_a_refused_credential_is_renewed_once_even_for_a_write_since_401_proves_no_effect():
