@@ -9,6 +9,7 @@ becomes an error without `no_effect`, and the ledger takes it from there. No err
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -27,6 +28,9 @@ from include.core.text import Hide, hiding, printable
 
 T = TypeVar("T")
 
+logging.getLogger("httpx").setLevel(
+    logging.WARNING
+)  # below, its lines hold whole URLs, also those that a store has signed
 SHORT = 8  # a header's value of fewer characters is no secret, and hiding it would spoil messages
 
 
