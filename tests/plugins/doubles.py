@@ -14,11 +14,14 @@ class Run:
     def __init__(self, conf: dict[str, Any] | None = None, run_id: str = RUN_ID):
         self.conf = conf or {}
         self.run_id = run_id
+        self.run_after = "2026-01-02 03:04:05+00:00"
         self.xcoms: dict[tuple[str, str], Any] = {}
         self.states: dict[str, str] = {}
 
     def context(self, task_id: str) -> Any:
-        dag_run = SimpleNamespace(conf=self.conf, start_date="2026-01-02 03:04:05+00:00", run_id=self.run_id)
+        dag_run = SimpleNamespace(
+            conf=self.conf, start_date="2026-01-02 03:04:05+00:00", run_after=self.run_after, run_id=self.run_id
+        )
         return {"ti": TaskInstance(self, task_id), "dag_run": dag_run}
 
     def execute(self, operator: Any) -> Any:

@@ -27,6 +27,7 @@ TABLE = [
     (errors.RemoteError("refused"), FAIL, None),
     (errors.VerificationError("used up"), FAIL, None),
     (errors.Held("held"), FAIL, None),
+    (errors.Cancelled("by a person"), FAIL, None),
     (errors.LedgerError("missing"), FAIL, None),
     (ValueError("a mistake of ours"), DEFAULT, None),
     (ConnectionResetError("of a library"), DEFAULT, None),

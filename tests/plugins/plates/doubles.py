@@ -17,7 +17,11 @@ class Run:
 
     def context(self, task_id: str, map_index: int = -1) -> Any:
         dag_run = SimpleNamespace(
-            conf=self.conf, start_date="2026-01-02", run_id=self.run_id, triggering_user_name=self.triggered_by
+            conf=self.conf,
+            start_date="2026-01-02",
+            run_after="2026-01-02",
+            run_id=self.run_id,
+            triggering_user_name=self.triggered_by,
         )
         ti = TaskInstance(self, task_id, map_index)
         return {"ti": ti, "task_instance": ti, "dag_run": dag_run}
