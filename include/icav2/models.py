@@ -180,9 +180,13 @@ class Destination(Frozen):
 
 
 class CopyPlan(Frozen):
-    """Everything that a run will copy, resolved to ids and sizes. Written once, read by every leg."""
+    """Everything that a run will copy, resolved to ids and sizes. Written once, read by every leg.
+
+    `request_sha256`: of the request that it was made for. Another request under the same run id has another plan.
+    """
 
     destinations: list[Destination]
+    request_sha256: str = ""
 
     @property
     def files(self) -> int:

@@ -53,10 +53,6 @@ class Sender:
         limit = effects.rate_limited_until(rows, self.now)
         if limit is not None:
             return Standing(destination, Phase.WAITING, rules.rate_limited(limit), look_again_at=limit)
-        listed_from = self._listed_from(rows)
-        if listed_from > self.now:
-            why = "another run has just copied to this folder, and its files may not be listed yet"
-            return Standing(destination, Phase.WAITING, why, look_again_at=listed_from)
         there = {} if bare else await look_at(self.context.client, destination)
         proofs = prove(destination, there, use_etag=self.context.settings.use_etag)
         rest = incomplete(destination, proofs)
@@ -64,6 +60,10 @@ class Sender:
             if rows:
                 self._withdraw_unsent(rows, "all its files are there")
             return Standing(destination, Phase.PASSED, "all files are there", rows[-1].external_id if rows else None)
+        listed_from = self._listed_from(rows)
+        if listed_from > self.now:
+            why = "another run has just copied to this folder, and its files may not be listed yet"
+            return Standing(destination, Phase.WAITING, why, look_again_at=listed_from)
         refusal = effects.refused(rows, self.context.owner)
         if refusal:
             return Standing(destination, Phase.FAILED, refusal)
