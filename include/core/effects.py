@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from include.core.errors import (
+    LONGEST_WAIT_SECONDS,
     AuthError,
     ConflictingRequest,
     Forbidden,
@@ -146,10 +147,13 @@ def note_rate_limit(ledger: Ledger, row: Submission, seconds: float | None) -> N
 
 
 def rate_limited_until(rows: Sequence[Submission], now: float) -> float | None:
-    """Until when the remote has asked not to send this submission (ledger time), None where it has not, or that is past."""
+    """Until when the remote has asked not to send this submission (ledger time), None where it has not, or that is past.
+
+    A time that is further away than any that is written today says nothing: else one wrong number closes an effect for ever.
+    """
     last = rows[-1] if rows else None
     until = float(last.detail.get("not_before", 0.0)) if last is not None and last.state == State.RESERVED else 0.0
-    return until if until > now else None
+    return until if now < until <= now + LONGEST_WAIT_SECONDS else None
 
 
 def circuit_open_until(rows: Iterable[Submission], now: float) -> float | None:

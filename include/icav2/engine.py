@@ -197,12 +197,13 @@ class CopyEngine:
 
     def item_messages(self) -> dict[tuple[str, str], str]:
         """ICA's last words about each item that it did not copy in this run, by destination and source."""
-        rows = self.rows()
-        said = {
-            (destination.dest_uri, item.source_uri): rules.reasons_of(rows[destination.key], self.owner, item)
-            for destination in self.plan.destinations
-            for item in destination.items
-        }
+        rows, said = self.rows(), dict[tuple[str, str], list[str]]()
+        for destination in self.plan.destinations:
+            for item in destination.items:
+                place = (destination.dest_uri, item.source_uri)
+                said[place] = rules.reasons_of(rows[destination.key], self.owner, item)
+        if self.settings.stream_small_files:
+            said |= {file.place: why for file, why in SmallFileCopier(self._context, 0.0).reasons(self.plan)}
         return {place: messages[-1] for place, messages in said.items() if messages}
 
     async def final_proofs(self) -> list[Proof]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ class SmallFile:
     @property
     def path(self) -> str:
         return self.destination.path + self.content.path
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Destination and source, as the request spells them."""
+        return self.destination.dest_uri, self.item.source_uri
 
     @property
     def unit(self) -> Item:
@@ -133,6 +138,15 @@ class SmallFileCopier:
             known = part.standings + [copied[one.file.key] for one in part.work] if isinstance(part, _Found) else [part]
             standings.append(_together(replace(batch, target=by_key[key]), known))
         return Progress(standings, self.context.ledger.now())
+
+    def reasons(self, plan: CopyPlan) -> Iterator[tuple[SmallFile, list[str]]]:
+        """Why files could not be copied in this run, for those that could not."""
+        files = [file for destination in plan.destinations for file in small_files(destination)]
+        rows = self._rows(STREAM_KIND, [file.key for file in files])
+        for file in files:
+            found = rules.reasons_of(rows[file.key], self.context.owner, file.unit)
+            if found:
+                yield file, found
 
     def _rows(self, kind: str, keys: Sequence[str]) -> dict[str, list[Submission]]:
         found = self.context.ledger.latest(SYSTEM, kind, keys)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -334,6 +335,26 @@ def test_an_adopted_job_counts_as_the_first():
         assert output["job_list_with_attempt_counter"][0]["job_attempt_counter"] == 6
 
     play(scene, **CALM, overrides=[fate("failed_clean", list(range(1, 50)))])
+
+
+@pytest.mark.parametrize(
+    "other", [{"dag_id": "another_dag"}, {"request_sha256": "posted anew"}, {"task_id": "another"}]
+)
+def test_attempts_are_those_of_one_task_for_one_request_whatever_else_has_the_same_run_id(other):
+    async def scene(world: World) -> None:
+        what = manifest(1)
+        world.seed(what)
+        plan = await world.plan(what)
+        assert phases(await world.run(world.engine(plan, max_resubmissions=1))) == ["failed"]
+        engine = world.engine(plan, max_resubmissions=1)
+        engine.owner = replace(engine.owner, **other)
+        progress = await world.run(engine)
+        assert phases(progress) == ["passed"]
+        output, _ = await told(world, engine, progress)
+        assert output["job_list_with_attempt_counter"][0]["job_attempt_counter"] == 1
+        assert output["job_list_with_attempt_counter"][0]["failed_jobs_list"] == []
+
+    play(scene, **CALM, overrides=[fate("failed_clean", [1, 2])])
 
 
 def test_what_was_proved_once_and_has_gone_since_is_copied_again():

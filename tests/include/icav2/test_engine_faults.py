@@ -301,13 +301,10 @@ def test_a_launch_that_is_told_to_come_later_comes_later(retry_after):
         world.seed(what)
         world.fault("status", LAUNCH, "POST", code=429, retry_after=retry_after, times=1)
         engine = world.engine(await world.plan(what))
-        if isinstance(retry_after, str) and "2099" in retry_after:
-            progress = await engine.act()
-            assert max(s.look_again_at or 0 for s in progress.standings) > world.loop.now() + 1e8
-            return
         assert phases(await world.run(engine)) == ["passed"] * 2
         if isinstance(retry_after, int):
             assert world.loop.time() >= retry_after
+        assert world.loop.time() < 3700, "no remote parks a destination for longer than an hour"
         world.check(what)
 
     play(scene, **CALM)

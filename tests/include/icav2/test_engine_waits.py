@@ -131,3 +131,21 @@ def test_a_job_that_ica_forgets_or_never_ends_does_not_close_its_folder_for_ever
 
     stuck = [Override(destination="/cache/", attempts=[1], outcome=Outcome("failed_partial"), final_status="RUNNING")]
     play(scene, **CALM, overrides=stuck if fate == "endless" else fails(1)["overrides"])
+
+
+def test_a_time_to_wait_that_an_earlier_release_wrote_down_unbounded_does_not_park_a_destination():
+    async def scene(world: World) -> None:
+        what = manifest(2)
+        world.seed(what)
+        plan = await world.plan(what)
+        world.fault("status", LAUNCH, "POST", code=429, retry_after=9_999_999_999)
+        engine = world.engine(plan)
+        progress = await engine.act()
+        assert 0 < progress.look_again_at - world.loop.now() <= 3600.0
+        row = next(row for row in world.submissions() if row.state == State.RESERVED)
+        world.ledger.annotate(row, {"not_before": world.loop.now() + 9_999_999_999}, why="as it was written before")
+        assert phases(await world.run(world.engine(plan, "run2"))) == ["passed", "passed"]
+        assert world.loop.time() < 3600
+        world.check(what)
+
+    play(scene, **CALM)
