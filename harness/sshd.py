@@ -147,11 +147,10 @@ class Sshd:
         if self._server is None:
             return
         with contextlib.suppress(psutil.NoSuchProcess):
-            started = psutil.Process(self._server.pid).children(recursive=True)
+            serving = psutil.Process(self._server.pid).children(recursive=True)
             self._server.kill()
-            for process in started:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            for process in [*serving, *self._commands_running()]:
+                _kill(process)
         self._server.wait(30)
         self._server = None
 
@@ -160,6 +159,15 @@ class Sshd:
         if self._gate is not None:
             self._gate.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _commands_running(self) -> list[psutil.Process]:
+        """Also those whose connection has gone: they are nobody's children any more, but have our folder as their home."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("HOME") == str(self.folder):
+                    found.append(process)
+        return found
 
     def __enter__(self) -> Sshd:
         return self
@@ -189,6 +197,7 @@ class Sshd:
             "PasswordAuthentication": "yes",
             "PrintMotd": "no",
             "LogLevel": "VERBOSE",
+            "SetEnv": f"HOME={self.folder}",  # no start-up files of whoever runs the tests
             **self._settings,
         }
         if self._gate is not None:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,9 @@ class Credential:
     sign: Callable[[httpx.Request, bytes | Path], Mapping[str, str]] | None = field(
         default=None, repr=False, compare=False
     )
+
+
+NO_CREDENTIAL = Credential()
 
 
 def usable_secret(secret: str, where: str, *, ascii_only: bool = True) -> str:
@@ -226,17 +230,18 @@ class HttpClient:
     async def _repeated(self, call: _Call, once: Callable[[], Awaitable[T]]) -> T:
         policy, errors, busy = self.policy, 0, 0
         final = call.options.get("final_after", {})
-        seen: dict[int | None, int] = {}
+        seen = Counter[int]()
         attempts = max(policy.read_attempts, *final.values()) if final else policy.read_attempts
         while True:
             try:
                 return await once()
             except TransientError as error:
-                seen[error.status] = seen.get(error.status, 0) + 1
-                if error.status in final and seen[error.status] >= final[error.status]:
-                    raise RemoteError(
-                        f"{error} The same answer came {seen[error.status]} times, so it is taken as final."
-                    ) from None
+                if error.status is not None and error.status in final:
+                    seen[error.status] += 1
+                    if seen[error.status] >= final[error.status]:
+                        raise RemoteError(
+                            f"{error} The same answer came {seen[error.status]} times, so it is taken as final."
+                        ) from None
                 asked = error.retry_after or 0.0
                 busy += isinstance(error, Busy)
                 errors += not isinstance(error, Busy)
@@ -250,10 +255,11 @@ class HttpClient:
     async def _once(self, call: _Call, receive: Receive | None = None) -> Reply:
         credential = await self._credential_for(call)
         reply, hide = await self._exchange(call, credential, receive)
-        if reply.status == 401 and 401 not in call.answers:
-            fresh = await self._credential_for(call, refused=credential)
-            if fresh != credential:
-                reply, hide = await self._exchange(call, fresh, receive)
+        if reply.status == 401 and 401 not in call.answers and credential is not NO_CREDENTIAL:
+            fresh = await self._credential_for(
+                call, refused=credential
+            )  # also the same again: a gateway may be mistaken
+            reply, hide = await self._exchange(call, fresh, receive)
         if 200 <= reply.status < 300 or reply.status in call.answers:
             return reply
         raise self._refusal(call, reply, hide)
@@ -271,7 +277,7 @@ class HttpClient:
 
     async def _credential_for(self, call: _Call, *, refused: Credential | None = None) -> Credential:
         if self._credentials is None or not call.options.get("signed", True) or not self._is_ours(call):
-            return Credential()
+            return NO_CREDENTIAL
         async with self._login:
             if self._credential is None or self._credential is refused:  # ten calls refused at once need one new token
                 try:
@@ -332,20 +338,17 @@ class HttpClient:
         self.calls += 1
         in_file = receive is not None or "file" in call.options
         whole = max(self.policy.file_seconds, self._silence(call)) if in_file else self._silence(call) * 2
+        answered = False
         try:
             # httpx bounds each read, not their sum: a body of one byte a second would never end.
             async with asyncio.timeout(whole):
                 response = await self._http.send(request, stream=True)
+                answered = True
                 try:
                     taken = receive if receive and response.is_success else self._in_memory(call)
                     content = await taken(response)
                 finally:
                     await response.aclose()
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            why = hide(printable(f"{type(error).__name__}: {error}".removesuffix(": "), 160, quotes=False))
-            raise TransientError(
-                f"{call.what}: no connection to {request.url.host} ({why}); check {self._connection}", no_effect=True
-            ) from None
         except (
             httpx.HTTPError,
             httpx.StreamError,
@@ -354,9 +357,18 @@ class HttpClient:
             ValueError,
             OSError,
         ) as error:
-            raise TransientError(f"{call.what}: no answer from {request.url.host} ({type(error).__name__})") from None
+            raise self._no_answer(call, request, error, hide, answered=answered) from None
         self.remote_now = remote_time(response.headers) or self.remote_now
         return Reply(response.status_code, response.headers, content, call.what)
+
+    def _no_answer(
+        self, call: _Call, request: httpx.Request, error: Exception, hide: Hide, *, answered: bool
+    ) -> TransientError:
+        kind, host = type(error).__name__, request.url.host
+        if answered or not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+            return TransientError(f"{call.what}: no answer from {host} ({kind})")
+        why = hide(printable(f"{kind}: {error}".removesuffix(": "), 160, quotes=False))
+        return TransientError(f"{call.what}: no connection to {host} ({why}); check {self._connection}", no_effect=True)
 
     def _in_memory(self, call: _Call) -> Receive:
         async def receive(response: httpx.Response) -> bytes:

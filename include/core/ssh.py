@@ -10,71 +10,29 @@ becomes an error without `no_effect`, and no command is sent again by itself tha
 from __future__ import annotations
 
 import asyncio
-import importlib
-import ipaddress
 import random
 import shlex
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
 from include.core.concurrency import stop
 from include.core.errors import (
-    AuthError,
     CommandFailed,
     RequestError,
     SshTrouble,
     WaybillError,
     error_for_ssh,
 )
+from include.core.ssh_login import SshTarget, library, login_options, login_trouble, login_turn, reason_of
 from include.core.text import Hide, hiding, printable
 
-LOGINS_AT_ONCE = 8  # of one process; sshd drops connections at random while more than 10 log in (MaxStartups 10:30:100)
 CHUNK_BYTES = 1 << 16
 DETAIL_LIMIT = 300  # characters of a command's error output in one of our messages
 QUOTED = 1 << 14  # how much of it is looked at for that
 SHORT = 8  # a line of input of fewer characters is no secret, and hiding it would spoil messages
-
-_logins = threading.BoundedSemaphore(LOGINS_AT_ONCE)
-
-
-@dataclass(frozen=True)
-class SshTarget:
-    """A host and how to log in there: the fields of an Airflow connection of type ssh.
-
-    `host_key` is the host's own public key, as `ssh-ed25519 AAAA…`; without it the file `known_hosts` must name the host.
-    `no_host_key_check` is for rehearsals, and refused for a host that is not this machine.
-    """
-
-    name: str
-    host: str
-    port: int = 22
-    login: str | None = None
-    password: str = field(default="", repr=False)
-    private_key: str = field(default="", repr=False)
-    key_file: str = ""
-    passphrase: str = field(default="", repr=False)
-    host_key: str = ""
-    known_hosts: str = ""
-    no_host_key_check: bool = False
-
-    @property
-    def where(self) -> str:
-        return f"connection {self.name} ({self.host}{f':{self.port}' if self.port != 22 else ''})"
-
-    def __post_init__(self) -> None:
-        if not self.host:
-            raise RequestError(f"connection {self.name} has no host: give the login host's name")
-        if self.no_host_key_check and not _is_this_machine(self.host):
-            raise RequestError(
-                f"{self.where}: no_host_key_check is for rehearsals on this machine; give the host's key as extra host_key"
-            )
-        if self.no_host_key_check and self.host_key:
-            raise RequestError(f"{self.where}: give host_key or no_host_key_check, not both")
 
 
 @dataclass(frozen=True)
@@ -246,7 +204,7 @@ class SshClient:
 
     async def _open(self, link: _Link, session: _Session, asked: _Command) -> Any:
         """The command's process at the host. Until asyncssh calls `session.opened`, no byte of it has left."""
-        ssh = _library()
+        ssh = library()
         try:
             async with asyncio.timeout(self.policy.connect_seconds):
                 _, process = await link.connection.create_session(session.process, asked.text, encoding=None)
@@ -254,10 +212,10 @@ class SshClient:
             if isinstance(error, TimeoutError):
                 link.retire()
             if not session.left:
-                raise _Ended(SshTrouble.NO_SESSION, _reason(error)) from None
+                raise _Ended(SshTrouble.NO_SESSION, reason_of(error)) from None
             # Also "Session request failed": asyncssh says it of a refusal and of a connection that broke meanwhile.
             trouble = SshTrouble.TIMEOUT if isinstance(error, TimeoutError) else SshTrouble.LOST
-            raise _Ended(trouble, _reason(error)) from None
+            raise _Ended(trouble, reason_of(error)) from None
         return process
 
     # -- the connection -------------------------------------------------------------------------------------------
@@ -271,15 +229,21 @@ class SshClient:
     async def _log_in(self) -> Any:
         if self._options is None:
             # asyncssh takes a second to load, and an encrypted key as long to decrypt: not in a trigger's event loop.
-            self._options = await asyncio.to_thread(_options, self.target, self.policy)
-        ssh = _library()
-        async with _login_turn(self._rng):
+            self._options = await asyncio.to_thread(login_options, self.target)
+        ssh = library()
+        async with login_turn(self._rng):
             self.logins += 1
             try:
                 async with asyncio.timeout(self.policy.connect_seconds):
-                    return await ssh.connect(self.target.host, self.target.port, **self._options)
+                    return await ssh.connect(
+                        self.target.host,
+                        self.target.port,
+                        keepalive_interval=self.policy.keepalive_seconds,
+                        keepalive_count_max=self.policy.keepalive_count,
+                        **self._options,
+                    )
             except (ssh.Error, OSError, ValueError) as error:
-                raise _Ended(_login_trouble(ssh, error), _reason(error)) from None
+                raise _Ended(login_trouble(error), reason_of(error)) from None
 
 
 class _Link:
@@ -334,16 +298,8 @@ class _Session:
 
 
 @cache
-def _library() -> Any:
-    """asyncssh, silent about what it connects to and runs: it would log whole commands."""
-    ssh = importlib.import_module("asyncssh")
-    ssh.set_log_level("ERROR")
-    return ssh
-
-
-@cache
 def _process_class() -> Any:
-    ssh = _library()
+    ssh = library()
 
     class Process(ssh.SSHClientProcess):  # type: ignore[misc, name-defined]
         def __init__(self, session: _Session):
@@ -367,7 +323,7 @@ def _process_class() -> Any:
 
 async def _talk(process: Any, session: _Session, asked: _Command) -> CommandReply:
     """Gives the command its input and takes its output, to its end."""
-    ssh = _library()
+    ssh = library()
     room = [asked.limit_bytes]
     readers = [asyncio.ensure_future(_taken(stream, room)) for stream in (process.stdout, process.stderr)]
     try:
@@ -381,7 +337,7 @@ async def _talk(process: Any, session: _Session, asked: _Command) -> CommandRepl
     except (ssh.Error, OSError) as error:
         if isinstance(error, TimeoutError):
             raise
-        raise _Ended(SshTrouble.LOST, _reason(error)) from None
+        raise _Ended(SshTrouble.LOST, reason_of(error)) from None
     finally:
         await stop(readers)
     return _judged(process, session, asked, CommandReply(stdout, stderr, -1))
@@ -433,95 +389,3 @@ def _shell(command: str | Sequence[str], what: str) -> str:
     if not text or "\0" in text:
         raise RequestError(f"{what}: the command is empty or holds a zero byte")
     return text
-
-
-def _options(target: SshTarget, policy: SshPolicy) -> dict[str, Any]:
-    """What asyncssh is given to log in; nothing is taken from this machine's own settings of ssh, nor from an agent."""
-    ssh = _library()
-    try:
-        key = (
-            ssh.import_private_key(_pem(target.private_key), target.passphrase or None) if target.private_key else None
-        )
-        keys = (
-            [key]
-            if key
-            else [ssh.read_private_key(target.key_file, target.passphrase or None)]
-            if target.key_file
-            else []
-        )
-    except (ValueError, OSError) as error:
-        raise AuthError(
-            f"{target.where}: its private key cannot be read ({type(error).__name__}); give a key in PEM or OpenSSH form as "
-            "extra private_key, and its passphrase as private_key_passphrase"
-        ) from None
-    return {
-        "username": target.login or (),
-        "password": target.password.strip("\r\n") or None,
-        "client_keys": keys or None,
-        "known_hosts": _known_hosts(target),
-        "keepalive_interval": policy.keepalive_seconds,
-        "keepalive_count_max": policy.keepalive_count,
-        "config": None,
-        "agent_path": None,
-    }
-
-
-def _pem(text: str) -> str:
-    return text.replace("\r\n", "\n").strip() + "\n"
-
-
-def _known_hosts(target: SshTarget) -> Any:
-    """What the host's key is compared with, None for no comparison."""
-    ssh = _library()
-    if target.no_host_key_check:
-        return None
-    if target.host_key:
-        parts = target.host_key.split()
-        kind = next((index for index, part in enumerate(parts) if part.startswith(("ssh-", "ecdsa-", "sk-"))), None)
-        text = (
-            " ".join(parts[kind : kind + 2]) if kind is not None else f"ssh-rsa {parts[0]}"
-        )  # as the provider reads it
-        try:
-            return [ssh.import_public_key(text)], [], []
-        except ValueError:
-            raise AuthError(f"{target.where}: its host_key is no public key; give it as ssh-ed25519 AAAA…") from None
-    file = Path(target.known_hosts or "~/.ssh/known_hosts").expanduser()
-    if not file.is_file():
-        raise AuthError(
-            f"{target.where} names no key of the host, and {printable(str(file))} does not exist: give the extra host_key, as "
-            "ssh-ed25519 AAAA… (ssh-keyscan shows it; compare it with what the host's administrator says)"
-        )
-    return str(file)
-
-
-def _login_trouble(ssh: Any, error: Exception) -> SshTrouble:
-    if isinstance(error, ssh.HostKeyNotVerifiable):
-        return SshTrouble.HOST_KEY
-    if isinstance(error, ssh.KeyExchangeFailed) and "host key" in str(error):
-        return SshTrouble.HOST_KEY
-    if isinstance(error, (ssh.PermissionDenied, ssh.IllegalUserName)):
-        return SshTrouble.LOGIN
-    return SshTrouble.NOT_CONNECTED
-
-
-def _reason(error: Exception) -> str:
-    name, text = type(error).__name__, printable(str(error), 160, quotes=False)
-    return f"{name}: {text}" if text and isinstance(error, (OSError, _library().Error)) else name
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-@asynccontextmanager
-async def _login_turn(rng: random.Random) -> AsyncIterator[None]:
-    """One of the few logins that this process makes at once, whatever event loops it has."""
-    while not _logins.acquire(blocking=False):
-        await asyncio.sleep(0.02 + 0.06 * rng.random())
-    try:
-        yield
-    finally:
-        _logins.release()

@@ -15,7 +15,7 @@ ran, *after commit* that it did everything and only its end did not arrive.
 | slow_body | seconds, chunks (20) | its output as a trickle | yes |
 | non_json | code (0), body | `body`, or the banner of a host in maintenance, in place of its output | no |
 | outage | seconds | closed connection at every command for that time | no |
-| cut_output | options `keep` (bytes), `drop` | the first bytes of its output; then its end, or with `drop` a closed connection | yes |
+| cut_output | options `keep` (bytes), `drop` | the first bytes of its output, then its end or a closed connection | yes |
 
 Invariant: a plan is a value. Whoever runs commands (the real sshd's harness, a simulated cluster) carries it out.
 """

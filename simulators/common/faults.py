@@ -25,6 +25,8 @@ it commits, combine with one of the above, and take their parameters from `optio
 | icav2 | cut_upload | | half of what was uploaded to a signed URL is kept |
 | s3 | flip_bit | | the object that was written has one other bit at rest: same size, same ETag, no error |
 
+Commands over SSH suffer the same faults, and one more: see `simulators.common.commands`.
+
 A rule chooses its requests by:
 
 | field | matches |

@@ -118,6 +118,16 @@ def test_a_rate_limit_is_written_down_for_whoever_looks_next(ledger: Ledger):
     assert ledger.get(sent.id).detail["not_before"] == now + 90.0
 
 
+def test_a_rate_limit_of_three_centuries_is_an_hour_also_where_it_is_stored_already(ledger: Ledger):
+    reserved = ledger.open(intent())
+    effects.note_rate_limit(ledger, reserved, 9999999999.0)
+    rows, now = [ledger.get(reserved.id)], ledger.now()
+    assert effects.rate_limited_until(rows, now) == now + 3600.0
+    assert effects.rate_limited_until(rows, now + 3600.0) is None
+    of_before = row(1, S.RESERVED, detail={"not_before": now + 9999999999.0})
+    assert effects.rate_limited_until([of_before], now) is None
+
+
 @pytest.mark.parametrize(("ages", "until"), [([1, 2, 3, 4], None), ([1, 2, 3, 4, 5], 159.0), ([1, 2, 3, 4, 61], None)])
 def test_the_circuit_is_open_for_a_minute_after_the_last_of_many_failures(ages: list[float], until: float | None):
     rows = [row(n, S.FAILED, closed_at=100.0 - age) for n, age in enumerate(ages)]

@@ -271,12 +271,14 @@ def test_a_credential_that_no_header_can_carry_is_refused_by_the_connections_nam
     assert world.echo.calls == []
 
 
-def test_a_401_names_connection_and_host_and_a_credential_that_cannot_change_is_not_sent_again(world: World):
+def test_a_401_is_asked_once_more_and_names_connection_and_host(world: World):
     world.fault("status", code=401, times=None)
     error = world.failure(lambda client: client.write("/x", what="asking"), Header("Api-Key", SECRET))
     assert isinstance(error, AuthError)
     assert "Check the credential of connection waybill_echo (127.0.0.1:" in str(error)
-    assert len(world.echo.journal.entries("request")) == 1
+    assert len(world.echo.journal.entries("request")) == 2
+    world.failure(lambda client: client.write("/x", what="asking"))
+    assert len(world.echo.journal.entries("request")) == 3
 
 
 def test_a_refused_connection_names_connection_and_reason(world: World):

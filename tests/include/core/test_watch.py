@@ -116,6 +116,12 @@ def test_only_a_full_success_restores_the_budget():
     assert end.kind == "deadline"
 
 
+def test_a_remote_that_asks_for_three_centuries_is_looked_at_again_after_an_hour():
+    _, looks, _ = watching(trouble(TransientError("busy", retry_after=9999999999.0), 80.0))
+    longest = max(after - before for before, after in pairwise(looks))
+    assert 3600.0 <= longest < 3700.0
+
+
 def test_retry_after_is_kept_to_but_not_beyond_the_deadline():
     _, looks, _ = watching(trouble(TransientError("busy", retry_after=90.0), 80.0))
     assert looks == [0.0, 90.0]

@@ -10,7 +10,7 @@ import pytest
 
 from harness.icav2.ica_world import SOURCE, TARGET, World, play
 from include.core.errors import AuthError, Forbidden, NotFound, RemoteError, TransientError
-from include.core.http import HttpPolicy
+from include.core.http import Credential, HttpPolicy
 from include.icav2.client import PAGE_SIZE, ICAv2Client, _chunks
 from include.icav2.credentials import ApiKey, KeptToken
 from include.icav2.folders import ancestors, ensure_folders
@@ -188,7 +188,8 @@ def test_a_kept_token_is_fetched_again_when_it_is_refused():
     async def scene(world: World) -> None:
         world.sim.seed_project(SOURCE)
         await world.client.list_folder(SOURCE, "/")
-        token = str(world.client.http._authorization).removeprefix("Bearer ")
+        assert world.client.http._credential is not None
+        token = world.client.http._credential.headers["Authorization"].removeprefix("Bearer ")
         kept, fetched = [f"{token}\n"], []
 
         async def fetch() -> str:
@@ -196,7 +197,7 @@ def test_a_kept_token_is_fetched_again_when_it_is_refused():
             return kept[0]
 
         world.client.http._credentials = KeptToken(fetch)
-        world.client.http._authorization = "Bearer old"
+        world.client.http._credential = Credential({"Authorization": "Bearer old"})
         await world.client.list_folder(SOURCE, "/")
         assert len(fetched) == 1
         kept[0] = " "

@@ -934,7 +934,7 @@ def test_a_wrong_key_stops_everything_before_anything_is_sent():
         world.sim.tokens.add_user("service", "another-key")
         with pytest.raises(AuthError) as caught:
             await world.run(world.engine(plan))
-        assert "Check the connection's credential" in str(caught.value)
+        assert "Check the credential of the connection" in str(caught.value)
         assert "rehearsal-key" not in str(caught.value)
         assert world.jobs() == []
 

@@ -16,6 +16,8 @@ RETRY, FAIL, DEFAULT = RetryAction.RETRY, RetryAction.FAIL, RetryAction.DEFAULT
 TABLE = [
     (errors.TransientError("busy"), RETRY, None),
     (errors.TransientError("busy", retry_after=42), RETRY, timedelta(seconds=42)),
+    (errors.TransientError("busy", retry_after=9999999999), RETRY, timedelta(hours=1)),
+    (errors.CommandFailed("exit status 1"), RETRY, None),
     (AttemptLost("another worker"), RETRY, timedelta(seconds=1)),
     (InDoubt("not found yet", retry_after=90), RETRY, timedelta(seconds=90)),
     (errors.QuotaExceeded("full", available_at=0.0), RETRY, timedelta(seconds=60)),
