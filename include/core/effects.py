@@ -25,7 +25,7 @@ from include.core.errors import (
     TransientError,
     WaybillError,
 )
-from include.core.ledger import Ledger, State, Submission
+from include.core.ledger import Ledger, Owner, State, Submission
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -97,9 +97,9 @@ class Progress(Generic[K]):
 # -- attempts ---------------------------------------------------------------------------------------------------------
 
 
-def of_run(rows: Sequence[Submission], run_id: str) -> list[Submission]:
-    """The rows that this run submitted or adopted."""
-    return [row for row in rows if run_id in row.runs]
+def of_owner(rows: Sequence[Submission], owner: Owner) -> list[Submission]:
+    """The rows that this task submitted or adopted, for this request."""
+    return [row for row in rows if row.belongs_to(owner)]
 
 
 def was_sent(row: Submission) -> bool:
@@ -112,26 +112,26 @@ def may_be_running(rows: Sequence[Submission]) -> bool:
     return bool(rows) and rows[-1].state in (State.SENDING, State.SENT, State.IN_DOUBT)
 
 
-def resubmissions(rows: Sequence[Submission], run_id: str, covers: Covers) -> int:
-    """How many covering submissions have failed in this run. The first launch and an adopted job count alike."""
-    return sum(1 for row in of_run(rows, run_id) if row.state in ENDED_BADLY and covers(row))
+def resubmissions(rows: Sequence[Submission], owner: Owner, covers: Covers) -> int:
+    """How many covering submissions have failed for this task and request. The first launch and an adopted job count alike."""
+    return sum(1 for row in of_owner(rows, owner) if row.state in ENDED_BADLY and covers(row))
 
 
-def failed_jobs(rows: Sequence[Submission], run_id: str, covers: Covers) -> list[str]:
-    """The remote ids of this run's covering jobs that failed or were superseded, in order."""
-    bad = [row for row in of_run(rows, run_id) if row.state in ENDED_BADLY]
+def failed_jobs(rows: Sequence[Submission], owner: Owner, covers: Covers) -> list[str]:
+    """The remote ids of its covering jobs that failed or were superseded, in order."""
+    bad = [row for row in of_owner(rows, owner) if row.state in ENDED_BADLY]
     return [row.external_id for row in bad if row.external_id and covers(row)]
 
 
-def sent_after(rows: Sequence[Submission], run_id: str, row: Submission) -> bool:
-    """Whether this run has really sent, or adopted, another generation after `row`."""
-    return any(was_sent(later) for later in of_run(rows, run_id) if later.generation > row.generation)
+def sent_after(rows: Sequence[Submission], owner: Owner, row: Submission) -> bool:
+    """Whether this task has really sent, or adopted, another generation after `row`."""
+    return any(was_sent(later) for later in of_owner(rows, owner) if later.generation > row.generation)
 
 
-def refused(rows: Sequence[Submission], run_id: str) -> str | None:
-    """Why the remote permanently refused this run's last submission, None where it did not."""
+def refused(rows: Sequence[Submission], owner: Owner) -> str | None:
+    """Why the remote permanently refused this task's last submission, None where it did not."""
     last = rows[-1] if rows else None
-    if last is not None and last.state == State.REJECTED and last.owner.run_id == run_id:
+    if last is not None and last.state == State.REJECTED and last.owner.is_same(owner):
         return str(last.detail.get("refusal", "the remote refused it"))
     return None
 
