@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from include.core.ledger import Ledger, Owner, Probe, Submission
 from include.icav2.client import ICAv2Client
 from include.icav2.job_search import JobSearch
-from include.icav2.models import Destination, Item, Proof, Verdict
+from include.icav2.models import Data, Destination, Item, Proof, Verdict
 from include.icav2.plan import look_at
 from include.icav2.rules import CopySettings
 from include.icav2.verify import incomplete, prove
@@ -43,11 +43,14 @@ class CopyContext:
     def search(self) -> JobSearch:
         return JobSearch(self.client, self.ledger, self.settings)
 
-    async def proofs(self, destination: Destination, *, allow_listing_lag: bool = False) -> list[Proof]:
+    async def proofs(
+        self, destination: Destination, *, allow_listing_lag: bool = False, seen: Iterable[Data] = ()
+    ) -> list[Proof]:
         """What the destination holds now. `allow_listing_lag`: a job says that it succeeded, so its files get
-        time to be listed."""
+        time to be listed. `seen`: what was looked at by its id, which does not lag."""
         for last in (False, False, True):
-            proofs = prove(destination, await look_at(self.client, destination), use_etag=self.settings.use_etag)
+            there = await look_at(self.client, destination) | {data.path: data for data in seen}
+            proofs = prove(destination, there, use_etag=self.settings.use_etag)
             lagging = any(proof.verdict in (Verdict.MISSING, Verdict.PARTIAL) for proof in proofs)
             if not (allow_listing_lag and lagging) or last:
                 break

@@ -5,18 +5,20 @@ Invariant: a job's status says when to look, the destination says what is true.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from include.core.concurrency import map_by_key
 from include.core.effects import Phase, Standing
 from include.core.errors import Held, NotFound
 from include.core.ledger import State, Submission, resolve
 from include.core.ledger.submit import held_message
 from include.icav2 import rules
+from include.icav2.client import BatchItem
 from include.icav2.context import CopyContext, ids_of
 from include.icav2.job_search import SKIP_DOES_NO_HARM
-from include.icav2.models import Destination, Job, JobStatus
+from include.icav2.models import Data, Destination, Job, JobStatus
 from include.icav2.rules import CopyStanding
 from include.icav2.verify import incomplete
 
@@ -78,7 +80,7 @@ class Reconciler:
         for row in [row for row in rows if rules.not_seen_to_end(row)]:
             job = jobs.get(row.external_id or "")
             if job is not None and job.ended:
-                facts = await self._facts(destination, row, job)
+                facts = self._facts(row, job, await self._items(destination, row, job))
                 self.context.ledger.annotate(row, facts, why=f"the superseded job has ended {job.status}")
                 continue
             gone = job is None and self.now > (row.closed_at or self.now) + self.context.settings.doubt_seconds
@@ -87,16 +89,30 @@ class Reconciler:
                 last = {"job_finished": row.closed_at if gone else self.now, "taken_to_have_ended": True}
                 self.context.ledger.annotate(row, last, why=f"{why}: it is taken to have ended")
 
-    async def _facts(self, destination: Destination, row: Submission, job: Job, *, ask: bool = True) -> dict[str, Any]:
-        """What is kept of a job that has ended. `ask`: also what its batch says (it may be hidden: then nothing)."""
-        batch_id = str(row.detail.get("batch_id") or job.subject_id)
+    async def _items(self, destination: Destination, row: Submission, job: Job) -> list[BatchItem]:
+        """What the batch of a job says of its items; nothing where it is hidden."""
         try:
-            items = await self.context.client.batch_items(destination.project_id, batch_id) if ask else []
+            return await self.context.client.batch_items(destination.project_id, _batch_id(row, job))
         except NotFound:
-            items = []
+            return []
+
+    async def _seen(self, destination: Destination, ids: Sequence[str | None]) -> list[Data]:
+        """Files that a job says it made, each asked for by its id: a listing may lag behind, this does not."""
+
+        async def ask(data_id: str) -> Data | None:
+            try:
+                return await self.context.client.data(destination.project_id, data_id)
+            except NotFound:
+                return None
+
+        found = await map_by_key([data_id for data_id in ids if data_id], ask)
+        return [data for data in found.values() if data is not None and not data.is_folder]
+
+    def _facts(self, row: Submission, job: Job, items: Sequence[BatchItem]) -> dict[str, Any]:
+        """What is kept of a job that has ended, and of what its batch says."""
         failed = {item.data_id: item.message for item in items if item.status != "COPIED"}
         return {
-            "batch_id": batch_id,
+            "batch_id": _batch_id(row, job),
             "job_created": job.created,
             "job_finished": job.finished or self.context.client.http.remote_now or self.context.ledger.now(),
             "job_status": job.status,
@@ -114,8 +130,13 @@ class Reconciler:
         missing = ids_of(incomplete(destination, proofs))
         theirs = set(row.detail.get("data_ids", []))
         foreign = theirs - ids_of(destination.items)
+        items = await self._items(destination, row, job) if theirs & missing else []
+        not_listed = [item.created_id for item in items if item.status == "COPIED" and item.data_id in missing]
+        if not_listed:
+            seen = await self._seen(destination, not_listed)
+            missing = ids_of(incomplete(destination, await self.context.proofs(destination, seen=seen)))
         done = not theirs & missing and (not foreign or job.status == JobStatus.SUCCEEDED)
-        facts = await self._facts(destination, row, job, ask=not done)
+        facts = self._facts(row, job, items)
         if not missing:
             facts["complete_for"] = rules.digest_of(destination)
         why = f"job {job.status}, {'all' if done else 'not all'} of its files proved"
@@ -140,3 +161,7 @@ class Reconciler:
         why = f"stuck for {minutes:g} min; {SKIP_DOES_NO_HARM}"
         self.context.ledger.move(row, State.SUPERSEDED, why=why, detail={"stuck": True})
         return None
+
+
+def _batch_id(row: Submission, job: Job) -> str:
+    return str(row.detail.get("batch_id") or job.subject_id)
