@@ -9,9 +9,6 @@ from include.core.ledger import Ledger, State, Submission
 IN_DOUBT_SECONDS = 3600.0  # a younger row in doubt is still being searched for by the task that sent it
 
 
-WHO = "waybill_maintenance"
-
-
 # Cancels the job of a SENT row by its exact id and waits until the remote has ended it; then it moves the row, since only it
 # knows how the job ended. Returns what it did, as a sentence. Must bear being called again for a row it did not finish.
 Canceller = Callable[[Ledger, Submission], str]
@@ -30,10 +27,6 @@ def long_in_doubt(book: Ledger) -> list[Submission]:
 
 def carry_out(book: Ledger, row: Submission) -> str:
     """Does what can be done about one cancellation request, and says what that was."""
-    if row.state == State.RESERVED:
-        row = book.move(row, State.CANCELLED, why="cancelled before anything was sent", who=WHO)
-        if row.state == State.CANCELLED:
-            return f"{line(row)}: nothing had been sent, and nothing will be"
     if row.state != State.SENT:
         return f"{line(row)}: it stays, since whether there is a job is not known: that must be resolved first"
     cancel = CANCELLERS.get(row.system)

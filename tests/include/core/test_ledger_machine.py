@@ -263,6 +263,7 @@ class Workers(RuleBasedStateMachine):
             return
         try:
             self.dead += self.at_work.values()
+            self.clock.at = max(self.clock.at, self.ledger.now())  # the host's clock is put right
             self.pass_time(10 * (VISIBILITY_WINDOW + TIMEOUT), "hidden")
             self.pass_time(VISIBILITY_WINDOW, "lost")
             for _ in range(8):

@@ -16,7 +16,7 @@ from operators.common.base import WaybillRetry
 from operators.common.maintenance import CancellationsOperator, CheckLedgerOperator, ListInDoubtOperator
 
 from include.core.errors import LedgerError, RemoteError, TransientError
-from include.core.ledger import Intent, Ledger, Owner, State, Submission, ledger_url, upkeep, verify
+from include.core.ledger import Intent, Ledger, Owner, State, Submission, ledger_url, upkeep
 from include.core.receipt import LedgerHead, Receipt
 from tests.plugins.conftest import Connect
 from tests.plugins.doubles import Run
@@ -217,13 +217,9 @@ def test_a_job_at_a_system_that_cannot_cancel_stays_for_the_next_run(ledger: Led
     assert (ledger.get(row.id), ledger.head()) == (row, head), "not a thing was written"
 
 
-def test_what_was_never_sent_is_closed_and_the_ledger_stays_whole(ledger: Ledger):
-    row = at(ledger, State.RESERVED, wished=True)
-    _, (told,) = execute(CancellationsOperator)
-    assert "nothing had been sent" in told
-    assert ledger.get(row.id).state == State.CANCELLED
-    assert ledger.event_bodies(row.id)[-1]["who"] == "waybill_maintenance"
-    assert verify(ledger).problems == []
+def test_what_was_never_sent_needs_no_maintenance(ledger: Ledger):
+    row = at(ledger, State.RESERVED)
+    assert ledger.request_cancel(row, who="amy", why="not wanted").state == State.CANCELLED
     assert execute(CancellationsOperator)[1] == []
 
 
@@ -280,15 +276,3 @@ def test_one_that_cannot_be_cancelled_now_does_not_stop_the_others_and_the_task_
         "busy": State.SENT,
         "easy": State.CANCELLED,
     }
-
-
-def test_a_row_that_was_sent_after_all_is_not_called_unsent(ledger: Ledger):
-    sending = at(ledger, State.IN_DOUBT)
-    row = ledger.move(sending, State.RESERVED, why="thought absent")
-    row = ledger.request_cancel(row, who="amy", why="not wanted")
-    seen = ledger.get(row.id)
-    ledger.record_sent(sending, "job-late", why="a late answer")
-    told = upkeep.carry_out(ledger, seen)
-    assert "job job-late" in told
-    assert "nothing can be cancelled at icav2" in told
-    assert ledger.get(row.id).state == State.SENT
