@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from include.core.ledger import Ledger, Owner, Probe, Submission
+from include.core.ledger import Intent, Ledger, Owner, Probe, State, Submission, resolve
+from include.icav2 import rules
 from include.icav2.client import ICAv2Client
 from include.icav2.job_search import JobSearch
 from include.icav2.models import Data, Destination, Item, Proof, Verdict
@@ -64,8 +65,38 @@ class CopyContext:
 
         return self.search.probe(destination, verified)
 
+    def may_live(self, row: Submission, now: float) -> bool:
+        """Whether another task's worker may be sending this right now. Our own task's can only be one that died."""
+        young = row.accept_deadline is not None and now < row.accept_deadline
+        return row.state == State.SENDING and young and not row.owner.is_same(self.owner)
+
+    async def find_out(self, row: Submission, probe: Probe) -> Submission:
+        """What has become of a submission whose answer is missing. Raises InDoubt, Held."""
+        if row.state == State.SENDING:
+            row = self.ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
+        return await resolve(self.ledger, row, probe) if row.state == State.IN_DOUBT else row
+
+    def withdraw_unsent(
+        self, rows: list[Submission], now: float, *, instead: Intent | None = None, why: str = "something else is sent"
+    ) -> int:
+        """An intent that never left (a dead run's, or an older plan's) makes room, unless it is the same as `instead`. Whoever
+        is faster wins; nobody loses. One that a worker is clearing the ground for is left to it.
+
+        Returns the newest generation of which the look after `rows` were read saw what became of it.
+        """
+        last = rows[-1] if rows else None
+        unsent = last is not None and last.state == State.RESERVED and claimed_until(last) <= now
+        if last is not None and unsent and (instead is None or last.payload_sha256 != instead.payload_sha256):
+            rows = [*rows[:-1], self.ledger.move(last, State.CANCELLED, why=f"never sent: {why}")]
+        return rules.seen_generation(rows)
+
     def stuck_at(self, row: Submission) -> float:
         return (row.sending_at or row.reserved_at) + self.settings.job_timeout_seconds
+
+
+def claimed_until(row: Submission) -> float:
+    """Until when a worker clears the ground for a submission (ledger time)."""
+    return float(row.detail.get("claimed_until", 0.0))
 
 
 def ids_of(items: Iterable[Item]) -> set[str]:

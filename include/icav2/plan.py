@@ -115,13 +115,13 @@ async def look_at(client: ICAv2Client, destination: Destination) -> dict[str, Da
 async def occupied(
     client: ICAv2Client,
     plan: CopyPlan,
-    created: Callable[[], Mapping[str, set[str]]],
+    created: Callable[[Mapping[str, set[str]]], Mapping[str, set[str]]],
     *,
     refuse_unmanaged: bool,
     use_etag: bool,
 ) -> list[str]:
-    """Why destinations cannot be used as they are. `created` gives the names that this ledger created, by destination key;
-    it is asked after the look, since another run may place files meanwhile.
+    """Why destinations cannot be used as they are. `created` gives the names that this ledger created, by destination key,
+    given those of the files that lie there; it is asked after the look, since another run may place files meanwhile.
 
     An unmanaged file with the name of ours and other content is always refused: SKIP would keep it in silence.
     """
@@ -133,7 +133,8 @@ async def occupied(
             return None
 
     listings = await map_by_key(range(len(plan.destinations)), look)
-    names, problems = created(), list[str]()
+    listed = {d.key: _files_in(d, listings[index] or {}) for index, d in enumerate(plan.destinations)}
+    names, problems = created(listed), list[str]()
     for index, destination in enumerate(plan.destinations):
         there = listings[index]
         if there is None:
@@ -142,6 +143,10 @@ async def occupied(
             mine = names.get(destination.key, set())
             problems += _occupants(destination, there, mine, refuse_unmanaged=refuse_unmanaged, use_etag=use_etag)
     return problems
+
+
+def _files_in(destination: Destination, there: Mapping[str, Data]) -> set[str]:
+    return {d.name for d in there.values() if not d.is_folder and d.path == destination.path + d.name}
 
 
 def _occupants(

@@ -12,7 +12,7 @@ from typing import Any
 from include.core.concurrency import map_by_key
 from include.core.effects import Phase, Standing
 from include.core.errors import Held, NotFound
-from include.core.ledger import State, Submission, resolve
+from include.core.ledger import State, Submission
 from include.core.ledger.submit import held_message
 from include.icav2 import rules
 from include.icav2.client import BatchItem
@@ -37,11 +37,11 @@ class Reconciler:
         await self._note_ends(destination, rows, jobs)
         row = rows[-1] if rows else None
         if row is not None and row.state in (State.SENDING, State.IN_DOUBT):
-            if self._being_sent(row):
+            if self.context.may_live(row, self.now):
                 until = rules.clock(row.accept_deadline or self.now)
                 why = f"a worker of run {row.owner.run_id} is sending to this folder, or was lost while it did; until {until}"
                 return Standing(destination, Phase.WAITING, why, look_again_at=row.accept_deadline)
-            row = await self._find_out(destination, row)
+            row = await self.context.find_out(row, self.context.probe(destination))
             if row.state == State.SENT:  # just found: look at it with the next listing
                 return Standing(destination, Phase.RUNNING, "found again", row.external_id, self.now)
         if row is not None and row.state == State.HELD:
@@ -59,20 +59,6 @@ class Reconciler:
         if self.now < stuck_at:
             return Standing(destination, Phase.RUNNING, job.status if job else "not listed", row.external_id, stuck_at)
         return await self._stuck(destination, rows, row)
-
-    def _being_sent(self, row: Submission) -> bool:
-        """Another run's sender is left alone for as long as it may live. Our own run's can only be one that died."""
-        young = row.accept_deadline is not None and self.now < row.accept_deadline
-        return row.state == State.SENDING and young and not row.owner.is_same(self.context.owner)
-
-    async def _find_out(self, destination: Destination, row: Submission) -> Submission:
-        if row.state == State.SENDING:
-            row = self.context.ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
-        return (
-            await resolve(self.context.ledger, row, self.context.probe(destination))
-            if row.state == State.IN_DOUBT
-            else row
-        )
 
     async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:
         """A superseded job that has ended writes no more: from now on what it left may be cleaned up. One that ICA does not

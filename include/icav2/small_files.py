@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from include.core.http import Busy
 from include.core.ledger import (
     DuplicateSafe,
     Intent,
+    Ledger,
     Probe,
     RemoteSearch,
     SendFence,
@@ -40,7 +41,7 @@ from include.icav2.folders import Place, ensure_folders
 from include.icav2.manifest import parse_uri
 from include.icav2.models import Content, CopyPlan, Data, Destination, Item, Verdict
 from include.icav2.plan import look_at
-from include.icav2.rules import KIND, SYSTEM, CopyStanding
+from include.icav2.rules import KIND, SYSTEM, CopyStanding, names_we_created
 from include.icav2.verify import judge, partial_files, prove, single_part
 
 STREAM_KIND = "copy_stream"
@@ -179,6 +180,7 @@ class SmallFileCopier:
         if one.last is not None and one.last.state in UNDER_WAY:
             return None
         if one.verdict(self.context.settings.use_etag) == Verdict.OK:
+            self.context.withdraw_unsent(one.rows, self.now, why="the file is there")
             return Standing(one.file, Phase.PASSED)
         limit = effects.rate_limited_until(one.rows, self.now)
         if limit is not None:
@@ -238,20 +240,36 @@ class SmallFileCopier:
         return await map_by_key(work, copy, AT_ONCE)
 
     async def _copy(self, one: _Missing, folders: Mapping[Place, str | WaybillError]) -> FileStanding:
-        file, row = one.file, one.last
-        if row is None or row.state != State.SENT:
-            if row is not None and row.state == State.HELD:
-                raise Held(held_message(row))
-            row = await self._make(one, folders)
+        under_way = one.last is not None and one.last.state in UNDER_WAY
+        row = await (self._settled(one) if under_way else self._make(one, folders))
+        if isinstance(row, Standing):
+            return row
         if row.state != State.SENT:
-            return Standing(file, Phase.WAITING, "another worker's copy", look_again_at=self.now)
+            return Standing(one.file, Phase.WAITING, "another worker's copy", look_again_at=self.now)
         if not row.belongs_to(self.context.owner):
             row = self.context.ledger.attach(row, self.context.owner)
-        return await self._fill(file, row)
+        return await self._fill(one.file, row)
+
+    async def _settled(self, one: _Missing) -> Submission | FileStanding:
+        """What has become of a submission that was not closed when it was read."""
+        file, row = one.file, one.last
+        if row is None or row.state == State.HELD:
+            raise Held(held_message(row) if row else file.key)
+        until = self._left_to_another(row)
+        if until is not None:
+            who = f"run {row.owner.run_id} is copying {file.content.path}, or was lost while it did"
+            return Standing(file, Phase.WAITING, f"{who}; until {rules.clock(until)}", look_again_at=until)
+        row = await self.context.find_out(row, self._probe(file))
+        if row.state == State.SENT and row.payload_sha256 != self._intent(file).payload_sha256:
+            why = "left unfinished, and another content is to be there now"
+            row = self.context.ledger.move(row, State.FAILED, why=why)
+        if row.state == State.SENT:
+            return row
+        return Standing(file, Phase.WAITING, "it is looked at again", look_again_at=self.now)
 
     async def _make(self, one: _Missing, folders: Mapping[Place, str | WaybillError]) -> Submission:
         """Makes the file at its destination, PARTIAL and empty, once."""
-        file, context = one.file, self.context
+        file, context, intent = one.file, self.context, self._intent(one.file)
         place = (file.destination.project_id, _folder(file.path))
         folder = None if place[1] == "/" else folders[place]
         if isinstance(folder, WaybillError):
@@ -259,11 +277,11 @@ class SmallFileCopier:
         try:
             return await submit_once(
                 context.ledger,
-                self._intent(file),
+                intent,
                 probe=self._probe(file),
                 prepare=partial_file_cleanup(context, file.destination, [one.data]) if one.data is not None else None,
                 send=lambda row, fence: self._send(file, folder, row, fence),
-                seen_absent=rules.seen_generation(one.rows),
+                seen_absent=context.withdraw_unsent(one.rows, self.now, instead=intent),
             )
         except Busy as error:
             row = context.ledger.generations(SYSTEM, STREAM_KIND, file.key)[-1]
@@ -321,10 +339,6 @@ class SmallFileCopier:
         """Uploads the content of a file that was made, as far as that was not done yet, and proves it."""
         data = await self._data(file, row)
         if data is not None and data.status == "PARTIAL":
-            until = self._left_to_another(row)
-            if until is not None:
-                who = f"run {row.owner.run_id} is uploading {file.content.path}, or was lost while it did"
-                return Standing(file, Phase.WAITING, f"{who}; until {rules.clock(until)}", look_again_at=until)
             if "uploaded_at" not in row.detail:
                 reason = await self._upload(file, row)
                 if reason:
@@ -350,10 +364,12 @@ class SmallFileCopier:
         return Standing(file, Phase.WAITING, "uploaded; ICA has not noticed it yet", look_again_at=again)
 
     def _left_to_another(self, row: Submission) -> float | None:
-        """Until when another run's worker may be uploading it; our own run's can only be one that died."""
+        """Until when another task's worker may be making or uploading it; our own's can only be one that died."""
+        if row.state == State.SENDING:
+            return row.accept_deadline if self.context.may_live(row, self.now) else None
         until = (row.sending_at or row.reserved_at) + TAKEN_OVER_SECONDS
         over = row.owner.is_same(self.context.owner) or "uploaded_at" in row.detail or self.now > until
-        return None if over else until
+        return None if over or row.state != State.SENT else until
 
     async def _data(self, file: SmallFile, row: Submission) -> Data | None:
         try:
@@ -420,6 +436,20 @@ class _Missing:
 
     def verdict(self, use_etag: bool) -> Verdict:
         return judge(self.file.content, self.data, use_etag=use_etag)[0]
+
+
+def names_created(ledger: Ledger, plan: CopyPlan, listed: Mapping[str, Collection[str]]) -> dict[str, set[str]]:
+    """Names that this ledger may have placed at the destinations of a plan, by destination key: there they are not unmanaged.
+    `listed`: the files that lie directly there."""
+    keys = [destination.key for destination in plan.destinations]
+    names = {key: names_we_created(rows) for key, rows in ledger.latest(SYSTEM, KIND, keys).items()}
+    files = {file.key: destination.key for destination in plan.destinations for file in small_files(destination)}
+    files |= {key + name: key for key, found in listed.items() for name in found}
+    for file, rows in ledger.latest(SYSTEM, STREAM_KIND, list(files)).items():
+        if any(effects.was_sent(row) for row in rows):
+            key = files[file]
+            names.setdefault(key, set()).add(file[len(key) :].split("/")[0])
+    return names
 
 
 def _folder(path: str) -> str:

@@ -57,8 +57,7 @@ class Sender:
         proofs = prove(destination, there, use_etag=self.context.settings.use_etag)
         rest = incomplete(destination, proofs)
         if not rest:
-            if rows:
-                self._withdraw_unsent(rows, "all its files are there")
+            self.context.withdraw_unsent(rows, self.now, why="all its files are there")
             return Standing(destination, Phase.PASSED, "all files are there", rows[-1].external_id if rows else None)
         listed_from = self._listed_from(rows)
         if listed_from > self.now:
@@ -98,9 +97,7 @@ class Sender:
         if isinstance(stopped, Standing):
             return stopped
         intent = self._intent(destination, stopped, folder_id)
-        seen = rules.seen_generation(rows)
-        if rows and rows[-1].payload_sha256 != intent.payload_sha256:
-            seen = self._withdraw_unsent(rows, "never sent; what is missing now is sent instead")
+        seen = self.context.withdraw_unsent(rows, self.now, instead=intent)
         # Never while a superseded job may still write: what looks like a partial file of ours may be its work.
         removed = [] if alive else partial_files(destination, work.proofs, rules.made_by_us(rows), work.there)
         try:
@@ -146,14 +143,6 @@ class Sender:
             f"{rules.clock(until)} the partial files that failed copies left are not cleaned up"
         )
         return Standing(work.destination, Phase.WAITING, why, look_again_at=until)
-
-    def _withdraw_unsent(self, rows: list[Submission], why: str) -> int:
-        """An intent that never left (a dead run's, or an older plan's) makes room. Whoever is faster wins; nobody loses. One
-        that a worker is clearing the ground for is left to it. Returns the newest generation that is seen to be closed."""
-        last = rows[-1]
-        if last.state == State.RESERVED and float(last.detail.get("claimed_until", 0.0)) <= self.now:
-            rows = [*rows[:-1], self.context.ledger.move(last, State.CANCELLED, why=why)]
-        return rules.seen_generation(rows)
 
     def _intent(self, destination: Destination, items: Sequence[Item], folder_id: str | None) -> Intent:
         data_ids = [item.data_id for item in items]

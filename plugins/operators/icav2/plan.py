@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from airflow.sdk import Context
@@ -19,7 +20,7 @@ from include.core.request import load
 from include.icav2.manifest import DECODED_LIMIT_BYTES, flipped
 from include.icav2.models import CopyPlan, CopyRequest, Flipped
 from include.icav2.plan import occupied, resolve
-from include.icav2.rules import KIND, SYSTEM, names_we_created
+from include.icav2.small_files import names_created
 
 
 def read_and_flip(request: CopyRequest, places: Sequence[Objects]) -> list[Flipped]:
@@ -73,15 +74,10 @@ class ICAv2PlanOperator(WaybillOperator):
     async def _plan(self, request: CopyRequest, entries: list[Flipped], book: Ledger) -> CopyPlan:
         async with ICAv2Hook(self.icav2_conn_id).client() as client:
             plan = await resolve(client, entries)
-
-            def created() -> dict[str, set[str]]:
-                rows = book.latest(SYSTEM, KIND, [destination.key for destination in plan.destinations])
-                return {key: names_we_created(found) for key, found in rows.items()}
-
             problems = await occupied(
                 client,
                 plan,
-                created,
+                partial(names_created, book, plan),
                 refuse_unmanaged=request.require_empty_destination,
                 use_etag=request.verify == "size_and_etag",
             )

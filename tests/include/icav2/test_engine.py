@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from include.core.ledger import State
 from include.icav2 import report
 from include.icav2.models import Verdict
 from include.icav2.plan import occupied
-from include.icav2.rules import KIND, SYSTEM, names_we_created
+from include.icav2.small_files import names_created
 from simulators.icav2 import Outcome, Override
 
 OTHER = "99999999-aaaa-4bbb-8ccc-dddddddddddd"
@@ -801,11 +802,9 @@ def test_ten_thousand_files_resolve_with_one_listing_per_parent_folder():
 async def occupants(world: World, what: dict[str, list[str]], *, refuse: bool = True) -> list[str]:
     plan = await world.plan(what)
 
-    def created() -> dict[str, set[str]]:
-        rows = world.ledger.latest(SYSTEM, KIND, [d.key for d in plan.destinations])
-        return {key: names_we_created(found) for key, found in rows.items()}
-
-    return await occupied(world.client, plan, created, refuse_unmanaged=refuse, use_etag=True)
+    return await occupied(
+        world.client, plan, partial(names_created, world.ledger, plan), refuse_unmanaged=refuse, use_etag=True
+    )
 
 
 def test_strangers_at_a_destination_are_refused_by_name_and_ours_are_not():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from harness.icav2.ica_world import SOURCE, TARGET, World, manifest, play
 from include.core.ledger import State
 from include.icav2.engine import CopyEngine
 from include.icav2.plan import occupied
-from include.icav2.rules import KIND, SYSTEM, names_we_created
+from include.icav2.small_files import names_created
 from simulators.icav2 import Outcome, Override
 
 DEST = f"icav2://{TARGET}/cache/d0000/"
@@ -197,10 +198,7 @@ def test_what_another_run_places_while_a_plan_looks_is_not_taken_for_unmanaged()
 
         looker.list_folder = slow  # type: ignore[method-assign]
 
-        def created() -> dict[str, set[str]]:
-            rows = world.ledger.latest(SYSTEM, KIND, [destination.key for destination in plan.destinations])
-            return {key: names_we_created(found) for key, found in rows.items()}
-
+        created = partial(names_created, world.ledger, plan)
         judged, _ = await asyncio.gather(
             occupied(looker, plan, created, refuse_unmanaged=True, use_etag=True), world.run(world.engine(plan))
         )

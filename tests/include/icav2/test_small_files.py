@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ import pytest
 from harness.icav2.ica_world import SOURCE, TARGET, Killed, World, play
 from include.core.ledger import State
 from include.icav2 import report
-from include.icav2.models import Content
-from include.icav2.small_files import STREAM_KIND, is_small
+from include.icav2.models import Content, CopyPlan
+from include.icav2.plan import occupied
+from include.icav2.small_files import STREAM_KIND, is_small, names_created
 from simulators.icav2 import Outcome, Override
 
 DEST = f"icav2://{TARGET}/cache/d0000/"
@@ -109,6 +111,63 @@ def test_what_a_run_in_batch_mode_left_of_them_is_cleaned_up_by_one_that_streams
 
     partial = [Override(destination="/cache/", attempts=[1], outcome=Outcome("failed_partial"))]
     play(scene, **{**REFUSING, "small_file_fails_below_bytes": 1500}, overrides=partial)
+
+
+def test_what_was_streamed_is_not_unmanaged_to_a_later_run():
+    async def scene(world: World) -> None:
+        files(world, {"Reports/small": 1000, "f": 1, "other": 2})
+        what = {f"icav2://{SOURCE}/run/{name}": [DEST] for name in ("Reports/", "f", "other")}
+        plan = await world.plan(what)
+        assert phases(await world.run(world.engine(plan, **STREAM))) == ["passed"]
+
+        async def judged(some: CopyPlan) -> list[str]:
+            created = partial(names_created, world.ledger, some)
+            return await occupied(world.client, some, created, refuse_unmanaged=True, use_etag=True)
+
+        assert await judged(plan) == []
+        less = await world.plan({f"icav2://{SOURCE}/run/f": [DEST]})
+        assert await judged(less) == []
+        world.sim.seed_file(TARGET, "/cache/d0000/theirs", 5)
+        assert "theirs" in (await judged(less))[0]
+
+    play(scene, **REFUSING)
+
+
+def test_a_dead_run_that_wanted_another_content_there_does_not_park_the_file():
+    async def scene(world: World) -> None:
+        files(world, {"a": 1000})
+        files(world, {"a": 2000}, "/other/")
+        theirs, mine = ({f"icav2://{SOURCE}{folder}a": [DEST]} for folder in ("/run/", "/other/"))
+        plans = [await world.plan(what) for what in (theirs, mine)]
+        ledger = world.mortal()
+
+        def on_step(name: str, _row: Any) -> None:
+            if name == "recorded":
+                ledger.dead = True
+                raise Killed
+
+        ledger.on_step = on_step
+        with pytest.raises(Killed):
+            await world.engine(plans[0], "run1", ledger, **STREAM).act()
+        assert [row.state for row in streamed(world)] == [State.SENT]
+        assert phases(await world.run(world.engine(plans[1], "run2", **STREAM))) == ["passed"]
+        world.check(mine)
+        assert world.loop.time() < 700
+
+    play(scene, **REFUSING)
+
+
+@pytest.mark.parametrize("seconds", [20.0, 100.0, 170.0])
+def test_a_file_that_is_made_long_after_its_answer_was_given_up_is_made_once(seconds):
+    async def scene(world: World) -> None:
+        what = files(world, {"a": 1000})
+        plan = await world.plan(what)
+        world.fault("commit_delayed", ":createFileWithUploadUrl", "POST", seconds=seconds, hold=35.0)
+        assert phases(await world.run(world.engine(plan, **STREAM))) == ["passed"]
+        await asyncio.sleep(200)
+        world.check(what)
+
+    play(scene, **REFUSING)
 
 
 def test_a_strangers_file_in_the_way_is_left_and_told():
