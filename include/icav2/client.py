@@ -24,6 +24,7 @@ from include.icav2.models import Data, Frozen, Job
 
 PAGE_SIZE = 1000
 QUERY_BYTES = 5000  # of file paths in one query, as they are written in a URL; servers and proxies cut at 8 kB
+FILE_SECONDS = 600.0  # for a small file on its way to or from the worker
 SINGLE_LOOKUPS = 16  # when a listing has shown all but so many of the jobs, the rest is asked for one by one
 T = TypeVar("T")
 
@@ -60,6 +61,7 @@ class ICAv2Client:
         rng: random.Random | None = None,
     ):
         headers = {"Accept": MEDIA_TYPE, "Content-Type": MEDIA_TYPE}
+        policy = policy or HttpPolicy(file_seconds=FILE_SECONDS)
         self.http = HttpClient(
             base_url, credentials, name=name, headers=headers, policy=policy, transport=transport, sleep=sleep, rng=rng
         )
