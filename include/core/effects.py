@@ -109,7 +109,7 @@ def was_sent(row: Submission) -> bool:
 
 def may_be_running(rows: Sequence[Submission]) -> bool:
     """Whether a job may be at work for the newest submission: it takes one of the slots."""
-    return bool(rows) and rows[-1].state in (State.SENDING, State.SENT, State.IN_DOUBT)
+    return bool(rows) and rows[-1].state in (State.SENDING, State.ACCEPTED, State.SENT, State.IN_DOUBT)
 
 
 def resubmissions(rows: Sequence[Submission], owner: Owner, covers: Covers) -> int:

@@ -9,12 +9,14 @@ Invariant: an intent is committed *before* the request leaves, so whatever dies,
 """
 
 from include.core.ledger.audit import Audit, verify
-from include.core.ledger.rows import Intent, Owner, Quota, Submission
+from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission
 from include.core.ledger.schema import engine_for, init, ledger_url, url_from_fields
 from include.core.ledger.states import CLOSED, OPEN, State
-from include.core.ledger.store import Ledger, LookAgain
+from include.core.ledger.store import Ledger, LookAgain, OnHold
 from include.core.ledger.submit import (
+    Accepted,
     AttemptLost,
+    ClientKey,
     DuplicateSafe,
     InDoubt,
     Probe,
@@ -28,16 +30,20 @@ from include.core.ledger.submit import (
 __all__ = [
     "CLOSED",
     "OPEN",
+    "Accepted",
     "AttemptLost",
     "Audit",
+    "ClientKey",
     "DuplicateSafe",
     "InDoubt",
     "Intent",
     "Ledger",
     "LookAgain",
+    "OnHold",
     "Owner",
     "Probe",
     "Quota",
+    "QuotaReading",
     "RemoteSearch",
     "SendFence",
     "Sent",

@@ -1,4 +1,4 @@
-"""The operator's view of the ledger: `python -m include.core.ledger init|in-doubt|resolve|cancel|verify|archive|show`.
+"""The operator's view of the ledger: `python -m include.core.ledger init|in-doubt|resolve|cancel|verify|archive|hold|show`.
 
 The ledger is named by AIRFLOW_CONN_WAYBILL_LEDGER (never by an argument: it may hold a password).
 Exit status: 0 as asked, 1 the answer is "no" (something is in doubt, the chain is broken), 2 the call or the ledger is wrong.
@@ -56,9 +56,9 @@ def _init(_args: argparse.Namespace) -> int:
 
 def _in_doubt(_args: argparse.Namespace) -> int:
     ledger = Ledger(url_from_environment())
-    late, now = State.SENDING, ledger.now()
-    rows = ledger.in_states(State.IN_DOUBT, State.HELD, late)
-    rows = [row for row in rows if row.state != late or (row.accept_deadline or 0.0) < now]
+    now, sure = ledger.now(), (State.IN_DOUBT, State.HELD)
+    rows = ledger.in_states(*sure, State.SENDING, State.ACCEPTED)
+    rows = [row for row in rows if row.state in sure or row.answer_missed_at < now]
     for row in rows:
         todo = (
             held_message(row)
@@ -122,6 +122,37 @@ def _archive(args: argparse.Namespace) -> int:
     return 0
 
 
+def _hold(args: argparse.Namespace) -> int:
+    ledger = Ledger(url_from_environment())
+    if args.until is None:
+        for hold in ledger.holds():
+            print(f"{hold.system}\tuntil {_when(hold.until)}\t{hold.who}: {hold.why}")
+        return 0
+    if not (args.system and args.who and args.why):
+        raise WaybillError("give SYSTEM, --until, --who and --why; without all of them the holds are listed")
+    ledger.hold(args.system, until=args.until, who=args.who, why=args.why)
+    ends = args.until <= ledger.now()
+    print(
+        f"the hold of {args.system} is ended" if ends else f"nothing is sent to {args.system} until {_when(args.until)}"
+    )
+    return 0
+
+
+def _instant(text: str) -> float:
+    """A time with its zone, or `now`. Raises ArgumentTypeError (exit status 2)."""
+    if text == "now":
+        return datetime.now(UTC).timestamp()
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        at = None
+    if at is None or at.tzinfo is None:
+        raise argparse.ArgumentTypeError(
+            f"{text}: give a time with its zone, as 2026-01-31T06:00Z, or now to end a hold"
+        )
+    return at.timestamp()
+
+
 def _day(text: str) -> float:
     """The begin of a day in UTC. Raises ArgumentTypeError (exit status 2)."""
     try:
@@ -178,6 +209,11 @@ def _parser() -> argparse.ArgumentParser:
     away = command("archive", _archive, "move the history of what ended long ago into files")
     away.add_argument("--before", type=_day, required=True, help="what ended before this day (UTC), as 2026-01-31")
     away.add_argument("--to", required=True, help="the folder for the files")
+    pause = command("hold", _hold, "send nothing to a system until a time (or list the holds); what runs there goes on")
+    pause.add_argument("system", nargs="?", help="as in the ledger: icav2, …")
+    pause.add_argument("--until", type=_instant, help="a time with its zone, as 2026-01-31T06:00Z; now ends a hold")
+    pause.add_argument("--who", type=_words)
+    pause.add_argument("--why", type=_words)
     show = command("show", _show, "list open submissions, or one with its history")
     show.add_argument("id", type=int, nargs="?")
     show.add_argument("--all", action="store_true", help="closed ones too")

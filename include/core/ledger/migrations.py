@@ -35,6 +35,7 @@ def todays_names(body: Mapping[str, Any]) -> dict[str, Any]:
     row = {RENAMED_COLUMNS.get(name, name): value for name, value in body["row"].items()}
     row["state"] = RENAMED_STATES.get(row["state"], row["state"])
     row.setdefault("request_sha256", ANY)
+    row.setdefault("account", "")
     return {**body, "before": RENAMED_STATES.get(body["before"], body["before"]), "row": row}
 
 
@@ -136,6 +137,14 @@ def _attachments_in_a_table(conn: Connection) -> None:
         sa.Column("content", text, nullable=False),
     )
     sa.Table(
+        "waybill_holds",
+        metadata,
+        sa.Column("system", sa.String(40), primary_key=True),
+        sa.Column("until", sa.Double, nullable=False),
+        sa.Column("who", text, nullable=False),
+        sa.Column("why", text, nullable=False),
+    )
+    sa.Table(
         "waybill_archives",
         metadata,
         sa.Column("sha256", sa.String(64), primary_key=True),
@@ -145,9 +154,8 @@ def _attachments_in_a_table(conn: Connection) -> None:
         sa.Column("submissions", big, nullable=False),
     )
     metadata.create_all(conn, checkfirst=False)
-    conn.exec_driver_sql(
-        f"ALTER TABLE waybill_submissions ADD COLUMN request_sha256 VARCHAR(64) NOT NULL DEFAULT '{ANY}'"
-    )
+    for column in (f"request_sha256 VARCHAR(64) NOT NULL DEFAULT '{ANY}'", "account VARCHAR(250) NOT NULL DEFAULT ''"):
+        conn.exec_driver_sql(f"ALTER TABLE waybill_submissions ADD COLUMN {column}")
     for row in conn.exec_driver_sql("SELECT id, system, kind, detail FROM waybill_submissions").mappings().all():
         detail = json.loads(row["detail"])
         for owner in attached_before(detail):

@@ -56,7 +56,7 @@ class Intent:
     """What shall come true in the world. `business_key` names the effect, never the run (unless it repeats per run).
 
     `payload` is what will be asked of the remote (JSON); its digest tells the same request from another one.
-    `detail` is kept for people and for the probe; it holds no secret.
+    `detail` is kept for people and for the probe; it holds no secret. `account`: whose quota at the remote it uses.
     """
 
     system: str
@@ -66,6 +66,7 @@ class Intent:
     owner: Owner
     size_bytes: int = 0
     detail: Mapping[str, Any] = field(default_factory=dict)
+    account: str = ""
 
     @property
     def payload_sha256(self) -> str:
@@ -74,7 +75,11 @@ class Intent:
 
 @dataclass(frozen=True)
 class Quota:
-    """At most `limit_bytes` of one kind accepted by the remote within any `window_seconds`, plus a margin.
+    """At most `limit_bytes` of one kind and account accepted by the remote within any `window_seconds`, plus a margin.
+
+    What is in doubt counts until it is resolved; with `doubt_expires` only one window after the last instant at which its
+    request can have been accepted (then it counts no more even if it was), and what was reserved and never sent only one
+    window after that. Whatever is sent passes the quota once more right before it leaves.
 
     The margin is how wrong the database's clock may be: a clock that was an hour slow when a job was accepted and is put
     right later would else free its bytes an hour early, by the remote's clock.
@@ -83,6 +88,22 @@ class Quota:
     limit_bytes: int
     window_seconds: float = 86_400.0
     margin_seconds: float = 4_500.0
+    doubt_expires: bool = False
+
+    @property
+    def span(self) -> float:
+        return self.window_seconds + self.margin_seconds
+
+
+@dataclass(frozen=True)
+class QuotaReading:
+    """How much of a quota is used. `frees`: (ledger time, bytes) of what becomes free by itself, soonest first; `in_doubt`:
+    what becomes free only when a person, or the next run, resolves it."""
+
+    used_bytes: int
+    free_bytes: int
+    frees: tuple[tuple[float, int], ...]
+    in_doubt: tuple[Submission, ...]
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,7 @@ class Submission:
     closed_at: float | None
     cancel_requested_at: float | None
     detail: Mapping[str, Any]
+    account: str = ""
     attached: tuple[Owner, ...] = ()
 
     @property
@@ -123,6 +145,19 @@ class Submission:
         return self.state == State.DONE or (
             self.state == State.SUPERSEDED and bool(detail_value(self.detail, "is_effective"))
         )
+
+    @property
+    def answer_missed_at(self) -> float:
+        """From when on an answer is missed, or the name of what was accepted."""
+        if self.state == State.ACCEPTED:
+            return float(self.detail["named_by"])
+        return self.reserved_at if self.accept_deadline is None else self.accept_deadline
+
+    @property
+    def client_key(self) -> str | None:
+        """The key under which the remote takes this request once, however often it is sent."""
+        key: str | None = self.detail.get("client_key")
+        return key
 
     @property
     def archived(self) -> bool:

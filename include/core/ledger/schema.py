@@ -68,6 +68,7 @@ submissions = sa.Table(
     sa.Column("cancel_requested_at", sa.Double),
     sa.Column("detail", JSON_TEXT, nullable=False),
     sa.Column("request_sha256", sa.String(64), nullable=False),
+    sa.Column("account", sa.String(250), nullable=False),  # whose quota it uses
     sa.UniqueConstraint("system", "kind", "business_key", "generation", name="waybill_one_row_per_generation"),
     sa.UniqueConstraint("system", "kind", "external_id", name="waybill_one_row_per_remote_job"),
 )
@@ -112,6 +113,16 @@ documents = sa.Table(
     metadata,
     sa.Column("sha256", sa.String(64), primary_key=True),
     sa.Column("content", JSON_TEXT, nullable=False),
+)
+
+# Until when nothing is sent to a system, since a person said so.
+holds = sa.Table(
+    "waybill_holds",
+    metadata,
+    sa.Column("system", sa.String(40), primary_key=True),
+    sa.Column("until", sa.Double, nullable=False),
+    sa.Column("who", sa.Text, nullable=False),
+    sa.Column("why", sa.Text, nullable=False),
 )
 
 # Files that hold the events of submissions that ended long ago.

@@ -46,6 +46,10 @@ INSERT_LATE_ANSWER = (
     "VALUES (:system, :kind, :external_id, :submission_id)"
 )
 INSERT_DOCUMENT = "INSERT INTO waybill_documents (sha256, content) VALUES (:sha256, :content) ON CONFLICT DO NOTHING"
+REPLACE_HOLD = (
+    "INSERT INTO waybill_holds (system, until, who, why) VALUES (:system, :until, :who, :why) "
+    "ON CONFLICT (system) DO UPDATE SET until = excluded.until, who = excluded.who, why = excluded.why"
+)
 OF_RUN = (
     "s.id IN (SELECT id FROM waybill_submissions WHERE dag_id = :dag_id AND run_id = :run_id "
     "UNION ALL SELECT submission_id FROM waybill_attachments WHERE dag_id = :dag_id AND run_id = :run_id)"
@@ -82,9 +86,20 @@ def row_columns(dialect: str) -> str:
 def _head_and_row(dialect: str, which: str) -> str:
     return (
         f"SELECT h.number AS head_number, h.sha256 AS head_sha256, h.at AS head_at, {_CLOCK[dialect]} AS clock, "
-        f"{row_columns(dialect)} FROM (SELECT 1 AS one) AS o LEFT JOIN {_HEAD} AS h ON 1 = 1 "
-        f"LEFT JOIN ({which}) AS s ON 1 = 1"
+        f"k.until AS hold_until, k.who AS hold_who, k.why AS hold_why, {row_columns(dialect)} "
+        f"FROM (SELECT 1 AS one) AS o LEFT JOIN {_HEAD} AS h ON 1 = 1 "
+        f"LEFT JOIN ({which}) AS s ON 1 = 1 LEFT JOIN waybill_holds AS k ON k.system = s.system"
     )
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A person's word that nothing is sent to a system until an instant (ledger time)."""
+
+    system: str
+    until: float
+    who: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,7 @@ class Found:
     at: float
     clock: float
     row: Mapping[str, Any] | None
+    hold: Hold | None = None
 
 
 def head_and_row(conn: Connection, *, id: int | None = None, key: Mapping[str, str] | None = None) -> Found:
@@ -103,7 +119,9 @@ def head_and_row(conn: Connection, *, id: int | None = None, key: Mapping[str, s
     which, values = (_LAST, key) if key is not None else (_BY_ID, {"id": id})
     row = execute(conn, _head_and_row(conn.dialect.name, which), values or {}).mappings().one()
     clock, at = float(row["clock"]), float(row["head_at"] or 0.0)
-    return Found(row["head_number"], row["head_sha256"], at, clock, dict(row) if row["id"] is not None else None)
+    found = dict(row) if row["id"] is not None else None
+    hold = Hold(row["system"], row["hold_until"], row["hold_who"], row["hold_why"]) if row["hold_until"] else None
+    return Found(row["head_number"], row["head_sha256"], at, clock, found, hold)
 
 
 def select(conn: Connection, where: str, values: Mapping[str, Any]) -> list[Submission]:

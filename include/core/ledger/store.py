@@ -12,23 +12,39 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection
 
 from include.core.errors import ConflictingRequest, LedgerError, RequestError, TransientError
+from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
 from include.core.ledger.migrations import todays_names
-from include.core.ledger.rows import Intent, Owner, Quota, Submission
+from include.core.ledger.quota import QuotaUser
+from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission
 from include.core.ledger.schema import events
 from include.core.ledger.states import OPEN, UNCERTAIN, State
 from include.core.ledger.transaction import GENESIS, Write
 
 T = TypeVar("T")
 KEY_LIMIT = 2000  # bytes; PostgreSQL indexes at most 2704. Longer keys are given as a digest.
-
+NAMEABLE = (State.SENDING, State.IN_DOUBT, State.ACCEPTED, State.HELD)  # a job that is found is this row's
+HOLD_LOOK_SECONDS = 3600.0  # a hold may be ended before its time
 CANCELLED_UNSENT = "cancelled before anything was sent"
+
+
+class OnHold(TransientError):
+    """A person has said that nothing is sent to this system until an instant. Nothing was sent, and nothing has failed."""
+
+    def __init__(self, hold: sql.Hold, now: float):
+        until = datetime.fromtimestamp(hold.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        super().__init__(
+            f"{hold.system} is on hold until {until} ({hold.who}: {hold.why}); nothing is sent to it",
+            retry_after=min(hold.until - now, HOLD_LOOK_SECONDS),
+            no_effect=True,
+        )
 
 
 class LookAgain(TransientError):
@@ -137,6 +153,27 @@ class Ledger:
                     found |= set(sql.execute(conn, query, {"system": system, "kind": kind, **values}).scalars())
         return found
 
+    def quota_reading(self, system: str, kind: str, quota: Quota, *, account: str = "") -> QuotaReading:
+        """How much of a quota is used now, and when how much becomes free: for planners and pages."""
+        with self.reading() as conn:
+            now = self._time(sql.head_and_row(conn))
+            return quotas.reading(conn, QuotaUser(system, kind, account), quota, now)
+
+    def holds(self) -> list[sql.Hold]:
+        """The holds that have not ended."""
+        now = self.now()
+        with self.reading() as conn:
+            found = sql.execute(
+                conn, "SELECT system, until, who, why FROM waybill_holds WHERE until > :now", {"now": now}
+            )
+            return [sql.Hold(**row) for row in found.mappings()]
+
+    def hold(self, system: str, *, until: float, who: str, why: str) -> None:
+        """Nothing is sent to this system until an instant (ledger time); an instant in the past ends a hold."""
+        with self.tidying() as (conn, _now):
+            values = {"system": system, "until": until, "who": who, "why": why}
+            sql.execute(conn, sql.REPLACE_HOLD, values)
+
     def head(self) -> tuple[int, str]:
         """Number and sha256 of the last event: what a receipt carries."""
         with self.reading() as conn:
@@ -158,7 +195,7 @@ class Ledger:
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
             found = sql.head_and_row(conn, id=row_id, key=key)
-            tx = Write(conn, self._time(found), found.number or 0, found.sha256 or GENESIS)
+            tx = Write(conn, self._time(found), found.number or 0, found.sha256 or GENESIS, hold=found.hold)
             tx.row = tx.took_in(found.row) if found.row is not None else None
             yield tx
 
@@ -172,7 +209,7 @@ class Ledger:
 
     @contextmanager
     def tidying(self) -> Iterator[tuple[Connection, float]]:
-        """A transaction under the write lock, and the ledger's time, for `archive` alone: it changes no state."""
+        """A transaction under the write lock, and the ledger's time, for what changes no submission."""
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
             yield conn, self._time(sql.head_and_row(conn))
@@ -211,7 +248,8 @@ class Ledger:
                 if last.is_effective and seen_absent is None:
                     return last
             if quota is not None:
-                tx.check_quota(intent, quota)
+                user = QuotaUser(intent.system, intent.kind, intent.account)
+                quotas.check(tx.conn, user, intent.size_bytes, quota, tx.now)
             return tx.insert(_reserved(intent, last.generation + 1 if last else 1, tx.now), why="intent")
 
     def attach(self, row: Submission, owner: Owner) -> Submission:
@@ -232,22 +270,39 @@ class Ledger:
         until = {"claimed_until": self.now() + seconds}
         return _twice(lambda: self._take(row, token, {"detail": {**row.detail, **until}}, why="clearing the ground"))
 
+    def keep_client_key(self, row: Submission, key: str) -> Submission:
+        """Commits the key under which a row is sent, once and for ever: the one that is there wins."""
+        with self._changing(row) as (tx, now):
+            if now.client_key is not None or now.state != State.RESERVED:
+                return now
+            return tx.change(now, {"detail": {**now.detail, "client_key": key}}, why="client key")
+
     def release(self, row: Submission) -> None:
         """Gives a claim back before its time."""
         with self._changing(row) as (tx, now):
             if now.state == State.RESERVED and now.fencing_token == row.fencing_token:
                 tx.change(now, {"detail": {**now.detail, "claimed_until": 0.0}}, why="the ground was not cleared")
 
-    def begin(self, row: Submission, *, response_deadline: float) -> Submission | None:
+    def begin(self, row: Submission, *, response_deadline: float, quota: Quota | None = None) -> Submission | None:
         """RESERVED → SENDING for the caller alone, committed before the first byte. None: somebody else was faster.
 
-        `response_deadline` (seconds from now) is when an answer may be missed: `in-doubt` lists the row from then on.
+        `response_deadline` (seconds from now) is when an answer may be missed: `in-doubt` lists the row from then on. Raises
+        OnHold, and QuotaExceeded where its bytes do not fit (any more).
         """
         token, state = str(uuid.uuid4()), {"state": State.SENDING}
-        return _twice(lambda: self._take(row, token, state, why="sending", response_deadline=response_deadline))
+        return _twice(
+            lambda: self._take(row, token, state, why="sending", response_deadline=response_deadline, quota=quota)
+        )
 
     def _take(
-        self, row: Submission, token: str, values: dict[str, Any], *, why: str, response_deadline: float = 0.0
+        self,
+        row: Submission,
+        token: str,
+        values: dict[str, Any],
+        *,
+        why: str,
+        response_deadline: float = 0.0,
+        quota: Quota | None = None,
     ) -> Submission | None:
         with self._changing(row) as (tx, now):
             if now.fencing_token == token:  # committed before, and only the commit's answer was lost
@@ -257,8 +312,15 @@ class Ledger:
             if now.cancel_requested_at is not None:
                 tx.change(now, {"state": State.CANCELLED}, why=CANCELLED_UNSENT)
                 return None
+            if tx.hold is not None and tx.hold.until > tx.now:
+                raise OnHold(tx.hold, tx.now)
+            if quota is not None:
+                user = QuotaUser(now.system, now.kind, now.account)
+                quotas.check(tx.conn, user, now.size_bytes, quota, tx.now, without=now.id)
             if "state" in values:
                 values = {**values, "sending_at": tx.now, "accept_deadline": tx.now + response_deadline}
+                if now.client_key is not None and "first_sending_at" not in now.detail:
+                    values["detail"] = {**now.detail, "first_sending_at": tx.now}
             return tx.change(now, {**values, "fencing_token": token}, why=why)
 
     def record_sent(
@@ -278,6 +340,39 @@ class Ledger:
             raise error
         return row
 
+    def record_accepted(self, attempt: Submission, detail: Mapping[str, Any], *, named_within: float) -> Submission:
+        """Writes down that the remote said yes and named nothing. `named_within` (seconds): by when it shows the job.
+
+        Raises LedgerError where the attempt has meanwhile been replaced or cancelled: the answer is kept all the same.
+        """
+        row, welcome = _twice(lambda: self._record_accepted(attempt, dict(detail), named_within))
+        if not welcome:
+            error = LedgerError(
+                f"{row}: the remote's yes came after this attempt was replaced or cancelled; the ledger has kept it. Look "
+                "there for a second job"
+            )
+            error.no_effect = False
+            raise error
+        return row
+
+    def _record_accepted(
+        self, attempt: Submission, detail: dict[str, Any], named_within: float
+    ) -> tuple[Submission, bool]:
+        with self._changing(attempt) as (tx, now):
+            if now.state == State.RESERVED:  # thought absent, but here is its answer: nothing else is out there
+                now = tx.change(
+                    now, {"state": State.SENDING, "fencing_token": attempt.fencing_token}, why="late answer"
+                )
+            if now.fencing_token == attempt.fencing_token:
+                if now.state in (State.ACCEPTED, State.SENT):  # written before, or its job was found meanwhile
+                    return now, True
+                if now.state in (State.SENDING, State.IN_DOUBT, State.HELD):
+                    facts = {**now.detail, **detail, "named_by": tx.now + named_within}
+                    values = {"state": State.ACCEPTED, "accept_deadline": tx.now, "detail": facts}
+                    return tx.change(now, values, why="accepted, not named yet"), True
+            late = {"detail": {**now.detail, "late_acceptance": detail}}
+            return tx.change(now, late, why="late answer of a replaced attempt"), False
+
     def _record_sent(
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
     ) -> tuple[Submission, bool]:
@@ -292,7 +387,7 @@ class Ledger:
                 )
             # Accepted at any instant up to now: a commit may come long after the client has given up.
             values: dict[str, Any] = {"external_id": external_id, "accept_deadline": tx.now}
-            if now.state in (State.SENDING, State.IN_DOUBT, State.HELD) and now.fencing_token == attempt.fencing_token:
+            if now.state in NAMEABLE and now.fencing_token == attempt.fencing_token:
                 values |= {"state": State.SENT, "detail": {**now.detail, **detail}}
                 return tx.change(now, values, why=why), True
             if now.external_id is None and now.state in (State.SUPERSEDED, State.CANCELLED):
@@ -394,6 +489,7 @@ def _reserved(intent: Intent, generation: int, now: float) -> dict[str, Any]:
         "task_id": intent.owner.task_id,
         "map_index": intent.owner.map_index,
         "request_sha256": intent.owner.request_sha256,
+        "account": intent.account,
         "reserved_at": now,
         "detail": dict(intent.detail),
     }

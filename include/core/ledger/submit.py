@@ -19,6 +19,7 @@ from include.core.errors import (
     Held,
     LedgerError,
     NotFound,
+    QuotaExceeded,
     RemoteError,
     RequestError,
     TransientError,
@@ -27,7 +28,7 @@ from include.core.errors import (
 from include.core.ledger.migrations import detail_value
 from include.core.ledger.rows import Intent, Quota, Submission
 from include.core.ledger.states import State
-from include.core.ledger.store import Ledger
+from include.core.ledger.store import Ledger, OnHold
 
 MAX_TURNS = 20  # other workers may win every compare-and-set for a while, but not for ever
 
@@ -83,6 +84,7 @@ class Probe:
     request_timeout_seconds: float
     proves_absence: bool
     harmless: DuplicateSafe | None = None
+    client_key: ClientKey | None = None
 
 
 @dataclass
@@ -97,6 +99,7 @@ class SendFence:
     ledger: Ledger
     row: Submission
     window_seconds: float | None
+    quota: Quota | None = None
     attempt: Submission | None = None
     send_before: float = math.inf  # of the ledger's `monotonic`
     lost: bool = False  # to another worker
@@ -107,14 +110,14 @@ class SendFence:
                 self._begin(self.window_seconds)
             else:
                 self._check(self.attempt or self.row)
-        except AttemptLost:
+        except (AttemptLost, OnHold, QuotaExceeded):
             raise
         except WaybillError as error:
             raise AttemptLost(f"{self.row}: not sent, since {error}") from None
 
     def _begin(self, window: float) -> None:
         self.send_before = self.ledger.monotonic() + window
-        self.attempt = self.ledger.begin(self.row, response_deadline=2 * window)
+        self.attempt = self.ledger.begin(self.row, response_deadline=2 * window, quota=self.quota)
         if self.attempt is None:
             raise self._taken_over()
         self.ledger.on_step("sending", self.attempt)
@@ -143,7 +146,30 @@ class Sent:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-Send = Callable[[Submission, SendFence], Awaitable[str | Sent]]
+@dataclass(frozen=True)
+class Accepted:
+    """A yes that names nothing. The row waits for its id, which `probe.search` finds; it is never sent again.
+
+    `named_within_seconds`: by when the remote shows the job. After that only a person can tell what became of it.
+    """
+
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    named_within_seconds: float = 600.0
+
+
+@dataclass(frozen=True)
+class ClientKey:
+    """For a remote that takes a key of ours with each request, and drops a second request with the same key.
+
+    `get` gives the key of a row; it is asked once, and the key is committed before the first request: `row.client_key`. A
+    request without an answer may be sent again under it for `valid_seconds` after the first.
+    """
+
+    get: Callable[[Submission], Awaitable[str]]
+    valid_seconds: float
+
+
+Send = Callable[[Submission, SendFence], Awaitable[str | Sent | Accepted]]
 Prepare = Callable[[Submission, SendFence], Awaitable[None]]
 
 
@@ -180,10 +206,10 @@ async def submit_once(
             case State.DONE | State.SUPERSEDED if row.is_effective:
                 return row
             case State.RESERVED:
-                row = await _attempt(ledger, row, send=send, probe=probe, prepare=prepare)
+                row = await _attempt(ledger, row, send=send, probe=probe, prepare=prepare, quota=quota)
             case State.SENDING:
                 row = ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
-            case State.IN_DOUBT:
+            case State.IN_DOUBT | State.ACCEPTED:
                 row = await resolve(ledger, row, probe)
             case State.HELD | State.REJECTED | State.CANCELLED:
                 _raise_if_final(row)
@@ -216,24 +242,20 @@ def _raise_if_final(row: Submission) -> None:
 
 
 async def _attempt(
-    ledger: Ledger, reserved: Submission, *, send: Send, probe: Probe, prepare: Prepare | None
+    ledger: Ledger,
+    reserved: Submission,
+    *,
+    send: Send,
+    probe: Probe,
+    prepare: Prepare | None,
+    quota: Quota | None,
 ) -> Submission:
     """One attempt: compare-and-set, prepare, send, record. Returns the row as it then is."""
     ledger.on_step("intent", reserved)
-    window = probe.request_timeout_seconds
-    _leave_to_its_claimant(ledger, reserved)
-    if prepare is not None:
-        claimed = ledger.claim(reserved, seconds=2 * window)
-        if claimed is None:
-            return ledger.get(reserved.id)
-        reserved = claimed
-        try:
-            await prepare(reserved, SendFence(ledger, reserved, None))
-        except BaseException:
-            with suppress(WaybillError):  # its time runs out by itself
-                ledger.release(reserved)
-            raise
-    fence = SendFence(ledger, reserved, window)
+    reserved = await _prepared(ledger, reserved, probe, prepare)
+    if reserved.state != State.RESERVED:
+        return reserved
+    fence = SendFence(ledger, reserved, probe.request_timeout_seconds, quota)
     try:
         answer = await send(reserved, fence)
     except BaseException as error:
@@ -250,17 +272,37 @@ async def _attempt(
     if attempt is None:
         raise LedgerError(f"{reserved}: sent without its fence, while another worker held it; the answer is {answer}")
     ledger.on_step("answered", attempt)
-    sent = _record(ledger, attempt, answer if isinstance(answer, Sent) else Sent(answer))
-    ledger.on_step("recorded", sent)
-    return sent
+    if isinstance(answer, Accepted):
+        recorded = ledger.record_accepted(attempt, answer.detail, named_within=answer.named_within_seconds)
+    else:
+        recorded = _record(ledger, attempt, answer if isinstance(answer, Sent) else Sent(answer))
+    ledger.on_step("recorded", recorded)
+    return recorded
 
 
-def _leave_to_its_claimant(ledger: Ledger, row: Submission) -> None:
-    """Raises InDoubt while another worker clears the ground for this row; one that died is replaced after its time."""
+async def _prepared(ledger: Ledger, row: Submission, probe: Probe, prepare: Prepare | None) -> Submission:
+    """The row with the ground cleared for it, and with its client key; or as it now is, where another worker has it.
+
+    Raises InDoubt while another worker clears the ground; one that died is replaced after its time.
+    """
     until = float(row.detail.get("claimed_until", 0.0))
     left = until - ledger.now() if until else 0.0
     if left > 0:
         raise InDoubt(f"{row}: a worker of run {row.owner.run_id} is clearing the ground for it", retry_after=left)
+    if prepare is not None:
+        claimed = ledger.claim(row, seconds=2 * probe.request_timeout_seconds)
+        if claimed is None:
+            return ledger.get(row.id)
+        row = claimed
+        try:
+            await prepare(row, SendFence(ledger, row, None))
+        except BaseException:
+            with suppress(WaybillError):  # its time runs out by itself
+                ledger.release(row)
+            raise
+    if probe.client_key is not None and row.client_key is None:
+        row = ledger.keep_client_key(row, await probe.client_key.get(row))
+    return row
 
 
 def _proved(ledger: Ledger, attempt: Submission, state: State, *, why: str, **facts: Any) -> None:
@@ -304,7 +346,7 @@ def _record(ledger: Ledger, attempt: Submission, answer: Sent) -> Submission:
 
 
 async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
-    """Looks for the job of an IN_DOUBT row once, and moves the row as far as that decides it.
+    """Looks for the job of an IN_DOUBT or ACCEPTED row once, and moves the row as far as that decides it.
 
     Raises InDoubt while more time must pass on the remote's clock, Held when only a person can tell.
     """
@@ -317,10 +359,27 @@ async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
             return ledger.get(row.id)
     if len(fresh) > 1:
         return _held(ledger, row, why="several jobs match", detail={"candidates": fresh})
+    if row.state == State.ACCEPTED:
+        return _wait_for_a_name(ledger, row, probe)
+    if probe.client_key is not None and row.client_key is not None:
+        first = float(row.detail["first_sending_at"])
+        if ledger.now() < first + probe.client_key.valid_seconds - probe.request_timeout_seconds:
+            return ledger.move(
+                row, State.RESERVED, why="sent again under the same client key: the remote drops a second"
+            )
     if not found.complete:
         wait = max(1.0, probe.visibility_window_seconds / 4)
         raise InDoubt(f"{row}: the search of the remote was not complete", retry_after=wait)
     return await _conclude_absence(ledger, row, probe, found)
+
+
+def _wait_for_a_name(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
+    """An accepted job that is not shown yet. Absent or not, it is never sent again."""
+    named_by, now = float(row.detail["named_by"]), ledger.now()
+    if now >= named_by:
+        return _held(ledger, row, why="accepted, and never shown", detail={})
+    wait = min(max(1.0, probe.visibility_window_seconds / 4), named_by - now)
+    raise InDoubt(f"{row}: the remote has accepted it and does not show its job yet", retry_after=wait)
 
 
 async def _conclude_absence(ledger: Ledger, row: Submission, probe: Probe, found: RemoteSearch) -> Submission:

@@ -11,14 +11,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from include.core.errors import LedgerError, QuotaExceeded, RequestError
+from include.core.errors import LedgerError
 from include.core.ledger import sql
-from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, long_values
-from include.core.ledger.schema import submissions
-from include.core.ledger.states import CLOSED, MOVES, UNCERTAIN, State
+from include.core.ledger.rows import Owner, Submission, canonical, long_values
+from include.core.ledger.states import CLOSED, MOVES, State
 
 GENESIS = "0" * 64
 
@@ -41,6 +39,7 @@ class Write:
     last_number: int
     last_sha256: str
     row: Submission | None = None
+    hold: sql.Hold | None = None
     stored: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def took_in(self, row: Mapping[Any, Any]) -> Submission:
@@ -127,32 +126,3 @@ class Write:
         self.last_sha256 = digest
         owners = [list(asdict(owner).values()) for owner in attached]
         return sql.submission({**row, "attached": [[at, *who] for at, who in enumerate(owners)]}, detail)
-
-    def check_quota(self, intent: Intent, quota: Quota) -> None:
-        """Raises QuotaExceeded where this intent does not fit into the window now, RequestError where it never can."""
-        if intent.size_bytes > quota.limit_bytes:
-            raise RequestError(
-                f"{intent.business_key} asks for {intent.size_bytes} bytes, more than the whole quota of "
-                f"{quota.limit_bytes} bytes per {quota.window_seconds:.0f} s: split it"
-            )
-        span = quota.window_seconds + quota.margin_seconds
-        c = submissions.c
-        counted = sa.or_(c.state.in_([str(s) for s in UNCERTAIN]), c.accept_deadline > self.now - span)
-        query = sa.select(c.size_bytes, c.accept_deadline, c.state).where(
-            c.system == intent.system, c.kind == intent.kind, counted
-        )
-        rows = self.conn.execute(query).all()
-        over = sum(r.size_bytes for r in rows) + intent.size_bytes - quota.limit_bytes
-        if over <= 0:
-            return
-        available_at = self.now + span
-        for row in sorted((r for r in rows if r.state not in UNCERTAIN), key=lambda r: float(r.accept_deadline)):
-            over -= row.size_bytes
-            if over <= 0:
-                available_at = row.accept_deadline + span
-                break
-        raise QuotaExceeded(
-            f"{intent.system}/{intent.kind}: {intent.size_bytes} bytes do not fit into the quota of {quota.limit_bytes} bytes "
-            f"per {quota.window_seconds:.0f} s now; they will in {available_at - self.now:.0f} s",
-            available_at=available_at,
-        )

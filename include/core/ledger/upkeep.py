@@ -21,8 +21,8 @@ CANCELLERS: dict[str, Canceller] = {}
 def long_in_doubt(book: Ledger) -> list[Submission]:
     """What `in-doubt` lists, once its answer has been missed for an hour: HELD, IN_DOUBT, or SENDING without its sender."""
     missed_before = book.now() - IN_DOUBT_SECONDS
-    rows = book.in_states(State.HELD, State.IN_DOUBT, State.SENDING)
-    return [row for row in rows if (row.accept_deadline or row.reserved_at) < missed_before]
+    rows = book.in_states(State.HELD, State.IN_DOUBT, State.SENDING, State.ACCEPTED)
+    return [row for row in rows if row.answer_missed_at < missed_before]
 
 
 def carry_out(book: Ledger, row: Submission) -> str:

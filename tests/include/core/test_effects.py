@@ -81,7 +81,7 @@ def test_resubmissions_are_this_runs_failures_that_cover_what_is_asked():
 def test_what_never_left_was_not_sent_unless_it_has_a_job(state: State, job: str | None):
     never = job is None and state in (S.RESERVED, S.CANCELLED, S.REJECTED)
     assert effects.was_sent(row(1, state, job=job)) is not never
-    assert effects.may_be_running([row(1, state, job=job)]) is (state in (S.SENDING, S.SENT, S.IN_DOUBT))
+    assert effects.may_be_running([row(1, state, job=job)]) is (state in (S.SENDING, S.ACCEPTED, S.SENT, S.IN_DOUBT))
     assert effects.may_be_running([]) is False
 
 

@@ -72,7 +72,7 @@ FORGED = (
             [
                 f"INSERT INTO {ROW} SELECT 9, system, kind, 'z', generation, state, fencing_token, 'z', payload_sha256, "
                 "size_bytes, dag_id, run_id, task_id, map_index, reserved_at, sending_at, accept_deadline, closed_at, "
-                f"cancel_requested_at, detail, request_sha256 FROM {ROW} WHERE id = 1"
+                f"cancel_requested_at, detail, request_sha256, account FROM {ROW} WHERE id = 1"
             ],
             "submission 9 differs",
         ),

@@ -17,6 +17,11 @@ LEGAL = {
     (S.RESERVED, S.SENDING),
     (S.RESERVED, S.CANCELLED),
     (S.SENDING, S.SENT),
+    (S.SENDING, S.ACCEPTED),
+    (S.IN_DOUBT, S.ACCEPTED),
+    (S.ACCEPTED, S.SENT),
+    (S.ACCEPTED, S.HELD),
+    (S.HELD, S.ACCEPTED),
     (S.SENDING, S.RESERVED),
     (S.SENDING, S.REJECTED),
     (S.SENDING, S.IN_DOUBT),
@@ -38,6 +43,7 @@ PATHS = {
     S.SENDING: [S.SENDING],
     S.IN_DOUBT: [S.SENDING, S.IN_DOUBT],
     S.HELD: [S.SENDING, S.IN_DOUBT, S.HELD],
+    S.ACCEPTED: [S.SENDING, S.ACCEPTED],
     S.SENT: [S.SENDING, S.SENT],
     S.DONE: [S.SENDING, S.SENT, S.DONE],
     S.FAILED: [S.SENDING, S.SENT, S.FAILED],
@@ -61,7 +67,7 @@ def test_the_table_of_moves_is_the_one_of_the_design():
     assert {(old, new) for old, news in MOVES.items() for new in news} == LEGAL
     assert set(State) == OPEN | CLOSED
     assert not OPEN & CLOSED
-    assert OPEN - {S.SENT} == UNCERTAIN
+    assert OPEN - {S.SENT, S.ACCEPTED} == UNCERTAIN
 
 
 @pytest.mark.parametrize("old", State)

@@ -1,0 +1,241 @@
+"""Answers that name nothing, remotes that take a key of ours, quotas of accounts, and holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from include.core.errors import Held, LedgerError, QuotaExceeded
+from include.core.ledger import (
+    Accepted,
+    ClientKey,
+    InDoubt,
+    Intent,
+    Ledger,
+    OnHold,
+    Probe,
+    Quota,
+    SendFence,
+    State,
+    verify,
+)
+from include.core.ledger.rows import Submission
+from include.core.ledger.upkeep import long_in_doubt
+from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Clock, Remote, begun, intent, owner, submit
+from tests.include.core.test_ledger_states import at
+
+S = State
+TEN = Quota(limit_bytes=10, doubt_expires=True)
+
+
+def only(ledger: Ledger) -> Submission:
+    (row,) = ledger.generations("tape", "restore", "plate-7")
+    return row
+
+
+# -- a yes that names nothing ---------------------------------------------------------------------------------------------
+
+
+class Nameless(Remote):
+    """Says yes and gives no id; its jobs are hidden until `hidden` is emptied."""
+
+    async def send(self, row: Submission, fence: SendFence) -> Accepted:  # type: ignore[override]
+        job = await super().send(row, fence)
+        self.hidden.add(str(job))
+        return Accepted({"answer": "202"}, named_within_seconds=600.0)
+
+
+def test_a_yes_without_an_id_waits_for_the_id_and_is_never_sent_again(ledger: Ledger, clock: Clock):
+    remote = Nameless()
+    for _ in range(3):
+        with pytest.raises(InDoubt, match="does not show its job yet"):
+            submit(ledger, remote)
+        clock.at += VISIBILITY_WINDOW + TIMEOUT + 1
+        remote.now += VISIBILITY_WINDOW + TIMEOUT + 1
+    assert (only(ledger).state, only(ledger).detail["answer"], remote.requests) == (S.ACCEPTED, "202", 1)
+    remote.hidden.clear()
+    assert (submit(ledger, remote).external_id, remote.requests) == ("job-1", 1)
+    assert verify(ledger).problems == []
+
+
+def test_a_yes_whose_job_is_never_shown_is_held_after_its_deadline_and_in_doubt_only_then(ledger: Ledger, clock: Clock):
+    remote = Nameless()
+    with pytest.raises(InDoubt):
+        submit(ledger, remote)
+    clock.at += 599
+    assert long_in_doubt(ledger) == []
+    clock.at += 3602
+    assert [row.id for row in long_in_doubt(ledger)] == [only(ledger).id]
+    with pytest.raises(Held, match="accepted"):
+        submit(ledger, remote)
+    assert remote.requests == 1
+
+
+def test_a_late_yes_ends_the_doubt_of_its_own_attempt_only(ledger: Ledger):
+    attempt = begun(ledger)
+    ledger.move(attempt, S.IN_DOUBT, why="no answer")
+    assert ledger.record_accepted(attempt, {}, named_within=60).state == S.ACCEPTED
+    assert ledger.record_accepted(attempt, {}, named_within=60).state == S.ACCEPTED  # twice is once
+    old = begun(ledger, intent("other"))
+    ledger.begin(ledger.move(old, S.RESERVED, why="thought absent"), response_deadline=60)
+    with pytest.raises(LedgerError, match="second job"):
+        ledger.record_accepted(old, {"answer": "202"}, named_within=60)
+    assert ledger.get(old.id).detail["late_acceptance"] == {"answer": "202"}
+    assert verify(ledger).problems == []
+
+
+# -- the same client key -------------------------------------------------------------------------------------------------
+
+
+class Keyed(Remote):
+    """Takes a request once per key, however often it comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[str] = []
+        self.taken: dict[str, str] = {}
+        self.asked_for_keys = 0
+
+    async def key(self, row: Submission) -> str:
+        self.asked_for_keys += 1
+        return f"key-{self.asked_for_keys}"
+
+    def accept(self, key: str) -> str:
+        client_key = self.keys[-1]
+        if client_key not in self.taken:
+            self.taken[client_key] = super().accept(key)
+        return self.taken[client_key]
+
+    async def send(self, row: Submission, fence: SendFence):  # type: ignore[no-untyped-def,override]
+        self.keys.append(str(row.client_key))
+        return await super().send(row, fence)
+
+    def keyed_probe(self, valid_seconds: float = 3600.0) -> Probe:
+        return replace(self.probe(), client_key=ClientKey(self.key, valid_seconds))
+
+
+@pytest.mark.parametrize("fault", ["lost", "unsent"])
+def test_a_lost_answer_is_sent_again_at_once_under_the_same_key(ledger: Ledger, fault: str):
+    remote = Keyed()
+    remote.hidden.add("job-1")
+    remote.faults = [fault]
+    row = submit(ledger, remote, probe=remote.keyed_probe())
+    assert (row.state, row.generation, remote.keys) == (S.SENT, 1, ["key-1", "key-1"])
+    assert (len(remote.jobs), remote.asked_for_keys) == (1, 1)
+    assert verify(ledger).problems == []
+
+
+def test_a_key_that_the_remote_may_have_forgotten_is_not_trusted(ledger: Ledger, clock: Clock):
+    remote = Keyed()
+    remote.faults = ["lost"] * 30
+    remote.hidden.add("job-1")
+    probe = remote.keyed_probe(valid_seconds=3600)
+    remote.before_send = lambda _row: setattr(clock, "at", clock.at + 600)
+    with pytest.raises(InDoubt, match="not found"):
+        submit(ledger, remote, probe=probe)
+    assert len(remote.keys) <= 7
+    assert len(remote.jobs) == 1
+
+
+def test_two_workers_send_under_one_key(ledger: Ledger):
+    row = ledger.open(intent())
+    first, second = ledger.keep_client_key(row, "a"), ledger.keep_client_key(row, "b")
+    assert first.client_key == second.client_key == "a"
+
+
+# -- quotas ------------------------------------------------------------------------------------------------------------------
+
+
+def of_account(key: str, size: int, account: str) -> Intent:
+    return Intent("tape", "restore", key, {}, owner(), size_bytes=size, account=account)
+
+
+def test_accounts_have_quotas_of_their_own_and_a_reading_says_when_what_is_free(ledger: Ledger, clock: Clock):
+    start = clock.at
+    at(ledger, S.SENT, of_account("a", 4, "amy"), job="a")
+    clock.at += 100
+    at(ledger, S.SENT, of_account("b", 5, "amy"), job="b")
+    ledger.open(of_account("c", 10, "bob"), quota=TEN)
+    with pytest.raises(QuotaExceeded, match="of amy"):
+        ledger.open(of_account("d", 2, "amy"), quota=TEN)
+    found = ledger.quota_reading("tape", "restore", TEN, account="amy")
+    assert (found.used_bytes, found.free_bytes) == (9, 1)
+    assert found.frees == ((start + TEN.span, 4), (start + 100 + TEN.span, 5))
+    assert ledger.quota_reading("tape", "restore", TEN, account="eve").free_bytes == 10
+
+
+@pytest.mark.parametrize("state", [S.RESERVED, S.SENDING, S.IN_DOUBT, S.HELD])
+def test_a_doubt_stops_counting_one_window_after_its_request_can_have_been_accepted(
+    ledger: Ledger, clock: Clock, state: State
+):
+    row = at(ledger, state, intent("a", size=10))
+    last = row.accept_deadline or row.reserved_at
+    clock.at = last + TEN.span - 1
+    with pytest.raises(QuotaExceeded) as caught:
+        ledger.open(intent("b", size=1), quota=TEN)
+    assert caught.value.available_at == last + TEN.span
+    clock.at += 1
+    ledger.open(intent("b", size=1), quota=TEN)
+
+
+def test_a_doubt_that_does_not_expire_is_named_instead_of_a_promise(ledger: Ledger):
+    row = at(ledger, S.HELD, intent("a", size=10))
+    with pytest.raises(QuotaExceeded, match=rf"submission {row.id} reached the remote.*in-doubt"):
+        ledger.open(intent("b", size=1), quota=Quota(limit_bytes=10))
+
+
+def test_what_comes_back_from_a_doubt_passes_the_quota_again_before_it_is_sent(ledger: Ledger, clock: Clock):
+    remote = Remote()
+    old = at(ledger, S.IN_DOUBT, intent("a", size=10))
+    clock.at = float(old.accept_deadline or 0) + TEN.span
+    submit(ledger, remote, intent("b", size=10), quota=TEN)
+    ledger.move(old, S.RESERVED, why="absence proved")
+    with pytest.raises(QuotaExceeded):
+        submit(ledger, remote, intent("a", size=10), quota=TEN)
+    assert (remote.requests, ledger.get(old.id).state) == (1, S.RESERVED)
+
+
+# -- holds --------------------------------------------------------------------------------------------------------------------
+
+
+def test_on_hold_nothing_is_sent_nothing_fails_and_the_reason_is_told(ledger: Ledger, clock: Clock):
+    remote = Remote()
+    ledger.hold("tape", until=clock.at + 7200, who="amy", why="the library is serviced")
+    with pytest.raises(OnHold, match=r"tape is on hold until .* UTC \(amy: the library is serviced\)") as parked:
+        submit(ledger, remote)
+    assert (parked.value.retry_after, parked.value.no_effect, remote.requests) == (3600.0, True, 0)
+    assert only(ledger).state == S.RESERVED
+    assert [hold.system for hold in ledger.holds()] == ["tape"]
+    clock.at += 7200
+    assert submit(ledger, remote).state == S.SENT
+    assert ledger.holds() == []
+
+
+def test_a_hold_concerns_its_system_and_may_be_ended_early(ledger: Ledger, clock: Clock):
+    remote = Remote()
+    ledger.hold("disk", until=clock.at + 7200, who="amy", why="moved")
+    ledger.hold("tape", until=clock.at + 7200, who="amy", why="serviced")
+    ledger.hold("tape", until=clock.at, who="bob", why="done early")
+    assert submit(ledger, remote).state == S.SENT
+
+
+def test_the_ground_is_not_cleared_on_hold(ledger: Ledger, clock: Clock):
+    async def prepare(_row: Submission, _fence: SendFence) -> None:
+        raise AssertionError("must not be reached")
+
+    ledger.hold("tape", until=clock.at + 60, who="amy", why="serviced")
+    with pytest.raises(OnHold):
+        submit(ledger, Remote(), prepare=prepare)
+
+
+def test_a_hold_that_comes_between_preparing_and_sending_is_kept(ledger: Ledger, clock: Clock):
+    remote = Remote()
+
+    async def send(row: Submission, fence: SendFence) -> str:
+        ledger.hold("tape", until=clock.at + 60, who="amy", why="serviced")
+        return str(await remote.send(row, fence))
+
+    with pytest.raises(OnHold):
+        submit(ledger, remote, send=send)
+    assert (remote.requests, only(ledger).state) == (0, S.RESERVED)
