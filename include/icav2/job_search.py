@@ -80,7 +80,7 @@ class JobSearch:
 
     async def _jobs_for(self, row: Submission) -> list[Job]:
         """All jobs among which the one of this row must be."""
-        return await self.client.jobs_since(self.not_before(row))
+        return await self.client.jobs_since(self._not_before(row))
 
     async def _matches(self, destination: Destination, row: Submission, jobs: Sequence[Job]) -> list[str]:
         """Jobs that no row has, whose batch has exactly the folder and the items of this row; oldest first."""
@@ -90,7 +90,7 @@ class JobSearch:
         found = sorted((job for job in unmanaged if same[job]), key=lambda job: job.created)
         return [job.id for job in found]
 
-    def not_before(self, row: Submission) -> float:
+    def _not_before(self, row: Submission) -> float:
         """An instant on ICA's clock before which the job of this row cannot have been made."""
         sending_at = row.sending_at or row.reserved_at
         if self.client.http.remote_now is None:

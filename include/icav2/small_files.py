@@ -21,6 +21,7 @@ from include.core.effects import FINAL, Phase, Progress, Standing
 from include.core.errors import Forbidden, Held, NotFound, RemoteError, WaybillError
 from include.core.http import Busy
 from include.core.ledger import (
+    ClientKey,
     DuplicateSafe,
     Intent,
     Ledger,
@@ -50,6 +51,7 @@ STREAM_LIMIT_BYTES = 100 << 20  # larger ones stay with the batch copy
 AT_ONCE = 4  # so many files are on the worker's disk at a time
 PASS_SECONDS = 120.0  # after so long no other file is begun in this pass: jobs that failed are waiting to be sent again
 UNDER_WAY = frozenset({State.SENDING, State.SENT, State.IN_DOUBT, State.HELD})
+KEY_SECONDS = 6 * 86_400.0  # ICA keeps its answer to an Idempotency-Key for seven days (docs/protocols/icav2.md 4.8)
 TAKEN_OVER_SECONDS = 600.0  # until ICA must have noticed an upload, and until another run's worker must have made it
 
 
@@ -207,10 +209,15 @@ class SmallFileCopier:
         if data is not None and data.status == "DELETING":
             again = self.now + self.context.come_back_seconds
             return Standing(file, Phase.WAITING, f"{file.path} is still being deleted", look_again_at=again)
-        if data is not None and not self._may_remove(one):
+        if data is not None and not self._may_remove(one) and not self._asked_before(one):
             why = f"another {file.content.path} lies there ({data.status}), which Waybill did not make: move it away"
             return Standing(file, Phase.FAILED, why)
         return None
+
+    def _asked_before(self, one: _Missing) -> bool:
+        """Whether a request without an answer is going to be repeated: what lies there may be the file that it made."""
+        first = one.last.detail.get("first_sending_at") if one.last and one.last.state == State.RESERVED else None
+        return first is not None and self.now < float(first) + TAKEN_OVER_SECONDS
 
     def _may_remove(self, one: _Missing) -> bool:
         """Whether what lies in the way of a file is what we left there: a submission of it made it, or a batch of ours."""
@@ -274,12 +281,13 @@ class SmallFileCopier:
         folder = None if place[1] == "/" else folders[place]
         if isinstance(folder, WaybillError):
             raise folder
+        removed = [one.data] if one.data is not None and self._may_remove(one) else []
         try:
             return await submit_once(
                 context.ledger,
                 intent,
                 probe=self._probe(file),
-                prepare=partial_file_cleanup(context, file.destination, [one.data]) if one.data is not None else None,
+                prepare=partial_file_cleanup(context, file.destination, removed) if removed else None,
                 send=lambda row, fence: self._send(file, folder, row, fence),
                 seen_absent=context.withdraw_unsent(one.rows, self.now, instead=intent),
             )
@@ -307,31 +315,30 @@ class SmallFileCopier:
 
     async def _send(self, file: SmallFile, folder: str | None, row: Submission, fence: SendFence) -> Sent:
         name, project_id = file.path.rsplit("/", 1)[-1], file.destination.project_id
-        key = f"waybill-{self.context.ledger.ledger_id}-{row.id}"
-        return Sent(await self.context.client.make_file(project_id, folder, name, key=key, fence=fence))
+        return Sent(await self.context.client.make_file(project_id, folder, name, key=str(row.client_key), fence=fence))
 
     def _probe(self, file: SmallFile) -> Probe:
-        settings = self.context.settings
+        """A lost answer is asked for again under its key: ICA then gives the file that it made, or makes it."""
+        client, ledger, settings = self.context.client, self.context.ledger, self.context.settings
+
+        async def search(_row: Submission) -> RemoteSearch:
+            return RemoteSearch((), complete=True, remote_now=client.http.remote_now or ledger.now())
+
+        async def key(row: Submission) -> str:
+            return f"waybill-{ledger.ledger_id}-{row.id}"
 
         async def verified(_row: Submission) -> bool:
-            there = await look_at(self.context.client, file.destination)
+            there = await look_at(client, file.destination)
             return judge(file.content, there.get(file.path), use_etag=settings.use_etag)[0] == Verdict.OK
 
         return Probe(
-            search=lambda row: self._search(file, row),
+            search=search,
             visibility_window_seconds=settings.visibility_window_seconds,
             request_timeout_seconds=settings.request_timeout_seconds,
             proves_absence=False,
             harmless=DuplicateSafe("ICA makes no second file of one name", verified),
+            client_key=ClientKey(key, KEY_SECONDS),
         )
-
-    async def _search(self, file: SmallFile, row: Submission) -> RemoteSearch:
-        """Whether the file is there that a lost answer was about: one that is not in the ledger, and not older."""
-        there = await self.context.client.list_folder(file.destination.project_id, _folder(file.path))
-        since = self.context.search.not_before(row)
-        found = tuple(data.id for data in there if data.path == file.path and data.created >= since)
-        remote_now = self.context.client.http.remote_now or self.context.ledger.now()
-        return RemoteSearch(found, complete=True, remote_now=remote_now)
 
     # -- the content ------------------------------------------------------------------------------------------------
 

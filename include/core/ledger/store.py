@@ -387,7 +387,8 @@ class Ledger:
                 )
             # Accepted at any instant up to now: a commit may come long after the client has given up.
             values: dict[str, Any] = {"external_id": external_id, "accept_deadline": tx.now}
-            if now.state in NAMEABLE and now.fencing_token == attempt.fencing_token:
+            # Under one client key the remote has one job: the answer to any attempt of the row names it.
+            if now.state in NAMEABLE and (now.fencing_token == attempt.fencing_token or now.client_key is not None):
                 values |= {"state": State.SENT, "detail": {**now.detail, **detail}}
                 return tx.change(now, values, why=why), True
             if now.external_id is None and now.state in (State.SUPERSEDED, State.CANCELLED):
