@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +35,7 @@ from include.core.ledger import (
     verify,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 BUDGET_SECONDS = 90
 AIM_MILLISECONDS = 50.0  # what a submission may cost more than its bare call: little beside any remote's answer
 Row = dict[str, Any]
@@ -48,11 +52,49 @@ def run(quick: bool = False) -> list[Row]:
         urls = {"SQLite": URL.create("sqlite", database=str(folder / "ledger.db"))}
         if cluster:
             urls["PostgreSQL"] = cluster.new_schema()
-        return [row for name, url in urls.items() for row in _measure(name, url, count)]
+        return [row for name, url in urls.items() for row in _measure(name, url, count)] + _costs(quick)
     finally:
         if cluster:
             cluster.stop()
         shutil.rmtree(folder)
+
+
+ROWS = 200_000
+COSTS = {  # figure → (unit, aim)
+    "CPU per submission": ("ms", 6.0),
+    "statements per submission": ("statements", 10.0),
+    "of_run": ("ms", 50.0),
+    "known": ("ms", 50.0),
+    "in_states": ("ms", 50.0),
+}
+
+
+def _costs(quick: bool) -> list[Row]:
+    """What the ledger itself costs, beside the code of before where `WAYBILL_BEFORE` names its checkout; in turns."""
+    count, rows, rounds = (50, 2_000, 1) if quick else (300, ROWS, 3)
+    before = os.environ.get("WAYBILL_BEFORE")
+    checkouts = [ROOT, *([Path(before).resolve()] if before else [])]
+    found: dict[Path, list[dict[str, float]]] = {checkout: [] for checkout in checkouts}
+    for _ in range(rounds):
+        for checkout in checkouts:
+            found[checkout].append(_cost(checkout, count, rows))
+    lines = []
+    for figure, (unit, aim) in COSTS.items():
+        ours, *theirs = (statistics.median(one[figure] for one in found[checkout]) for checkout in checkouts)
+        name = f"{figure}, intent to end of the job" if "submission" in figure else f"{figure} at {rows:,} rows"
+        peer = ("the code of before", theirs[0]) if theirs else (None, None)
+        lines.append(_row(f"ledger: {name} (SQLite)", ours, unit, *peer, aim, ours <= aim))
+    return lines
+
+
+def _cost(checkout: Path, count: int, rows: int) -> dict[str, float]:
+    program = Path(__file__).with_name("ledger_cost.py")
+    env = {**os.environ, "PYTHONPATH": str(checkout)}
+    told = subprocess.run(
+        [sys.executable, "-P", str(program), str(count), str(rows)],
+        env=env, cwd=checkout, capture_output=True, text=True, check=True, timeout=900,
+    )  # fmt: skip
+    return dict(json.loads(told.stdout))
 
 
 def _measure(name: str, url: URL, count: int) -> list[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -12,8 +13,9 @@ from harness.plates.bench import Bench, new_bench, run
 from harness.proxy import proxied
 from include.core.errors import WaybillError
 from include.s3.bucket import Bucket, Head
-from include.s3.errors import ObjectExists
+from include.s3.errors import ConcurrentWriter, ObjectExists
 from include.s3.multipart import PartDone, Upload
+from include.s3.pieces import Pieces
 
 MIB = 1024 * 1024
 DATA = servers.noise("stream", 12 * MIB)
@@ -99,3 +101,49 @@ def test_a_completion_that_had_no_effect_is_an_error_and_the_old_object_is_not_t
             run(upload(access.bucket(bench.cold), overwrite=True))
         access.close()
     assert not isinstance(raised.value, ObjectExists) and bench.get("k") == b"older"
+
+
+def test_without_a_journal_the_right_to_list_parts_is_not_needed(bench: Bench):
+    with proxied(bench.url) as front:
+        front.add(proxy.refuse("GET", None, 403, "AccessDenied", query="uploadId="))
+        access = servers.access(front.url)
+        run(upload(access.bucket(bench.cold)))
+        access.close()
+    assert bench.get("k") == DATA
+
+
+class RacedUpload(Upload[PartDone]):
+    """Another writer replaces the object right after it was joined, and the answer of the store names nothing."""
+
+    async def _join(self) -> dict[str, Any]:
+        await super()._join()
+        await self.bucket.put("k", b"another writer's")
+        return {}
+
+
+def test_an_object_that_was_replaced_right_after_it_was_joined_is_not_taken_for_ours(bench: Bench):
+    async def raced() -> None:
+        made = RacedUpload(bench.archive, "k", overwrite=True)
+        await made.begin()
+        async for part in made.send_stream(stream(DATA, MIB), 5 * MIB):
+            await made.finished(part)
+        await made.complete()
+
+    with pytest.raises(ConcurrentWriter, match="replaced it since"):
+        run(raced())
+
+
+@pytest.mark.parametrize(
+    ("answer", "confirmed"),
+    [
+        ({}, False),
+        ({"ServerSideEncryption": "AES256"}, False),
+        ({"ServerSideEncryption": "aws:kms"}, True),
+        ({"SSECustomerAlgorithm": "AES256"}, True),
+    ],
+)
+def test_an_etag_is_compared_with_the_bytes_unless_the_answer_to_the_part_says_that_it_is_encrypted(
+    answer: dict[str, str], confirmed: bool, bench: Bench
+):
+    made: Upload[PartDone] = Upload(bench.archive, "k")
+    assert run(made._confirmed(answer, "0" * 32, "crc", Pieces([memoryview(b"bytes")]))) is confirmed
