@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.icav2.disturbed import needless_jobs
 from harness.icav2.ica_world import SOURCE, TARGET, World, manifest, play
 from include.core.ledger import State
 from include.icav2.engine import CopyEngine
@@ -29,24 +30,6 @@ def phases(progress: Any) -> list[str]:
 
 def fate(outcome: str, attempts: list[int] | None = None, where: str = "/cache/") -> Override:
     return Override(destination=where, attempts=attempts or [1], outcome=Outcome(outcome))
-
-
-def needless_jobs(world: World) -> list[str]:
-    """Jobs that were accepted while every one of their files was whole at its destination, by the simulator's journal."""
-    sizes = {node.id: node.size_bytes for node in world.sim.tree.nodes.values()}
-    there: dict[tuple[str, str], int] = {}
-    found = []
-    for entry in world.sim.journal.entries():
-        facts = entry.details
-        if entry.kind in ("file_written", "file_uploaded"):
-            there[facts["project_id"], facts["path"]] = facts["size_bytes"]
-        elif entry.kind in ("delete_asked", "file_deleted"):
-            there.pop((facts["project_id"], facts["path"]), None)
-        elif entry.kind == "job_accepted":
-            wanted = {(facts["project_id"], facts["path"] + i["name"]): sizes[i["data_id"]] for i in facts["items"]}
-            if all(there.get(place) == size for place, size in wanted.items()):
-                found.append(facts["job_id"])
-    return found
 
 
 def pause(engine: CopyEngine, call: str, seconds: float, first: int = 0) -> None:
