@@ -105,7 +105,7 @@ class ICAv2Scene:
         duplicates = [
             pair for pair in self._get("/_sim/counters")["duplicate_jobs"] if any(t in str(pair) for t in targets)
         ]
-        return problems + [f"two jobs at once: {pair}" for pair in duplicates]
+        return problems + [f"a job that nobody needed: {pair}" for pair in duplicates]
 
     def _wanted(self) -> dict[tuple[str, str], int]:
         """Bytes by (project, path) of every file that must be at a destination, from the sources the simulator holds."""

@@ -23,7 +23,11 @@ _SUBSET = frozenset({Outcome.PARTIALLY_SUCCEEDED, Outcome.WRONG_ITEMS})
 
 
 class JobEngine:
-    """Accepts batches and carries out their jobs. `jobs` is in order of acceptance."""
+    """Accepts batches and carries out their jobs. `jobs` is in order of acceptance.
+
+    `duplicates`: jobs that nobody needed when they were accepted, since one was at work for some of the same items at the
+    same destination, or since all of their items were whole there.
+    """
 
     def __init__(self, tree: Tree, agenda: Agenda, journal: Journal, settings: Settings, ids: Ids) -> None:
         self._tree = tree
@@ -98,7 +102,9 @@ class JobEngine:
         for other in rivals:
             shared = sorted(asked & {item.data_id for item in other.items})
             if shared:
-                self.duplicates.append({"jobs": [other.id, job.id], "destination": destination, "data_ids": shared})
+                self._note_duplicate("at work for the same items", [other.id, job.id], destination, shared)
+        if job.kind == "copy" and job.works and all(self._is_whole(job.project_id, work) for work in job.works):
+            self._note_duplicate("all items are whole there", [job.id], destination, sorted(asked))
         rivals.append(job)
         self.jobs[job.id] = self.by_batch[job.batch_id] = self.open[job.id] = job
         self.peak_in_flight = max(self.peak_in_flight, len(self.open))
@@ -115,6 +121,16 @@ class JobEngine:
             owner=job.owner.name,
             options=job.options,
         )
+
+    def _note_duplicate(self, why: str, jobs: list[str], destination: str, data_ids: list[str]) -> None:
+        facts = {"why": why, "jobs": jobs, "destination": destination, "data_ids": data_ids}
+        self.duplicates.append(facts)
+        self._journal.record("duplicate_job", **facts)
+
+    def _is_whole(self, project_id: str, work: Work) -> bool:
+        """Whether what a work would make is there already, as good as its source."""
+        there = self._tree.at(project_id, work.path)
+        return there is not None and (there.status, there.size_bytes) == ("AVAILABLE", work.source.size_bytes)
 
     # The plan
 

@@ -329,10 +329,41 @@ def test_two_open_jobs_for_the_same_items_and_folder_are_counted_as_duplicates(r
     counters = ica.control.get("/counters").json()
     assert counters["duplicate_jobs"][0]["jobs"] == [first, second]
     assert (counters["peak_jobs_in_flight"], counters["submissions"]) == (3, {IN: 3})
-    ica.run_until_idle()
+    assert {pair["why"] for pair in counters["duplicate_jobs"]} == {"at work for the same items"}
+
+
+def test_a_job_accepted_while_all_its_items_are_whole_is_a_duplicate_too(rehearse):
+    ica = rehearse()
+    data, folder = two_files(ica), ica.folder("/in/")
+    ica.copy(data[:1], folder)
+    ica.copy(data, folder)  # one of its files is missing: somebody needs it
+    assert ica.control.get("/counters").json()["duplicate_jobs"] == []
+    job = ica.copy(data, folder)["job"]["id"]
+    duplicate = {"why": "all items are whole there", "jobs": [job], "destination": IN, "data_ids": sorted(data)}
+    assert ica.control.get("/counters").json()["duplicate_jobs"] == [duplicate]
+    assert [entry["details"] for entry in ica.journal("duplicate_job")] == [duplicate]
+
+
+@pytest.mark.parametrize("spoilt", [{"size_bytes": 9}, {"status": "PARTIAL"}, {"status": "DELETING"}])
+def test_a_job_for_a_file_that_is_not_whole_is_no_duplicate(rehearse, spoilt):
+    ica = rehearse()
+    data, folder = [ica.seed("/run/a.txt")], ica.folder("/in/")
+    ica.copy(data, folder)
+    ica.control.patch(f"/data/{ica.files()['/in/a.txt']['id']}", json=spoilt)
     ica.submit(data, folder)
-    counters = ica.control.get("/counters").json()
-    assert (len(counters["duplicate_jobs"]), counters["jobs_in_flight"]) == (2, 1)
+    assert ica.control.get("/counters").json()["duplicate_jobs"] == []
+
+
+def test_a_folder_is_whole_when_all_its_files_are(rehearse):
+    ica = rehearse()
+    ica.seed("/run/a.txt")
+    data, folder = [ica.folder("/run/", SOURCE)], ica.folder("/in/")
+    ica.copy(data, folder)
+    ica.seed("/run/b.txt")
+    ica.copy(data, folder)
+    assert ica.control.get("/counters").json()["duplicate_jobs"] == []
+    ica.copy(data, folder)
+    assert len(ica.control.get("/counters").json()["duplicate_jobs"]) == 1
 
 
 def test_one_listing_shows_every_job_by_status_and_the_newest_first(rehearse):

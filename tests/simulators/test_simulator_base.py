@@ -16,7 +16,20 @@ import httpx
 import pytest
 from ica_rehearsal import MEDIA_TYPE, SOURCE, START, TARGET
 
-from simulators.common import Agenda, Clock, ConnectionDropped, InProcessTransport, Journal, RunningServer
+from simulators import __main__ as simulators_main
+from simulators.common import (
+    Agenda,
+    Clock,
+    ConnectionDropped,
+    HttpServices,
+    InProcessTransport,
+    Journal,
+    RunningServer,
+    Setup,
+    Simulator,
+    SimulatorSettings,
+    named,
+)
 from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Settings, draw, seed_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,3 +206,46 @@ def test_the_command_publishes_addresses_serves_the_scenario_and_stops_on_sigter
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
+
+
+def arguments(*words: str):
+    return simulators_main._arguments(list(words))
+
+
+def test_each_service_has_its_own_speed_and_all_share_a_folder_and_their_worlds(tmp_path):
+    setups = simulators_main.setups(arguments("--speed", "10", "--speed", "s3=1440"), tmp_path)
+    assert {name: setup.clock.speed for name, setup in setups.items()} == {"icav2": 10, "s3": 1440}
+    made = [setup.world("archive", lambda setup: object()) for setup in setups.values()]
+    assert made[0] is made[1]
+    assert {setup.folder for setup in setups.values()} == {tmp_path}
+    assert setups["s3"].world("other", lambda setup: setup.clock) is setups["s3"].clock
+
+
+def test_a_simulator_built_alone_has_a_world_of_its_own_and_says_what_it_lacks():
+    setup = Setup(Clock())
+    assert setup.world("archive", lambda setup: object()) is not setup.world("archive", lambda setup: object())
+    with pytest.raises(ValueError, match=r"Shared\(folder\)"):
+        setup.folder  # noqa: B018
+
+
+@pytest.mark.parametrize("speed", ["fast", "-1", "tape=3", "s3=", "inf", "s3=nan"])
+def test_a_speed_that_is_none_is_refused_by_name(speed, capsys):
+    with pytest.raises(SystemExit):
+        arguments("--speed", speed)
+    assert speed in capsys.readouterr().err
+
+
+def test_one_service_may_have_several_addresses_by_name():
+    async def main() -> None:
+        simulators = {name: Simulator(name, SimulatorSettings()) for name in ("archiver", "ingest")}
+        service = HttpServices(simulators)
+        addresses = named("hca", await service.start())
+        async with httpx.AsyncClient(verify=False) as client:
+            for name, address in addresses.items():
+                health = await client.get(f"{address}/_sim/health")
+                assert name == f"hca.{health.json()['name']}"
+        await service.stop()
+        assert list(addresses) == ["hca.archiver", "hca.ingest"]
+        assert named("s3", "http://127.0.0.1:1") == {"s3": "http://127.0.0.1:1"}
+
+    asyncio.run(main())
