@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks.icav2.disturbed import needless_jobs
 from harness.icav2.ica_world import SOURCE, TARGET, World, manifest, play
 from include.core.ledger import State
 from include.icav2.engine import CopyEngine
@@ -55,7 +54,7 @@ def test_two_runs_of_one_manifest_against_a_slow_ica_send_each_copy_once(destina
         engines = [world.engine(plan, run, world.mortal()) for run in ("run1", "run2")]
         ends = await asyncio.gather(*(world.run(engine) for engine in engines))
         assert [set(phases(end)) for end in ends] == [{"passed"}, {"passed"}]
-        assert needless_jobs(world) == []
+        assert world.sim.counters()["duplicate_jobs"] == []
         assert len(world.jobs()) == destinations
         world.check(what)
 
@@ -74,7 +73,7 @@ def test_a_worker_that_was_paused_after_its_look_sends_nothing_that_was_sent_and
         pause(slow, "make_folder", seconds)
         ends = await asyncio.gather(world.run(slow), world.run(fast))
         assert [set(phases(end)) for end in ends] == [{"passed"}, {"passed"}]
-        assert needless_jobs(world) == []
+        assert world.sim.counters()["duplicate_jobs"] == []
         assert len(world.jobs()) == 8
         world.check(what)
 
@@ -94,7 +93,7 @@ def test_a_submission_that_another_worker_sent_after_the_look_is_not_taken_for_s
         pause(slow, "find_folders", 120.0)
         ends = await asyncio.gather(world.run(slow), world.run(fast))
         assert [phases(end) for end in ends] == [["passed"], ["passed"]]
-        assert needless_jobs(world) == []
+        assert world.sim.counters()["duplicate_jobs"] == []
         assert len(world.jobs()) == 1
 
     play(scene, **CALM)
@@ -110,7 +109,7 @@ def test_what_a_failed_job_of_another_run_has_copied_since_the_look_is_not_sent_
         pause(slow, "make_folder", 60.0)
         ends = await asyncio.gather(world.run(slow), world.run(fast))
         assert [phases(end) for end in ends] == [["passed"], ["failed"]]
-        assert needless_jobs(world) == []
+        assert world.sim.counters()["duplicate_jobs"] == []
 
     play(scene, **CALM, failing_files=["/run/f2$"])
 
@@ -124,7 +123,7 @@ def test_a_worker_that_was_paused_before_its_clean_up_deletes_nothing_of_a_later
         pause(slow, "data", 300.0)  # the look by id, right before the deletion
         ends = await asyncio.gather(world.run(slow), world.run(fast))
         assert [phases(end) for end in ends] == [["passed"], ["passed"]]
-        assert needless_jobs(world) == []
+        assert world.sim.counters()["duplicate_jobs"] == []
         world.check(what)
         assert len(world.sim.journal.entries("delete_asked")) == 2
 
@@ -162,7 +161,7 @@ def test_a_listing_that_lags_behind_another_runs_copy_is_not_taken_for_absence()
         assert phases(await world.run(first)) == ["passed"]
         world.sim.change_settings(listing_lag_seconds=50.0)  # as another host of ICA may still answer
         assert phases(await world.run(second)) == ["passed"]
-        assert needless_jobs(world) == []
+        assert world.sim.counters()["duplicate_jobs"] == []
 
     play(scene, **CALM)
 
@@ -197,7 +196,7 @@ def test_a_row_is_not_closed_as_failed_by_a_listing_that_lags_behind_its_job(see
         world.seed(what)
         await asyncio.sleep(61)
         assert set(phases(await world.copy(what))) == {"passed"}
-        assert needless_jobs(world) == []
+        assert world.sim.counters()["duplicate_jobs"] == []
         assert len(world.jobs()) == 2
 
     play(scene, **CALM, seed=seed, listing_lag_seconds=60.0)
