@@ -200,3 +200,29 @@ def test_a_row_is_not_closed_as_failed_by_a_listing_that_lags_behind_its_job(see
         assert len(world.jobs()) == 2
 
     play(scene, **CALM, seed=seed, listing_lag_seconds=60.0)
+
+
+def test_a_submission_whose_ground_is_just_being_cleared_is_not_withdrawn_by_another_run():
+    async def scene(world: World) -> None:
+        files = [f"icav2://{SOURCE}/run/f{n}" for n in range(4)]
+        mine, theirs = {name: [DEST] for name in files[:3]}, {name: [DEST] for name in files[1:]}
+        world.seed(mine | theirs)
+        first = world.engine(await world.plan(mine), "run1", world.mortal())
+        second = world.engine(await world.plan(theirs), "run2", world.mortal())
+        await first.act()
+        await asyncio.sleep(60)  # its job has failed and left a partial file
+
+        async def later() -> Any:
+            await asyncio.sleep(3)
+            return await world.run(second)
+
+        first.wait_for_deletion = True
+        cleared = asyncio.ensure_future(first.act())
+        other = asyncio.ensure_future(later())
+        await cleared
+        ends = [await world.run(first), await other]
+        assert [phases(end) for end in ends] == [["passed"], ["passed"]]
+        assert State.CANCELLED not in {row.state for row in world.submissions()}
+        world.check(mine | theirs)
+
+    play(scene, **CALM, delete_seconds=20.0, overrides=[fate("failed_partial")])
