@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
+from include.core.errors import NotFound, TransientError, WaybillError
 from include.core.ledger import Intent, Ledger, Owner, Probe, State, Submission, resolve
 from include.icav2 import rules
 from include.icav2.client import ICAv2Client
@@ -13,6 +15,8 @@ from include.icav2.models import Data, Destination, Item, Proof, Verdict
 from include.icav2.plan import look_at
 from include.icav2.rules import CopySettings
 from include.icav2.verify import incomplete, prove
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,26 @@ class CopyContext:
         if last is not None and unsent and (instead is None or last.payload_sha256 != instead.payload_sha256):
             rows = [*rows[:-1], self.ledger.move(last, State.CANCELLED, why=f"never sent: {why}")]
         return rules.seen_generation(rows)
+
+    async def into_folder(self, work: Awaitable[T], project_id: str, folder_id: str | None) -> T:
+        """The answer to a request that names a folder. Where the folder was deleted since it was found (404), that is no
+        refusal: TransientError, nothing done, and the next look finds or makes another."""
+        try:
+            return await work
+        except NotFound as error:
+            if folder_id is None or not await self._is_gone(project_id, folder_id):
+                raise
+            why = f"{error} Its folder was deleted since it was found; it is made anew"
+            raise TransientError(why, retry_after=self.come_back_seconds, no_effect=True) from None
+
+    async def _is_gone(self, project_id: str, folder_id: str) -> bool:
+        """Whether a folder that was found does not exist any more. Asked after a refusal, so that no error of this hides it."""
+        try:
+            return (await self.client.data(project_id, folder_id)).status == "DELETING"
+        except NotFound:
+            return True
+        except WaybillError:
+            return False
 
     def stuck_at(self, row: Submission) -> float:
         return (row.sending_at or row.reserved_at) + self.settings.job_timeout_seconds

@@ -220,9 +220,10 @@ class SmallFileCopier:
         return first is not None and self.now < float(first) + TAKEN_OVER_SECONDS
 
     def _may_remove(self, one: _Missing) -> bool:
-        """Whether what lies in the way of a file is what we left there: a submission of it made it, or a batch of ours."""
+        """Whether what lies in the way of a file is what we left there: a failed submission of it, or a batch of ours. What
+        was proved once and has changed since is somebody else's."""
         data = one.data
-        if data is None or data.id in {row.external_id for row in one.rows}:
+        if data is None or data.id in {row.external_id for row in one.rows if row.state in effects.ENDED_BADLY}:
             return data is not None
         if rules.still_writing(one.batches, self.now, self.context.settings):
             return False
@@ -315,7 +316,8 @@ class SmallFileCopier:
 
     async def _send(self, file: SmallFile, folder: str | None, row: Submission, fence: SendFence) -> Sent:
         name, project_id = file.path.rsplit("/", 1)[-1], file.destination.project_id
-        return Sent(await self.context.client.make_file(project_id, folder, name, key=str(row.client_key), fence=fence))
+        make = self.context.client.make_file(project_id, folder, name, key=str(row.client_key), fence=fence)
+        return Sent(await self.context.into_folder(make, project_id, folder))
 
     def _probe(self, file: SmallFile) -> Probe:
         """A lost answer is asked for again under its key: ICA then gives the file that it made, or makes it."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from include.core import effects
 from include.core.effects import Phase, Standing
-from include.core.errors import NotFound, TransientError, WaybillError
+from include.core.errors import TransientError, WaybillError
 from include.core.http import Busy
 from include.core.ledger import Intent, SendFence, Sent, State, Submission, submit_once
 from include.icav2 import rules
@@ -164,23 +164,9 @@ class Sender:
 
     async def _send(self, destination: Destination, attempt: Submission, fence: SendFence) -> Sent:
         folder_id, data_ids = attempt.detail["folder_id"], attempt.detail["data_ids"]
-        try:
-            batch = await self.context.client.copy(destination.project_id, folder_id, data_ids, fence=fence)
-        except NotFound as error:
-            if folder_id is None or not await self._is_gone(destination.project_id, folder_id):
-                raise
-            why = f"{error} Its folder was deleted since it was found; it is made anew"
-            raise TransientError(why, retry_after=self.context.come_back_seconds, no_effect=True) from None
+        copy = self.context.client.copy(destination.project_id, folder_id, data_ids, fence=fence)
+        batch = await self.context.into_folder(copy, destination.project_id, folder_id)
         return Sent(batch.job.id, {"batch_id": batch.id, "job_created": batch.job.created})
-
-    async def _is_gone(self, project_id: str, folder_id: str) -> bool:
-        """Whether a folder that was found does not exist any more. Asked after a refusal, so that no error of this hides it."""
-        try:
-            return (await self.context.client.data(project_id, folder_id)).status == "DELETING"
-        except NotFound:
-            return True
-        except WaybillError:
-            return False
 
 
 def _folder_id(destination: Destination, folders: Mapping[Place, str | WaybillError]) -> str | None:

@@ -170,6 +170,40 @@ def test_a_file_that_is_made_long_after_its_answer_was_given_up_is_made_once(sec
     play(scene, **REFUSING)
 
 
+def test_a_folder_that_was_deleted_since_it_was_found_is_made_anew():
+    async def scene(world: World) -> None:
+        what = files(world, {"a": 1000})
+        engine = world.engine(await world.plan(what), **STREAM)
+        folder = world.sim.seed_folder(TARGET, "/cache/d0000/")
+        assert folder is not None
+        make_file, waited = engine.client.make_file, []
+
+        async def late(*args: Any, **options: Any) -> str:
+            if not waited:
+                waited.append(await world.client_of(world.sim).delete_data(TARGET, folder.id))
+                await asyncio.sleep(10)
+            return await make_file(*args, **options)
+
+        engine.client.make_file = late  # type: ignore[method-assign]
+        assert phases(await world.run(engine)) == ["passed"]
+        world.check(what)
+
+    play(scene, **REFUSING)
+
+
+def test_a_streamed_file_that_somebody_changed_after_its_proof_is_left_and_told():
+    async def scene(world: World) -> None:
+        what = files(world, {"a": 1000})
+        assert phases(await world.copy(what, **STREAM)) == ["passed"]
+        world.sim.set_data(world.target()["/cache/d0000/a"]["id"], etag="0" * 32)
+        progress = await world.copy(what, "run2", **STREAM)
+        assert phases(progress) == ["failed"]
+        assert "another a lies there" in progress.standings[0].why
+        assert world.sim.journal.entries("delete_asked") == []
+
+    play(scene, **REFUSING)
+
+
 def test_a_strangers_file_in_the_way_is_left_and_told():
     async def scene(world: World) -> None:
         what = files(world, {"a": 1000, "b": 1000})
