@@ -132,6 +132,41 @@ def select(conn: Connection, where: str, values: Mapping[str, Any]) -> list[Subm
 
 
 @lru_cache(maxsize=64)
+def _swap(dialect: str, names: tuple[str, ...], later: tuple[str, ...], own_clock: bool) -> str:
+    clock = ":clock" if own_clock else _CLOCK[dialect].replace("clock_timestamp", "statement_timestamp")
+    highest = {"sqlite": "max", "postgresql": "greatest"}[dialect]
+    now = f"{highest}(CAST({clock} AS DOUBLE PRECISION), coalesce((SELECT at FROM {_HEAD} AS t), 0.0))"
+    changes = [f"{name} = :{name}" for name in names] + [f"{name} = {now} + :after_{name}" for name in later]
+    head = ", ".join(f"(SELECT {name} FROM {_HEAD} AS h_{name}) AS head_{name}" for name in ("number", "sha256", "at"))
+    seen = " AND ".join(f"coalesce({name}, '') = :seen_{name}" for name in ("fencing_token", "external_id"))
+    returned = row_columns(dialect).replace("s.", "waybill_submissions.")
+    return (
+        f"UPDATE waybill_submissions SET {', '.join(changes)} WHERE id = :id AND state = :seen_state AND {seen} "
+        "AND detail = :seen_detail AND cancel_requested_at IS NULL AND NOT EXISTS "
+        f"(SELECT 1 FROM waybill_holds WHERE waybill_holds.system = waybill_submissions.system AND until > {now}) "
+        f"RETURNING {returned}, {head}, {now} AS clock"
+    )
+
+
+def swap(
+    conn: Connection,
+    seen: Mapping[str, Any],
+    values: Mapping[str, Any],
+    later: Mapping[str, float],
+    clock: float | None,
+) -> Found | None:
+    """Changes a row if it is exactly as it was `seen` and its system is not on hold: all that a transaction starts from, and
+    the change itself, in one statement. `later`: columns that become the ledger's time and so many seconds."""
+    statement = _swap(conn.dialect.name, tuple(sorted(values)), tuple(sorted(later)), clock is not None)
+    asked = {**values, **{f"after_{name}": seconds for name, seconds in later.items()}, "id": seen["id"]}
+    asked |= {f"seen_{name}": seen[name] or "" for name in ("fencing_token", "external_id", "state", "detail")}
+    row = execute(conn, statement, asked | ({} if clock is None else {"clock": clock})).mappings().first()
+    if row is None:
+        return None
+    return Found(row["head_number"], row["head_sha256"], float(row["head_at"] or 0.0), float(row["clock"]), dict(row))
+
+
+@lru_cache(maxsize=64)
 def update(names: tuple[str, ...]) -> str:
     return f"UPDATE waybill_submissions SET {', '.join(f'{name} = :{name}' for name in names)} WHERE id = :id"
 

@@ -23,10 +23,10 @@ from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
 from include.core.ledger.migrations import todays_names
 from include.core.ledger.quota import QuotaUser
-from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission
+from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission, canonical, long_values
 from include.core.ledger.schema import events
 from include.core.ledger.states import OPEN, UNCERTAIN, State
-from include.core.ledger.transaction import GENESIS, Write
+from include.core.ledger.transaction import GENESIS, Write, closes
 
 T = TypeVar("T")
 KEY_LIMIT = 2000  # bytes; PostgreSQL indexes at most 2704. Longer keys are given as a digest.
@@ -199,6 +199,41 @@ class Ledger:
             tx.row = tx.took_in(found.row) if found.row is not None else None
             yield tx
 
+    def _swap(
+        self,
+        row: Submission,
+        values: dict[str, Any],
+        *,
+        why: str,
+        who: str | None = None,
+        later: Mapping[str, float] | None = None,
+    ) -> Submission | None:
+        """The short way, in two statements: `row` changed, if it still is exactly what the caller saw; None where it is not, or
+        its system is on hold. Then nothing was done, and the long way decides. `later`: columns that become the ledger's
+        time and so many seconds."""
+        try:
+            later = {**(later or {}), **({"closed_at": 0.0} if closes(row, values) else {})}
+        except LedgerError:  # from what the caller saw; what is there now may be further on
+            return None
+        detail = values.get("detail", row.detail)
+        seen_detail, _ = long_values(row.detail)
+        kept, new_documents = long_values(detail)
+        token, job = row.fencing_token, row.external_id
+        text = canonical(seen_detail)
+        seen = {"id": row.id, "state": str(row.state), "fencing_token": token, "external_id": job, "detail": text}
+        stored = {**values, "detail": canonical(kept)} if "detail" in values else values
+        clock = None if self._clock is None else float(self._clock())
+        with schema.plain_errors("written"), self._engine.begin() as conn:
+            schema.lock(conn)
+            found = sql.swap(conn, seen, stored, later, clock)
+            if found is None or found.row is None:
+                return None
+            tx = Write(conn, found.clock, found.number or 0, found.sha256 or GENESIS)
+            tx.keep({sha256: text for sha256, text in new_documents.items() if sha256 not in text})
+            attached = sql.submission(found.row, detail).attached
+            changed = {name: found.row[name] for name in sql.COLUMNS}
+            return tx.record(changed, row.state, why, who, detail, attached)
+
     @contextmanager
     def _changing(self, row: Submission) -> Iterator[tuple[Write, Submission]]:
         """A transaction on a row that must be there, and the row as it now is."""
@@ -304,6 +339,11 @@ class Ledger:
         response_deadline: float = 0.0,
         quota: Quota | None = None,
     ) -> Submission | None:
+        if quota is None and row.state == State.RESERVED and row.client_key is None:
+            later = {"sending_at": 0.0, "accept_deadline": response_deadline} if "state" in values else {}
+            swapped = self._swap(row, {**values, "fencing_token": token}, why=why, later=later)
+            if swapped is not None:
+                return swapped
         with self._changing(row) as (tx, now):
             if now.fencing_token == token:  # committed before, and only the commit's answer was lost
                 return now
@@ -377,6 +417,11 @@ class Ledger:
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
     ) -> tuple[Submission, bool]:
         """The row, and whether this job is the row's own."""
+        if attempt.state == State.SENDING and attempt.external_id is None:
+            first = {"external_id": external_id, "state": State.SENT, "detail": {**attempt.detail, **detail}}
+            swapped = self._swap(attempt, first, why=why, later={"accept_deadline": 0.0})
+            if swapped is not None:
+                return swapped, True
         with self._changing(attempt) as (tx, now):
             late = now.detail.get("late_answers", [])
             if external_id == now.external_id or external_id in late:
@@ -408,21 +453,15 @@ class Ledger:
         external_id: str | None = None,
     ) -> Submission:
         """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is."""
+        values, later = _moved(row, state, detail, external_id)
+        swapped = self._swap(row, values, why=why, who=who, later=later)
+        if swapped is not None:
+            return swapped
         with self._changing(row) as (tx, now):
             if now.state != row.state or now.fencing_token != row.fencing_token:
                 return now
-            values: dict[str, Any] = {"state": state}
-            if state in (State.RESERVED, State.REJECTED):
-                values |= {"accept_deadline": None, "sending_at": None}  # proved: the remote never accepted it
-            elif now.sending_at is not None and now.state in UNCERTAIN and state not in UNCERTAIN:
-                values["accept_deadline"] = tx.now  # it is decided now: until here the remote may have accepted it
-            if state == State.RESERVED:
-                values["fencing_token"] = str(uuid.uuid4())  # whoever still holds the old token may not send
-            if external_id is not None:
-                values["external_id"] = external_id
-            if detail is not None:
-                values["detail"] = {**now.detail, **detail}
-            moved = tx.change(now, values, why=why, who=who)
+            values, later = _moved(now, state, detail, external_id)
+            moved = tx.change(now, {**values, **dict.fromkeys(later, tx.now)}, why=why, who=who)
             if state == State.RESERVED and now.cancel_requested_at is not None:
                 return tx.change(moved, {"state": State.CANCELLED}, why=CANCELLED_UNSENT)
             return moved
@@ -442,6 +481,25 @@ class Ledger:
             if now.state == State.RESERVED:
                 values["state"] = State.CANCELLED
             return tx.change(now, values, why=why, who=who)
+
+
+def _moved(
+    row: Submission, state: State, detail: Mapping[str, Any] | None, external_id: str | None
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The columns that a move changes, and those that become the ledger's time."""
+    values: dict[str, Any] = {"state": state}
+    later: dict[str, float] = {}
+    if state in (State.RESERVED, State.REJECTED):
+        values |= {"accept_deadline": None, "sending_at": None}  # proved: the remote never accepted it
+    elif row.sending_at is not None and row.state in UNCERTAIN and state not in UNCERTAIN:
+        later["accept_deadline"] = 0.0  # it is decided now: until here the remote may have accepted it
+    if state == State.RESERVED:
+        values["fencing_token"] = str(uuid.uuid4())  # whoever still holds the old token may not send
+    if external_id is not None:
+        values["external_id"] = external_id
+    if detail is not None:
+        values["detail"] = {**row.detail, **detail}
+    return values, later
 
 
 def _twice(write: Callable[[], T]) -> T:

@@ -26,6 +26,18 @@ def chain_sha256(previous: str, body: str) -> str:
     return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
 
 
+def closes(old: Submission, values: dict[str, Any]) -> bool:
+    """Whether this change ends a submission. Raises LedgerError for a move that the state machine does not know."""
+    new_state = State(values.get("state", old.state))
+    if new_state != old.state and new_state not in MOVES[old.state]:
+        raise LedgerError(f"{old}: a move to {new_state} does not exist")
+    if new_state == State.SENT and not values.get("external_id", old.external_id):
+        raise LedgerError(f"{old}: it cannot be SENT without the remote's id")
+    if "state" in values:
+        values["state"] = str(new_state)
+    return new_state in CLOSED and new_state != old.state
+
+
 @dataclass
 class Write:
     """One transaction under the write lock. `now` never runs backwards, whatever the host's clock does.
@@ -52,10 +64,10 @@ class Write:
         detail = values["detail"]
         kept, documents = long_values(detail)
         row = dict.fromkeys(sql.COLUMNS) | values | {"detail": canonical(kept)}
-        self._keep(documents)
+        self.keep(documents)
         inserted = {name: value for name, value in row.items() if value is not None and name != "id"}
         row["id"] = int(sql.execute(self.conn, sql.INSERT, inserted).scalar_one())
-        return self._record(row, None, why, None, detail, ())
+        return self.record(row, None, why, None, detail, ())
 
     def change(
         self,
@@ -71,22 +83,15 @@ class Write:
 
         `attach`: another task that waits for it from now on. `late_answer`: a remote id that belongs to a replaced attempt.
         """
-        new_state = State(values.get("state", old.state))
-        if new_state != old.state and new_state not in MOVES[old.state]:
-            raise LedgerError(f"{old}: a move to {new_state} does not exist")
-        if new_state == State.SENT and not values.get("external_id", old.external_id):
-            raise LedgerError(f"{old}: it cannot be SENT without the remote's id")
-        if new_state in CLOSED and new_state != old.state:
+        if closes(old, values):
             values["closed_at"] = self.now
-        if "state" in values:
-            values["state"] = str(new_state)
         detail: Mapping[str, Any] = old.detail
         if "detail" in values:
             detail = values["detail"]
             kept, documents = long_values(detail)
             values["detail"] = canonical(kept)
             before = self.stored[old.id]["detail"]
-            self._keep({sha256: text for sha256, text in documents.items() if sha256 not in before})
+            self.keep({sha256: text for sha256, text in documents.items() if sha256 not in before})
         if values:
             statement = sql.update(tuple(sorted(values)))
             sql.execute(self.conn, statement, {**values, "id": old.id})
@@ -98,13 +103,13 @@ class Write:
             who_waits = {"submission_id": old.id, "number": self.last_number + 1, **asdict(attach)}
             sql.execute(self.conn, sql.INSERT_ATTACHMENT, who_waits)
             attached = (*attached, attach)
-        return self._record({**self.stored[old.id], **values}, old.state, why, who, detail, attached, attach)
+        return self.record({**self.stored[old.id], **values}, old.state, why, who, detail, attached, attach)
 
-    def _keep(self, documents: Mapping[str, str]) -> None:
+    def keep(self, documents: Mapping[str, str]) -> None:
         for sha256, content in documents.items():
             sql.execute(self.conn, sql.INSERT_DOCUMENT, {"sha256": sha256, "content": content})
 
-    def _record(
+    def record(
         self,
         row: dict[str, Any],
         before: State | None,
@@ -114,6 +119,7 @@ class Write:
         attached: tuple[Owner, ...],
         attach: Owner | None = None,
     ) -> Submission:
+        """Appends the event of a change that was made."""
         self.last_number += 1
         self.stored[row["id"]] = row
         event: dict[str, Any] = {"number": self.last_number, "at": self.now, "before": before, "why": why, "who": who}

@@ -255,7 +255,7 @@ def test_the_senders_proof_counts_also_when_others_have_begun_to_search(
     ledger: Ledger, remote: Remote, error: Exception, state: State
 ):
     remote.faults = [error]
-    remote.before_send = lambda row: ledger.move(row, S.IN_DOUBT, why="another worker") and None
+    remote.before_send = lambda _row: ledger.move(only(ledger), S.IN_DOUBT, why="another worker") and None
     with pytest.raises(type(error)):
         submit(ledger, remote)
     assert only(ledger).state == state
