@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from include.core.concurrency import map_by_key
 from include.core.errors import NotFound, TransientError, WaybillError
 from include.core.ledger import Intent, Ledger, Owner, Probe, State, Submission, resolve
 from include.icav2 import rules
@@ -48,14 +49,42 @@ class CopyContext:
     def search(self) -> JobSearch:
         return JobSearch(self.client, self.ledger, self.settings)
 
+    async def look(
+        self, destination: Destination, rows: Sequence[Submission] = (), made: Iterable[str] = ()
+    ) -> dict[str, Data]:
+        """Everything at a destination that matters to its items, by full path.
+
+        A listing may lag behind, an answer by id does not: so what is listed and not as it should be is asked for by its id, and
+        so is what our latest jobs (`rows`, `made`) say that they made and the listing does not show.
+        """
+        there = await look_at(self.client, destination)
+        bad = [p for p in prove(destination, there, use_etag=self.settings.use_etag) if p.verdict != Verdict.OK]
+        if not bad:
+            return there
+        listed = {data.id for data in there.values()}
+        ids = {p.data_id for p in bad if p.data_id} | ({*made, *rules.lately_made(rows, self.ledger.now())} - listed)
+        seen = await map_by_key(sorted(ids), lambda data_id: self._data(destination.project_id, data_id))
+        there = {path: data for path, data in there.items() if data.id not in seen}
+        return there | {data.path: data for data in seen.values() if data is not None and not data.is_folder}
+
+    async def _data(self, project_id: str, data_id: str) -> Data | None:
+        try:
+            return await self.client.data(project_id, data_id)
+        except NotFound:
+            return None
+
     async def proofs(
-        self, destination: Destination, *, allow_listing_lag: bool = False, seen: Iterable[Data] = ()
+        self,
+        destination: Destination,
+        rows: Sequence[Submission] = (),
+        made: Iterable[str] = (),
+        *,
+        allow_listing_lag: bool = False,
     ) -> list[Proof]:
-        """What the destination holds now. `allow_listing_lag`: a job says that it succeeded, so its files get
-        time to be listed. `seen`: what was looked at by its id, which does not lag."""
+        """What the destination holds now; arguments as of `look`. `allow_listing_lag`: a job says that it succeeded, so its
+        files get time to be listed."""
         for last in (False, False, True):
-            there = await look_at(self.client, destination) | {data.path: data for data in seen}
-            proofs = prove(destination, there, use_etag=self.settings.use_etag)
+            proofs = prove(destination, await self.look(destination, rows, made), use_etag=self.settings.use_etag)
             lagging = any(proof.verdict in (Verdict.MISSING, Verdict.PARTIAL) for proof in proofs)
             if not (allow_listing_lag and lagging) or last:
                 break

@@ -214,7 +214,7 @@ class CopyEngine:
 
         async def look(destination: Destination) -> list[Proof]:
             try:
-                return await self._context.proofs(destination)
+                return await self._context.proofs(destination, rows[destination.key])
             except Forbidden:
                 return prove(destination, {}, use_etag=self.settings.use_etag)
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from include.core.concurrency import map_by_key
 from include.core.effects import Phase, Standing
 from include.core.errors import Held, NotFound
 from include.core.ledger import State, Submission
@@ -18,7 +17,7 @@ from include.icav2 import rules
 from include.icav2.client import BatchItem
 from include.icav2.context import CopyContext, ids_of
 from include.icav2.job_search import SKIP_DOES_NO_HARM
-from include.icav2.models import Data, Destination, Job, JobStatus
+from include.icav2.models import Destination, Job, JobStatus
 from include.icav2.rules import CopyStanding
 from include.icav2.verify import incomplete
 
@@ -54,7 +53,7 @@ class Reconciler:
             row = self.context.ledger.attach(row, self.context.owner)
         job = jobs.get(str(row.external_id))
         if job is not None and job.ended:
-            return await self._conclude(destination, row, job)
+            return await self._conclude(destination, rows, row, job)
         stuck_at = self.context.stuck_at(row)
         if self.now < stuck_at:
             return Standing(destination, Phase.RUNNING, job.status if job else "not listed", row.external_id, stuck_at)
@@ -82,18 +81,6 @@ class Reconciler:
         except NotFound:
             return []
 
-    async def _seen(self, destination: Destination, ids: Sequence[str | None]) -> list[Data]:
-        """Files that a job says it made, each asked for by its id: a listing may lag behind, this does not."""
-
-        async def ask(data_id: str) -> Data | None:
-            try:
-                return await self.context.client.data(destination.project_id, data_id)
-            except NotFound:
-                return None
-
-        found = await map_by_key([data_id for data_id in ids if data_id], ask)
-        return [data for data in found.values() if data is not None and not data.is_folder]
-
     def _facts(self, row: Submission, job: Job, items: Sequence[BatchItem]) -> dict[str, Any]:
         """What is kept of a job that has ended, and of what its batch says."""
         failed = {item.data_id: item.message for item in items if item.status != "COPIED"}
@@ -106,21 +93,22 @@ class Reconciler:
             "item_reasons": rules.item_reasons(row.detail.get("data_ids", []), failed, job.message),
         }
 
-    async def _conclude(self, destination: Destination, row: Submission, job: Job) -> CopyStanding | None:
+    async def _conclude(
+        self, destination: Destination, rows: list[Submission], row: Submission, job: Job
+    ) -> CopyStanding | None:
         """A job has ended: what it made is looked at, and only that decides.
 
         Only of files that this plan does not hold (another run's, adopted) the job's own word is taken; that run looks
         for itself.
         """
-        proofs = await self.context.proofs(destination, allow_listing_lag=job.status == JobStatus.SUCCEEDED)
+        proofs = await self.context.proofs(destination, rows, allow_listing_lag=job.status == JobStatus.SUCCEEDED)
         missing = ids_of(incomplete(destination, proofs))
         theirs = set(row.detail.get("data_ids", []))
         foreign = theirs - ids_of(destination.items)
         items = await self._items(destination, row, job) if theirs & missing else []
-        not_listed = [item.created_id for item in items if item.status == "COPIED" and item.data_id in missing]
-        if not_listed:
-            seen = await self._seen(destination, not_listed)
-            missing = ids_of(incomplete(destination, await self.context.proofs(destination, seen=seen)))
+        made = [item.created_id for item in items if item.created_id and item.data_id in missing]
+        if made:
+            missing = ids_of(incomplete(destination, await self.context.proofs(destination, rows, made)))
         done = not theirs & missing and (not foreign or job.status == JobStatus.SUCCEEDED)
         facts = self._facts(row, job, items)
         if not missing:
@@ -131,7 +119,7 @@ class Reconciler:
 
     async def _stuck(self, destination: Destination, rows: list[Submission], row: Submission) -> CopyStanding | None:
         """A job runs too long and cannot be cancelled: prove what is there; if that is not all, one more generation."""
-        missing = ids_of(incomplete(destination, await self.context.proofs(destination)))
+        missing = ids_of(incomplete(destination, await self.context.proofs(destination, rows)))
         proved = set(row.detail.get("data_ids", [])) <= ids_of(destination.items) - missing
         if proved:
             facts = {} if missing else {"complete_for": rules.digest_of(destination)}

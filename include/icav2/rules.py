@@ -24,6 +24,7 @@ SYSTEM, KIND = "icav2", "copy_batch"
 CopyStanding = Standing[Destination]
 # A job that ICA shows as running for longer is taken for dead: else one that is never ended there closes its folder for ever.
 LONGEST_JOB_SECONDS = 7 * 86_400.0
+LATELY_SECONDS = 600.0  # a listing that lags behind for longer is not reckoned with
 LONGER_THAN_SEEN = 10.0  # so many times what was seen of jobs, for its size, may one last that nobody sees
 MESSAGE_LIMIT, MESSAGES_LIMIT = 300, 20  # of ICA's own words: characters of one, and how many different ones of a job
 
@@ -203,6 +204,12 @@ def clock(at: float) -> str:
 
 def rate_limited(until: float) -> str:
     return f"rate limited by ICA until {clock(until)}"
+
+
+def lately_made(rows: Sequence[Submission], now: float) -> set[str]:
+    """The ids of what our jobs that ended a short while ago made: a listing may not show it yet."""
+    ended = [row for row in rows if row.closed_at is not None and now - row.closed_at < LATELY_SECONDS]
+    return {data_id for row in ended for data_id in row.detail.get("created_ids", [])}
 
 
 def names_we_created(rows: Collection[Submission]) -> set[str]:

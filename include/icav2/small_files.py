@@ -163,7 +163,7 @@ class SmallFileCopier:
         """One look at a destination, unless this run has seen all its small files proved."""
         files = small_files(destination)
         proved = {file.key for file in files if self._was_proved(rows[file.key])}
-        there = await look_at(self.context.client, destination) if len(proved) < len(files) else {}
+        there = await self.context.look(destination, batches) if len(proved) < len(files) else {}
         found = _Found([Standing(file, Phase.PASSED) for file in files if file.key in proved], [])
         for file in [file for file in files if file.key not in proved]:
             one = _Missing(file, rows[file.key], batches, there)

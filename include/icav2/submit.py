@@ -19,7 +19,6 @@ from include.icav2.cleanup import partial_file_cleanup
 from include.icav2.context import CopyContext
 from include.icav2.folders import Place
 from include.icav2.models import Data, Destination, Item, Proof, Verdict
-from include.icav2.plan import look_at
 from include.icav2.rules import KIND, SYSTEM, CopyStanding, Seen
 from include.icav2.verify import incomplete, partial_files, prove
 
@@ -53,7 +52,7 @@ class Sender:
         limit = effects.rate_limited_until(rows, self.now)
         if limit is not None:
             return Standing(destination, Phase.WAITING, rules.rate_limited(limit), look_again_at=limit)
-        there = {} if bare else await look_at(self.context.client, destination)
+        there = {} if bare else await self.context.look(destination, rows)
         proofs = prove(destination, there, use_etag=self.context.settings.use_etag)
         rest = incomplete(destination, proofs)
         if not rest:
