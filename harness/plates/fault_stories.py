@@ -141,18 +141,19 @@ def one_of_a_batch(bench: Bench, draw: Draw) -> Played:
 
 def answered(bench: Bench, draw: Draw, person: object, triggered_by: str | None, options: list[str]) -> Played:
     """A proved plate, and an answer to the question whether it may be deleted. The SOP asks nobody."""
-    from include.core.approval import Approvers, decision
+    from include.core.questions import APPROVE, REJECT, Answer, People, Record, judge
 
     one = plate()
     files = few_files(one)
     verdict = proved(bench, one, files)
     who = None if person is None else {"id": person, "name": person}
-    answer = {"chosen_options": options, "responded_at": "now", "responded_by_user": who}
-    record = {"sha256": verdict.manifests_sha256, "answer": answer if options else None}
+    answer = Answer(chosen_options=options, responded_at="now", responded_by_user=who) if options else None
+    asked = Record(task_id="approval", options=(APPROVE, REJECT), stopping=(REJECT,), asked_by=triggered_by)
+    record = asked.changed("answered", sha256=verdict.manifests_sha256, answer=answer)
     valid = options == ["Approve"] and person in ("amy", "vic") and triggered_by not in (None, person)
     played = Played(0, 0 if valid else len(files), UNAPPROVED)
     try:
-        if decision(record, verdict.manifests_sha256, Approvers(("amy", "vic")), triggered_by).approved:
+        if judge(record, verdict.manifests_sha256, People(("amy", "vic"))).state == "approved":
             played.ended = ended(deletion(bench, verdict))
     except WaybillError as error:
         played.said = str(error)
@@ -182,7 +183,7 @@ def race(bench: Bench, draw: Draw) -> Played:
 
 def stale_answer(bench: Bench, draw: Draw) -> Played:
     """Approved, and then archived anew with one more image: the answer is not about what is proved now."""
-    from include.core.approval import Approvers, decision
+    from include.core.questions import APPROVE, REJECT, Answer, People, Record, judge
 
     one = plate()
     files = few_files(one)
@@ -193,11 +194,12 @@ def stale_answer(bench: Bench, draw: Draw) -> Played:
     files[late] = noise(draw.random(), 500)
     bench.journals /= "again"
     second = proved(bench, one, files)
-    answer = {"chosen_options": ["Approve"], "responded_at": "now", "responded_by_user": {"id": "amy", "name": "amy"}}
-    record = {"sha256": first.manifests_sha256, "answer": answer}
+    answer = Answer(chosen_options=[APPROVE], responded_at="now", responded_by_user={"id": "amy", "name": "amy"})
+    asked = Record(task_id="approval", options=(APPROVE, REJECT), stopping=(REJECT,), asked_by="uli")
+    record = asked.changed("answered", sha256=first.manifests_sha256, answer=answer)
     played = Played(0, 0, UNAPPROVED)
     try:
-        decision(record, second.manifests_sha256, Approvers(("amy",)), "uli")
+        judge(record, second.manifests_sha256, People(("amy",)))
         played.ended = ended(deletion(bench, second))
     except WaybillError as error:
         played.said = str(error)

@@ -100,6 +100,18 @@ class Held(WaybillError):
     """It is not known whether the remote acted, and nothing but a person can find out (state HELD)."""
 
 
+class Stopped(WaybillError):
+    """A person has decided that it shall not go on. Says who, and about what."""
+
+    no_effect = True
+
+
+class Unanswered(WaybillError):
+    """Nobody has answered a question in its time. Says who can, and where."""
+
+    no_effect = True
+
+
 class Cancelled(WaybillError):
     """A person cancelled it before it was sent. The task that had asked for it does not ask again; a new run may."""
 

@@ -81,10 +81,10 @@ class Objects:
             raise RequestError(f"{document['uri']} is not what it was when it was written: its sha256 differs")
         return data
 
-    async def names(self, suffix: str) -> list[str]:
-        """All names under the prefix that end with `suffix`, sorted."""
+    async def names(self, suffix: str, under: str = "") -> list[str]:
+        """All names under the prefix, or under one folder of it, that end with `suffix`, sorted."""
         found: list[str] = []
-        async for page in obstore.list(self._store):
+        async for page in obstore.list(self._store, under or None):
             found += [str(meta["path"]) for meta in page if str(meta["path"]).endswith(suffix)]
         return sorted(found)
 

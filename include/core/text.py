@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote, quote_plus, urlsplit
 
@@ -48,6 +48,20 @@ def hiding(secrets: Iterable[str]) -> Hide:
         return text
 
     return hide
+
+
+def few(lines: Sequence[str], limit: int = 5, rest: str = "", count: int | None = None) -> str:
+    """The first lines as one sentence. What is left out is counted, and `rest` says where it is. `count`: how many there
+    are, where `lines` are the first of them."""
+    more = (len(lines) if count is None else count) - min(limit, len(lines))
+    end = f"; and {more} more" + (f": {rest}" if rest else "") if more > 0 else ""
+    return "; ".join(lines[:limit]) + end
+
+
+def shorten(text: str, limit: int, rest: str) -> str:
+    """Text of at most so many characters. Where it is cut it says how long it was, and `rest` where to read on."""
+    end = f"… (cut, {len(text)} characters in all: {rest})"
+    return text if len(text) <= limit else text[: max(0, limit - len(end))] + end
 
 
 def pluralize(count: int, noun: str) -> str:

@@ -15,7 +15,9 @@ from typing import Any
 from include.core import effects
 from include.core.effects import Phase
 from include.core.ledger import Owner, Submission
-from include.core.text import format_bytes, pluralize, printable
+from include.core.receipt import Receipt
+from include.core.remedies import Cause, Problem, lines_of, of_record, problems_of_steps, remedy_of
+from include.core.text import few, format_bytes, pluralize, printable
 from include.icav2.models import Proof, Verdict
 from include.icav2.rules import CopyStanding, covers
 
@@ -141,7 +143,7 @@ def dumps(document: Any) -> bytes:
     return json.dumps(document, ensure_ascii=False, indent=1).encode()
 
 
-AGAIN = "Deal with the reason, then trigger the DAG again with the same conf: it copies only what is missing."
+AGAIN = "it copies only what is missing"
 
 
 def is_complete(summary: Mapping[str, Any], proofs: Sequence[Proof]) -> bool:
@@ -162,23 +164,52 @@ def outcome_of(summary: Mapping[str, Any], proofs: Sequence[Proof], *, good: boo
     return f"{there}; {pluralize(summary['missing_count'], 'file')} not."
 
 
-def nothing_proved(steps: Mapping[str, Mapping[str, Any]], *, begun: bool = False) -> tuple[str, str]:
-    """Outcome and remedy of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`.
+def problems(output_object: Mapping[str, Any], proofs: Sequence[Proof], copied: Mapping[str, Any]) -> list[Problem]:
+    """What is not as asked, one per destination and kind: what a person can do depends on both."""
+    ended = {job["dest_uri"]: job["job_status"] for job in output_object["job_list_with_attempt_counter"]}
+    task = str(copied.get("task_id") or "copy")
+    found: dict[tuple[str, Verdict], list[str]] = {}
+    for proof in proofs:
+        if proof.verdict != Verdict.OK:
+            found.setdefault((proof.dest_uri, proof.verdict), []).append(proof.path)
+    return [_problem(uri, verdict, paths, ended.get(uri), task, copied) for (uri, verdict), paths in found.items()]
 
-    `begun`: the ledger knows submissions of this run, whatever the records say.
-    """
-    refused = [problem for step in ("load_request", "plan") for problem in steps[step].get("problems", [])]
-    if refused:
-        return f"Refused, nothing was copied: {'; '.join(refused[:5])}.", "Correct the conf and trigger again."
-    failed = [(step, why) for step, record in steps.items() for why in record.get("problems") or [record.get("why")]]
-    reasons = "".join(f" Task {step}: {why}." for step, why in failed if why)
-    if steps["plan"].get("plan") or steps["copy"] or begun:
-        # No reason was recorded: neither by our errors nor by any other, and what it was cannot be seen from here.
-        reasons = reasons or (
-            " Task copy left no reason behind: it was stopped or marked by a person, or its worker was lost "
-            "(see its log). What ICA was asked goes on there."
-        )
-        return f"The copy did not come to its end, so nothing is proved.{reasons}", AGAIN
-    return f"Nothing was planned and nothing copied.{reasons}", (
-        "See the log of the first task that failed, then trigger again."
+
+def _problem(
+    uri: str, verdict: Verdict, paths: Sequence[str], status: bool | None, task: str, copied: Mapping[str, Any]
+) -> Problem:
+    files = [printable(path, quotes=False) for path in paths]
+    why = f"{pluralize(len(files), 'file')} {_WORDS[verdict]}: {few(files, 3, 'all are in document not copied')}"
+    if copied.get("cause") == Cause.HELD:
+        return Problem(Cause.HELD, why, printable(uri, quotes=False), task)
+    if verdict in (Verdict.SIZE_MISMATCH, Verdict.ETAG_MISMATCH):
+        return Problem(Cause.MISMATCH, why, printable(uri, quotes=False), task, advice=_REPLACE)
+    return Problem(Cause.REMOTE, why, printable(uri, quotes=False), task, advice=_NOT_COPIED)
+
+
+_WORDS = {
+    Verdict.MISSING: "missing",
+    Verdict.PARTIAL: "there in part",
+    Verdict.SIZE_MISMATCH: "of another size than the source",
+    Verdict.ETAG_MISMATCH: "with another ETag than the source",
+}
+_REPLACE = (
+    "A file of that name with another content is there, and ICA does not replace it: find out whose it is and delete or move "
+    "it at ICA, then trigger the DAG with the same conf: only what is missing is copied."
+)
+_NOT_COPIED = (
+    "All submissions of this run are used up: the reason that ICA gives stands behind each file. Deal with it, then "
+    "trigger the DAG with the same conf: it has new attempts, and copies only what is missing. Clearing the task gives none."
+)
+
+
+def nothing_proved(steps: Mapping[str, Mapping[str, Any]], **facts: Any) -> Receipt:
+    """The receipt of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`."""
+    found = problems_of_steps(steps) or [of_record(steps["copy"], "copy")]
+    reasons = " ".join(f"Task {problem.task}: {problem.why}." for problem in found)
+    outcome = f"The copy did not come to its end, so nothing is proved. {reasons}"
+    if found[0].cause is Cause.LOST:
+        outcome += " What ICA was asked goes on there."
+    return Receipt(
+        **facts, state="incomplete", outcome=outcome, remedy=remedy_of(found, AGAIN), problems=lines_of(found)
     )

@@ -1,4 +1,8 @@
-"""What a person is asked before plates are deleted, and the digest that names it."""
+"""What a person is asked before plates are deleted, and the digest that names it.
+
+Invariant: the digest covers all that the question says will happen: the manifests, what is deleted of each plate in objects
+and bytes per part, where, and how. Whoever changes what it covers raises DIGEST_VERSION.
+"""
 
 from __future__ import annotations
 
@@ -8,53 +12,109 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from include.core.text import format_bytes
-from include.plates.models import Verdict
+from include.core.text import format_bytes, pluralize
+from include.plates.delete import PartPreview
+from include.plates.layout import manifest_key
+from include.plates.models import PlatePlan, Verdict
 from include.plates.request import BackupRequest
+from include.s3.bucket import Bucket
+
+DIGEST_VERSION = 2
 
 
 @dataclass(frozen=True)
 class Proved:
-    """A verified plate: its label, the verdict as the verifier wrote it, and the Document that holds it."""
+    """A verified plate: its label, the verdict as the verifier wrote it, the Document that holds it, and what of it would be
+    deleted."""
 
     label: str
     verdict: Verdict
     document: Mapping[str, Any]
+    parts: tuple[PartPreview, ...] = ()
 
 
 def digest_of(request: BackupRequest, plates: Sequence[Proved]) -> str:
     """What a person approves: these manifests, and what is deleted of their plates, where, and how."""
     order = request.order("")
     asked = [request.bucket, request.archive_bucket, order.parts, order.phase, order.retention, order.undo_days]
-    rows = sorted([plate.label, plate.verdict.tag, plate.verdict.manifests_sha256] for plate in plates)
-    return hashlib.sha256(json.dumps([asked, rows], ensure_ascii=False).encode()).hexdigest()
+    rows = sorted(
+        [plate.label, plate.verdict.tag, plate.verdict.manifests_sha256, [_part(part) for part in plate.parts]]
+        for plate in plates
+    )
+    return hashlib.sha256(json.dumps([DIGEST_VERSION, asked, rows], ensure_ascii=False).encode()).hexdigest()
+
+
+def _part(part: PartPreview) -> list[Any]:
+    return [part.part, part.objects, part.size_bytes, part.shared]
+
+
+def subject(request: BackupRequest, plates: Sequence[Proved]) -> str:
+    """The question in one line: how many objects and bytes of which plates."""
+    objects = sum(part.objects for plate in plates for part in plate.parts)
+    size = sum(part.size_bytes for plate in plates for part in plate.parts)
+    verb = "Set delete markers on" if request.undo_days else "Delete"
+    what = f"{pluralize(objects, 'object')} ({format_bytes(size)}, {size} bytes)"
+    parts = ", ".join(sorted(set(request.delete_parts)))
+    return f"{verb} {what}: {parts} of {pluralize(len(plates), 'plate')}, from {request.bucket}?"
 
 
 def body(request: BackupRequest, plates: Sequence[Proved], changed: Mapping[str, str]) -> str:
-    """What a person reads before deciding."""
+    """What a person reads before deciding: exactly what will be deleted, and what stays."""
+    names = sorted(set(request.delete_parts))
     how = (
-        "delete markers are set, and purged after " + f"{request.undo_days:g} days"
+        f"Delete markers are set; after {request.undo_days:g} days the versions under them are deleted permanently. "
+        "Until then the deletion can be undone."
         if request.undo_days
-        else "permanently"
+        else "They are deleted permanently."
     )
     lines = [
-        f"Project {request.project}, batch {request.batch}. Parts **{', '.join(request.delete_parts)}** of these plates are",
-        f"deleted from `{request.bucket}` ({how}). Their tarballs lie in `{request.archive_bucket}`,",
-        f"retention **{request.retention}**; each was read back whole and agrees with its source byte for byte.",
+        f"Project {request.project}, batch {request.batch}. These objects are deleted from `{request.bucket}`. {how}",
+        f"The tarballs stay in `{request.archive_bucket}`, retention **{request.retention}**; each was read back whole and "
+        "agrees with its source byte for byte.",
         "",
-        "| plate | objects archived | bytes | proof | manifests (sha256) |",
-        "| --- | ---: | ---: | --- | --- |",
+        f"| plate | {' | '.join(names)} | deleted in all | stays archived | proof | manifests (sha256) |",
+        f"| --- | {' | '.join('---:' for _ in names)} | ---: | ---: | --- | --- |",
     ]
-    for plate in plates:
-        proof = plate.verdict
-        row = (
-            proof.plate.plate_id_full,
-            proof.objects,
-            format_bytes(proof.size_bytes),
-            "V1 to V5",
-            f"`{proof.manifests_sha256[:16]}…`",
+    lines += [_row(plate) for plate in plates]
+    if len(plates) > 1:
+        parts = [part for plate in plates for part in plate.parts]
+        per_part = [_counted([part for part in parts if part.part == name]) for name in names]
+        archived = (
+            f"{sum(p.verdict.objects for p in plates)}, {format_bytes(sum(p.verdict.size_bytes for p in plates))}"
         )
-        lines.append(f"| {' | '.join(map(str, row))} |")
-    if changed:
-        lines += ["", f"Kept, since they changed after they were verified: {', '.join(sorted(changed))}."]
+        lines.append(f"| **all** | {' | '.join(per_part)} | {_counted(parts)} | {archived} | | |")
+    lines += _remarks(plates, changed)
     return "\n".join(lines)
+
+
+def _row(plate: Proved) -> str:
+    proof = plate.verdict
+    per_part = ["kept: shared" if part.shared else _counted([part]) for part in plate.parts]
+    archived = f"{proof.objects}, {format_bytes(proof.size_bytes)}"
+    cells = [proof.plate.plate_id_full, *per_part, _counted(plate.parts), archived, "V1 to V5"]
+    return f"| {' | '.join(cells)} | `{proof.manifests_sha256[:16]}…` |"
+
+
+def _counted(parts: Sequence[PartPreview]) -> str:
+    return f"{sum(part.objects for part in parts)}, {format_bytes(sum(part.size_bytes for part in parts))}"
+
+
+def _remarks(plates: Sequence[Proved], changed: Mapping[str, str]) -> list[str]:
+    lines = []
+    if any(part.shared for plate in plates for part in plate.parts):
+        lines.append("*Shared*: another measurement of the same plate id uses this part, so it is kept.")
+    done = {plate.verdict.plate.plate_id_full: sum(part.done for part in plate.parts) for plate in plates}
+    begun = [f"{name} ({count} objects)" for name, count in done.items() if count]
+    if begun:
+        lines.append(f"Deleted or marked already, by an order that was broken off: {', '.join(begun)}.")
+    lines += [f"Not asked about, and kept: {label}, {why}." for label, why in sorted(changed.items())]
+    return ["", *lines] if lines else []
+
+
+async def manifests_sha256(plan: PlatePlan, archive: Bucket) -> str:
+    """The digest of a plate's manifests as they lie there now, as a verdict names it. Raises NotFound."""
+    lines = ""
+    for volume in plan.volumes:
+        key = manifest_key(volume.key)
+        lines += f"{key} {hashlib.sha256(await archive.read_all(key)).hexdigest()}\n"
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from include.core.errors import ConflictingRequest, NotFound, RequestError, VerificationError
@@ -66,7 +66,7 @@ async def delete_plate(
     await work.check_archive()
     members = await work.members()
     shared = await shared_parts(verdict.plate, verdict.layout, source)
-    targets = work.targets([m for m in members if m.part in order.parts and m.part not in shared])
+    targets = work.targets(_to_delete(members, order, shared))
     if order.phase == "purge":
         await work.check_undone(targets)
     elif not work.begun:
@@ -76,6 +76,51 @@ async def delete_plate(
         batches_of(targets, order.batch_size, work.name), Deleter(source, guard), around_batch, on_progress
     )
     return await work.report(targets, guard, members, shared)
+
+
+@dataclass(frozen=True)
+class PartPreview:
+    """What an order deletes of one part of a plate; `shared`: another measurement uses the part too, so it is kept.
+
+    `done` objects of it were deleted (or marked) before, by an order that was broken off.
+    """
+
+    part: str
+    objects: int
+    size_bytes: int
+    shared: bool = False
+    done: int = 0
+
+
+async def preview(
+    verdict: Verdict, order: DeleteOrder, *, source: Bucket, archive: Bucket, journal: PartJournal
+) -> tuple[PartPreview, ...]:
+    """What `delete_plate` would delete now, counted from the same manifests by the same rule; it deletes nothing."""
+    _check_order(verdict, order)
+    members = await _Deletion(verdict, order, source, archive, journal, time.time).members()
+    shared = await shared_parts(verdict.plate, verdict.layout, source)
+    done = _done(await asyncio.to_thread(journal.load))
+    chosen = _to_delete(members, order, shared)
+    return tuple(
+        PartPreview(
+            part,
+            sum(m.part == part for m in chosen),
+            sum(m.size for m in chosen if m.part == part),
+            part in shared,
+            sum(m.part == part and m.key in done for m in chosen),
+        )
+        for part in order.parts
+    )
+
+
+def _to_delete(members: Sequence[ManifestMember], order: DeleteOrder, shared: frozenset[str]) -> list[ManifestMember]:
+    return [m for m in members if m.part in order.parts and m.part not in shared]
+
+
+def _done(rows: Sequence[dict[str, Any]]) -> frozenset[str]:
+    """The keys that a journal says are deleted or marked."""
+    gone = (Result.DELETED, Result.ABSENT)
+    return frozenset(one["key"] for row in rows for one in row.get("outcomes", ()) if one["result"] in gone)
 
 
 def _check_order(verdict: Verdict, order: DeleteOrder) -> None:

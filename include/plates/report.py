@@ -1,86 +1,178 @@
-"""The summary of a run on plates: how each plate ended and why, totals, outcome, remedy."""
+"""The summary of a run on plates: how each plate ended, why, and what to do about it; totals and outcome."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from include.core.text import format_bytes
+from include.core.questions import Record
+from include.core.remedies import Cause, Problem, of_record
+from include.core.text import few, format_bytes
 
 STEPS = ("archive", "verify", "delete", "purge")  # of one plate, in order
-AGAIN = "Trigger the DAG again with the same conf: finished parts and plates are recognised"
-
+DELETION_BEGUN = "deletion begun"
+AGAIN = "finished parts and plates are recognised"
+ANEW = (
+    "Keep both copies and find out which one is right. To archive what is there now, move the tarballs of this plate away "
+    "and trigger the DAG for this plate alone: it is proved, and asked about, anew."
+)
+_IN_RECEIPT = "the rest is in the plate's row"
 
 _KEPT_FINE = ("verified", "rejected", "planned")
-
-
 _GONE = ("deleted", "marked")
 
 
-def approval_summary(approval: dict[str, Any]) -> dict[str, Any]:
-    """Who answered what, when, to which question; or why the answer does not count."""
-    answer = approval.get("answer") or {}
-    person = (answer.get("responded_by_user") or {}).get("id")
-    return {
-        "state": approval["state"],
-        "by": approval.get("by") or person,
-        "at": approval.get("at") or answer.get("responded_at"),
-        "why": approval.get("why", ""),
-        "question": approval.get("subject"),
-        "sha256": approval.get("sha256"),
-        "passed": sorted(approval.get("passed") or {}),
-    }
+@dataclass(frozen=True)
+class Standing:
+    """How a plate ended, in a word, and why. `problem` is None where nobody has to do anything."""
+
+    state: str
+    why: str
+    problem: Problem | None = None
 
 
 def standing(
-    row: dict[str, Any], steps: dict[str, dict[str, Any]], request: dict[str, Any], approval: dict[str, Any]
-) -> tuple[str, str]:
-    """How a plate ended, in a word, and why."""
+    row: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]], request: Mapping[str, Any], question: Record | None
+) -> Standing:
+    """How a plate ended, by its row of the plan, the records of its steps, and the question that was asked."""
+    name = str(row["name"])
     if row["problems"]:
-        return "not planned", "; ".join(row["problems"])
+        why = few(row["problems"], 5, _IN_RECEIPT)
+        advice = "Mend what is named (or take this plate out of the conf), then trigger the DAG for this plate alone."
+        return Standing("not planned", why, Problem(Cause.REFUSED, why, name, advice=advice))
     if request.get("dry_run"):
-        return "planned", f"{row['objects']} objects, {format_bytes(row['bytes'])}, would be archived"
-    archive, verify, delete, purge = (steps[step] for step in STEPS)
+        return Standing("planned", f"{row['objects']} objects, {format_bytes(row['bytes'])}, would be archived")
+    archive, verify, delete = (steps[step] for step in STEPS[:3])
     if archive.get("state") != "done":
-        return "not archived", archive.get("why", "the task did not come to its end; see its log")
-    verdict = str(verify.get("state"))
-    if verdict != "verified":
-        reasons = "; ".join(verify.get("reasons", [])) or verify.get("why", "the task did not come to its end")
-        return verdict if verdict in ("mismatch", "unverifiable") else "not verified", reasons
+        problem = of_record(archive, "archive", item=name)
+        return Standing("not archived", problem.why, problem)
+    if verify.get("state") != "verified":
+        return _not_verified(name, verify, request)
     if not request.get("delete_parts"):
-        return "verified", "nothing was to be deleted"
-    return _deletion(delete, purge, approval)
-
-
-def _deletion(delete: dict[str, Any], purge: dict[str, Any], approval: dict[str, Any]) -> tuple[str, str]:
-    if delete.get("state") == "void":
-        return "approval void", delete["why"]
-    if delete.get("state") == "left":
-        left = [*delete["changed"], *delete["failed"]]
-        return "partly deleted", f"{len(left)} objects were left: {', '.join(left[:5])}"
-    if delete.get("state") == "done":
-        unknown = delete["unknown"]
-        more = f"; {len(unknown)} newer objects were kept: {', '.join(unknown[:5])}" if unknown else ""
-        if delete["phase"] == "delete":
-            return "deleted", f"{delete['deleted']} objects {delete['guard']}{more}"
-        return _purged(delete, purge, more)
+        return Standing("verified", "nothing was to be deleted")
     if delete:
-        return "not deleted", delete.get("why", "the task did not come to its end; clear it to go on")
-    if approval.get("state") == "rejected":
-        return "rejected", f"{approval['by']} rejected the deletion"
-    if approval.get("state") == "refused":
-        return "not deleted", approval["why"]
-    if approval.get("state") == "asked":
-        return "awaits approval", "nobody has answered yet"
-    return "not deleted", "the deletion was not approved"
+        return _deletion(name, delete, steps["purge"])
+    return _not_deleted(name, verify, question)
 
 
-def _purged(delete: dict[str, Any], purge: dict[str, Any], more: str) -> tuple[str, str]:
-    marked = f"{delete['deleted']} objects marked as deleted{more}"
-    if purge.get("state") == "done":
-        return "deleted", f"{purge['deleted']} objects purged {purge['guard']}{more}"
-    if purge.get("state") in ("void", "left", "failed", "refused"):
-        return "not purged", f"{marked}; {purge.get('why', 'some could not be purged')}"
-    return "marked", f"{marked}; to be purged {purge.get('until', 'when the time to undo is over')}"
+def _not_verified(name: str, verify: Mapping[str, Any], request: Mapping[str, Any]) -> Standing:
+    state, why = str(verify.get("state")), few(verify.get("reasons", ()), 5, _IN_RECEIPT)
+    if state == "mismatch":
+        return Standing(state, why, Problem(Cause.MISMATCH, why, name, "verify", advice=ANEW))
+    if state == "unverifiable":
+        return Standing(state, why, Problem(Cause.UNVERIFIABLE, why, name, "verify"))
+    if state == DELETION_BEGUN:
+        why = str(verify.get("why"))
+        advice = how_to_undo(str(request.get("bucket")), float(request.get("undo_days") or 0))
+        return Standing(state, why, Problem(Cause.CONFLICT, why, name, "verify", advice=advice))
+    problem = of_record(verify, "verify", item=name)
+    return Standing("not verified", problem.why, problem)
+
+
+def how_to_undo(bucket: str, undo_days: float) -> str:
+    """What a person can do about a deletion that has begun."""
+    if not undo_days:
+        return (
+            "What is deleted already is in the tarballs: plate_restore gives it back. To delete the rest, trigger the DAG "
+            "for what is left of this plate."
+        )
+    return (
+        f"To undo it, remove the delete markers of this plate: `aws s3api list-object-versions --bucket {bucket} --prefix "
+        f"FOLDER` lists them, `aws s3api delete-object --bucket {bucket} --key KEY --version-id MARKER` removes one, and the "
+        "object is there again; then clear task verify. Left as it is, nothing more is deleted by this run, and the versions "
+        "stay under their markers."
+    )
+
+
+def _deletion(name: str, delete: Mapping[str, Any], purge: Mapping[str, Any]) -> Standing:
+    state = delete.get("state")
+    if state == "void":
+        return Standing(
+            "approval void", delete["why"], Problem(Cause.VOID, delete["why"], name, "approval", advice=ANEW)
+        )
+    if state == "left":
+        return _left(name, delete)
+    if state != "done":
+        problem = _unprotected(name, delete) or of_record(delete, "delete", item=name)
+        return Standing("not deleted", problem.why, problem)
+    unknown = delete["unknown"]
+    more = f"; {len(unknown)} newer objects were kept: {few(unknown, 5, _IN_RECEIPT)}" if unknown else ""
+    if delete["phase"] == "delete":
+        return Standing("deleted", f"{delete['deleted']} objects {delete['guard']}{more}")
+    return _purged(name, delete, purge, more)
+
+
+def _left(name: str, delete: Mapping[str, Any]) -> Standing:
+    changed, failed = delete["changed"], delete["failed"]
+    why = f"{len(changed) + len(failed)} objects were left: {few([*changed, *failed], 5, _IN_RECEIPT)}"
+    parts = []
+    if changed:
+        anew = "archive the plate again for them, with its tarballs moved away"
+        parts.append(f"{len(changed)} were written anew since and are kept: {anew}.")
+    if failed:
+        parts.append(f"{len(failed)} were refused by the store: give the right to delete them, then clear task delete.")
+    return Standing("partly deleted", why, Problem(Cause.MISMATCH, why, name, "delete", advice=" ".join(parts)))
+
+
+def _purged(name: str, delete: Mapping[str, Any], purge: Mapping[str, Any], more: str) -> Standing:
+    marked, state = f"{delete['deleted']} objects marked as deleted{more}", purge.get("state")
+    if state == "done":
+        return Standing("deleted", f"{purge['deleted']} objects purged {purge['guard']}{more}")
+    if state not in ("void", "left", "failed", "refused"):
+        return Standing("marked", f"{marked}; to be purged {purge.get('until', 'when the time to undo is over')}")
+    why = f"{marked}; {purge.get('why', 'some could not be purged')}"
+    if state == "void":
+        advice = "Nothing, where somebody wants the objects back: the versions of the others stay under their markers."
+        return Standing("not purged", why, Problem(Cause.VOID, why, name, "purge", advice=advice))
+    if state == "left":
+        left = _left(name, purge)
+        why = f"{marked}; {left.why}"
+        return Standing("not purged", why, left.problem and replace(left.problem, why=why))
+    return Standing("not purged", why, _unprotected(name, purge) or of_record(purge, "purge", item=name))
+
+
+def _unprotected(name: str, record: Mapping[str, Any]) -> Problem | None:
+    """The retention that was demanded is not there: the one refusal that a step of a plate writes by itself."""
+    if record.get("state") != "refused" or "problems" in record:
+        return None
+    advice = (
+        "Protect the archive bucket as it was demanded, then clear task {}; or ask for another retention, knowingly."
+    )
+    task = str(record.get("task_id", "delete"))
+    return Problem(Cause.REFUSED, str(record.get("why")), name, task, advice=advice.format(task))
+
+
+def _not_deleted(name: str, verify: Mapping[str, Any], question: Record | None) -> Standing:
+    """Why a verified plate is kept that was to be deleted, by the question that was asked, or was not."""
+    if "verdict" not in verify:
+        why = "it was verified by an earlier release, whose proof is not where it is looked for"
+        return Standing("not deleted", why, Problem(Cause.LOST, why, name, "verify"))
+    state = question.state if question else "not asked"
+    if question is None or state == "not asked":
+        why = "nobody was asked: the approval was not reached, or failed before it asked"
+        return Standing("not deleted", why, Problem(Cause.LOST, why, name, "approval"))
+    if state == "rejected":
+        return Standing("rejected", f"{question.by} rejected the deletion")
+    if state == "refused":
+        return Standing("not deleted", question.why, Problem(Cause.VOID, question.why, name, question.task_id))
+    who = question.who_can_answer
+    if state == "asked":
+        why = "nobody has answered yet"
+        return Standing("awaits approval", why, Problem(Cause.UNANSWERED, why, name, question.task_id, question=who))
+    if state == "expired":
+        return Standing("not deleted", question.why, Problem(Cause.EXPIRED, question.why, name, question.task_id))
+    if state == "answered":
+        why = "the answer was not judged: the gate did not come to its end"
+        return Standing("not deleted", why, Problem(Cause.LOST, why, name, "gate"))
+    why = "it was approved, and the deletion was not reached"
+    return Standing("not deleted", why, Problem(Cause.LOST, why, name, "delete"))
+
+
+def is_good(state: str, request: Mapping[str, Any]) -> bool:
+    """Whether a plate ended as asked."""
+    wanted = bool(request.get("delete_parts")) and not request.get("dry_run")
+    return state in _GONE or (state in _KEPT_FINE and (not wanted or state == "rejected"))
 
 
 def totals(items: list[dict[str, Any]]) -> dict[str, int | float]:
@@ -98,7 +190,7 @@ def totals(items: list[dict[str, Any]]) -> dict[str, int | float]:
     }
 
 
-def outcome_of(items: list[dict[str, Any]], request: dict[str, Any], approval: dict[str, Any]) -> str:
+def outcome_of(items: list[dict[str, Any]], request: Mapping[str, Any], question: Record | None) -> str:
     """One sentence of what came true."""
     figures = totals(items)
     if request.get("dry_run"):
@@ -110,22 +202,11 @@ def outcome_of(items: list[dict[str, Any]], request: dict[str, Any], approval: d
     )
     if not request.get("delete_parts"):
         return f"{sentence}; nothing was to be deleted."
-    if approval.get("state") == "rejected":
-        return f"{sentence}; {approval['by']} rejected the deletion, so all are kept."
-    by = f", approved by {approval['by']}" if approval.get("state") == "approved" else ""
+    state = question.state if question else "not asked"
+    if question is not None and state == "rejected":
+        return f"{sentence}; {question.by} rejected the deletion, so all are kept."
+    by = f", approved by {question.by}" if question is not None and state == "approved" else ""
     parts = ", ".join(request["delete_parts"])
     bare = " The tarballs have no retention (none was asked for)." if request.get("retention") == "none" else ""
-    return f"{sentence}; {parts} deleted of {figures['plates deleted']} of them{by}.{bare}"
-
-
-def remedy_of(items: list[dict[str, Any]]) -> str:
-    """What to do about the first plate that is not well."""
-    bad = [item for item in items if not item["good"]]
-    first = f"{len(bad)} kept, first {bad[0]['plate']}, {bad[0]['state']}: {bad[0]['why']}"
-    advice = {
-        "mismatch": "Look at both copies; move the archive away if it is the wrong one, then trigger again for this plate.",
-        "approval void": f"{AGAIN}, and what changed is shown before it is approved anew.",
-        "partly deleted": "Clear task delete of this plate: it goes on where it stopped, and leaves what changed.",
-        "not deleted": "Clear approval (or delete, if it had begun) in this run.",
-    }
-    return f"{first}. {advice.get(bad[0]['state'], AGAIN + '.')}"
+    count = f"{figures['objects deleted']} objects, {format_bytes(figures['deleted bytes'])}"
+    return f"{sentence}; {parts} deleted of {figures['plates deleted']} of them ({count}){by}.{bare}"

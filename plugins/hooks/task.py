@@ -15,6 +15,7 @@ from include.core.receipt import folder
 from include.core.steps import StepRecords
 
 T = TypeVar("T")
+RUN = "steps"  # the folder of the step records of a run as a whole
 
 
 def run_async(work: Awaitable[T]) -> T:
@@ -39,7 +40,14 @@ def run_folder(context: Context) -> str:
     return folder(context["ti"].dag_id, context["ti"].run_id)
 
 
-def step_records(context: Context, item: str = "steps", order: Sequence[str] = ()) -> StepRecords:
-    """The step records of one item of this run: `item` is a folder below the run's own, by default that of the run as a
-    whole."""
-    return StepRecords(receipts().objects, f"{run_folder(context)}/{item}", order)
+def step_records(context: Context, item: str = RUN, order: Sequence[str] = ()) -> StepRecords:
+    """The step records of one item of this run: `item` is a folder below the run's own. By default they are those of the run
+    as a whole, in which each mapped task has its own."""
+    owner = owner_of(context)
+    return StepRecords(
+        receipts().objects,
+        f"{run_folder(context)}/{item}",
+        order,
+        map_index=owner.map_index if item == RUN else -1,
+        request_sha256=owner.request_sha256,
+    )

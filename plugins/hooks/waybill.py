@@ -22,7 +22,7 @@ from include.core.ledger import Ledger
 from include.core.ledger.schema import url_from_fields
 from include.core.objects import Objects
 from include.core.receipt import ReceiptStore
-from include.core.text import file_name
+from include.core.text import file_name, shorten
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,8 @@ def write_note(dag_id: str, run_id: str, note: str) -> None:
             token = http.post("/auth/token", json=login).raise_for_status().json()["access_token"]
             headers: dict[str, Any] = {"Authorization": f"Bearer {token}"}
             path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}"
-            http.patch(
-                path, params={"update_mask": "note"}, json={"note": note[:1000]}, headers=headers
-            ).raise_for_status()
+            body = {"note": shorten(note, 1000, "the whole is in the receipt")}
+            http.patch(path, params={"update_mask": "note"}, json=body, headers=headers).raise_for_status()
     except AirflowNotFoundException:
         return
     except Exception as error:  # a note is never worth a task, whatever the connection or the answer looks like

@@ -166,7 +166,7 @@ class PlatesScene:
         for item in receipt["items"]:
             if item["state"] != state:
                 yield f"plate {item['plate']} is {item['state']} ({item['why']})"
-        if [one["by"] for one in receipt["approvals"]] != [APPROVER]:
+        if [one["by"] for one in receipt["questions"]] != [APPROVER]:
             yield f"the receipt of {receipt['run_id']} does not say who answered"
 
     def _deletions(self) -> list[str]:

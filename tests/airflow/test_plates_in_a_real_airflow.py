@@ -111,7 +111,7 @@ def test_twenty_plates_go_from_listing_to_receipt_and_only_proved_ones_are_delet
     assert items[GREW]["state"] == "approval void"
     assert late in items[GREW]["why"]
     assert {item["state"] for one, item in items.items() if one not in (DAMAGED, GREW)} == {"deleted"}
-    assert [one["by"] for one in receipt["approvals"]] == [plates.APPROVER]
+    assert [one["by"] for one in receipt["questions"]] == [plates.APPROVER]
     left = plates.keys_of(store, LIVE)
     for plate_id in IDS:
         files = plates.plate_files(plate_id, wells=1)

@@ -23,17 +23,18 @@ import sqlalchemy as sa
 import zstandard
 from sqlalchemy.engine import URL
 
-from include.core.approval import APPROVE, Approvers, decision
 from include.core.journal import FileJournal, ObjectJournal
 from include.core.ledger import Intent, Ledger, Owner, init
 from include.core.ledger.schema import events
 from include.core.objects import Objects
+from include.core.questions import APPROVE, Answer, People, Question, Record, asked, judge
 from include.core.receipt import LedgerHead, Receipt, ReceiptStore
 from include.core.steps import StepRecords
 from include.icav2.models import Content, CopyPlan, Destination, Item
 from include.plates import sop_files
-from include.plates.approval import Proved
+from include.plates.approval import Proved, subject
 from include.plates.approval import digest_of as approval_digest
+from include.plates.delete import PartPreview
 from include.plates.layout import BROAD2018
 from include.plates.manifest import encode_manifest
 from include.plates.models import (
@@ -243,15 +244,21 @@ def plan_document() -> str:
     ).model_dump_json()
 
 
-def approval() -> str:
+def question() -> str:
     """The record after the gate has let one plate through."""
-    digest = approval_digest(BackupRequest(**REQUEST), [Proved("001_20585", verdict(), {})])
+    parts = (PartPreview("images", 1, len(CONTENT)),)
+    plates = [Proved("001_20585", verdict(), {}, parts)]
+    digest = approval_digest(BackupRequest(**REQUEST), plates)
     user = {"id": "amy", "name": "amy"}
-    answer = {"chosen_options": [APPROVE], "responded_by_user": user, "responded_at": "2025-11-26T09:40:00Z"}
-    record = {"sha256": digest, "about": {"plates": ["001_20585"]}, "answer": answer}
-    decided = decision(record, digest, Approvers(("amy",)), "uli").to_dict()
+    about = {"plates": ["001_20585"], "parts": {"001_20585": [["images", 1, len(CONTENT), False]]}}
+    put = Question(subject(BackupRequest(**REQUEST), plates), "…", digest, days=14, about=about)
+    before = Record(task_id="approval", request_sha256="0" * 64)
+    where = "https://airflow.example.org/dags/plate_backup/runs/B-1/tasks/approval/required_actions"
+    record = asked(put, before, ("amy",), "uli", where, NOW)
+    answer = Answer(chosen_options=[APPROVE], responded_by_user=user, responded_at="2025-11-26T09:45:00+00:00")
+    decided = judge(record.changed("answered", answer=answer), digest, People(("amy",)))
     passed = {"001_20585": hashlib.sha256(verdict().model_dump_json().encode()).hexdigest()}
-    return json.dumps({"state": "approved", **record, **decided, "passed": passed}, indent=2)
+    return decided.changed("approved", passed=passed).model_dump_json(indent=2)
 
 
 REQUEST: dict[str, Any] = {
@@ -305,7 +312,7 @@ def examples(folder: Path) -> dict[str, str]:
         "ledger": _ledger_text(folder),
         "receipt": receipt(folder),
         "step_records": _step_text(folder),
-        "approval": approval(),
+        "question": question(),
         "plan": json.dumps(json.loads(plan_document()), indent=2, ensure_ascii=False),
     }
 

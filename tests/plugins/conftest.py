@@ -25,8 +25,8 @@ Connect = Callable[[str, str], None]
 
 
 @pytest.fixture
-def ledger(tmp_path: Path, connect: Connect) -> Iterator[Ledger]:
-    """The ledger that connection waybill_ledger names."""
+def ledger(tmp_path: Path, connect: Connect, receipts_folder: Path) -> Iterator[Ledger]:
+    """The ledger that connection waybill_ledger names; no step begins without a place for its record either."""
     connection = f"sqlite:///{tmp_path / 'ledger.db'}"
     init(ledger_url(connection))
     connect("waybill_ledger", connection)

@@ -49,7 +49,7 @@ def receipt(run: Run, state: str) -> dict[str, Any]:
         "dag_id": run.dag_id,
         "run_id": run.run_id,
         "items": [{"plate": "p", "state": state, "why": "so it was"}],
-        "approvals": [{"by": plates.APPROVER}],
+        "questions": [{"by": plates.APPROVER}],
     }
 
 
@@ -125,7 +125,7 @@ def test_what_is_in_the_buckets_is_compared_file_by_file(after: After) -> None:
 
 def test_a_receipt_that_says_something_else_is_wrong(after: After) -> None:
     after.receipts[0]["items"][0]["state"] = "kept"
-    after.receipts[1]["approvals"] = []
+    after.receipts[1]["questions"] = []
     assert after.problems() == ["plate p is kept (so it was)", "the receipt of reject does not say who answered"]
 
 

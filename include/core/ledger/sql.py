@@ -19,6 +19,7 @@ from include.core.ledger.schema import submissions
 from include.core.ledger.states import State
 
 COLUMNS = tuple(submissions.c.keys())
+INSTANTS = ("reserved_at", "sending_at", "accept_deadline", "closed_at", "cancel_requested_at")
 ATTACHED = "dag_id, run_id, task_id, map_index, request_sha256"
 CHUNK = 500  # values in one IN list
 _HEAD = "(SELECT number, sha256, at FROM waybill_events ORDER BY number DESC LIMIT 1)"
@@ -163,7 +164,9 @@ def swap(
     row = execute(conn, statement, asked | ({} if clock is None else {"clock": clock})).mappings().first()
     if row is None:
         return None
-    return Found(row["head_number"], row["head_sha256"], float(row["head_at"] or 0.0), float(row["clock"]), dict(row))
+    # SQLite's RETURNING gives whole seconds as integers, a later SELECT as floats: the chain holds one spelling.
+    found = dict(row) | {name: float(row[name]) for name in INSTANTS if row[name] is not None}
+    return Found(row["head_number"], row["head_sha256"], float(row["head_at"] or 0.0), float(row["clock"]), found)
 
 
 @lru_cache(maxsize=64)

@@ -18,12 +18,12 @@ from airflow.sdk import BaseOperator, Context
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
 from hooks.task import run_async, step_records
-from hooks.waybill import write_note
+from hooks.waybill import RECEIPTS, write_note
 
 from include.core.errors import QuotaExceeded, RequestError, TransientError, WaybillError
 from include.core.request import truncate_for_xcom
 from include.core.steps import StepRecords
-from include.core.text import pluralize
+from include.core.text import few, pluralize, shorten
 
 
 class WaybillRetry(RetryPolicy):
@@ -79,27 +79,41 @@ class WaybillOperator(BaseOperator):
 
         A step that waits (deferred), that a person ended or whose worker was lost stays `running`.
         """
-        step, facts = self.step or self.task_id, dict(known)
-        try:
-            records = self.records(context)
-        except (AirflowNotFoundException, WaybillError, OSError) as error:
-            self.log.warning("no receipt can say how this step went: %s", error)
-            yield facts
-            return
-        run_async(records.begin(step, task_id=context["ti"].task_id, **known))
+        step = self.step or self.task_id
+        facts = {"task_id": context["ti"].task_id, **known}
+        records = self._begun(context, step, facts)
         try:
             yield facts
         except AirflowSkipException as skipped:
-            run_async(records.write(step, "skipped", why=str(skipped)))
+            run_async(records.write(step, "skipped", **facts, why=str(skipped)))
             raise
         except WaybillError as error:
             self._record_failure(records, error, facts)
             raise
-        run_async(records.end(step, task_id=context["ti"].task_id, **facts))
+        run_async(records.end(step, **facts))
+
+    def _begun(self, context: Context, step: str, facts: dict[str, Any]) -> StepRecords:
+        """The records, with this step begun. Raises RequestError naming the connection where there is no place for them."""
+        try:
+            records = self.records(context)
+            run_async(records.begin(step, **facts))
+        except AirflowNotFoundException:
+            why = "it does not exist"
+        except RequestError as error:
+            why = str(error)
+        except OSError as error:
+            why = f"its place cannot be used: {error.strerror or type(error).__name__}"
+        else:
+            return records
+        raise RequestError(
+            f'connection {RECEIPTS}: {why}; give it the extra {{"prefix": …}} of a folder or bucket that every worker can '
+            "write to: nothing is done without a place for the receipt"
+        ) from None
 
     def _record_failure(self, records: StepRecords, error: WaybillError, facts: dict[str, Any]) -> None:
+        connections = [value for name, value in vars(self).items() if name.endswith("_conn_id")]
         try:
-            run_async(records.end(self.step or self.task_id, error, task_id=self.task_id, **facts))
+            run_async(records.end(self.step or self.task_id, error, **{**facts, "connections": connections}))
         except WaybillError as other:  # the error of the step itself decides whether it is tried again
             self.log.error("the receipt will not tell why this step failed: %s", other)
 
@@ -114,10 +128,10 @@ class WaybillOperator(BaseOperator):
             for problem in error.problems:
                 self.log.error("refused: %s", problem)
             context["ti"].xcom_push(key="request_errors", value=truncate_for_xcom(error.problems))
-            write_note(context["ti"].dag_id, context["ti"].run_id, "Refused: " + "; ".join(error.problems))
-            raise RequestError(
-                f"refused, {pluralize(len(error.problems), 'problem')}: see the log or XCom request_errors"
-            ) from None
+            count, rest = pluralize(len(error.problems), "problem"), "all are listed in the log and in the receipt"
+            said = few([shorten(problem, 150, rest) for problem in error.problems], 4, rest)
+            write_note(context["ti"].dag_id, context["ti"].run_id, f"Refused, {count}: {said}")
+            raise RequestError(f"refused, {count}: see the log or XCom request_errors") from None
         except WaybillError as error:
-            context["ti"].xcom_push(key="failure", value=str(error)[:2000])
+            context["ti"].xcom_push(key="failure", value=shorten(str(error), 2000, "the whole is in the log"))
             raise

@@ -24,6 +24,11 @@ class CheckLedgerOperator(WaybillOperator):
     """Recomputes the ledger's chain and compares it with its rows and with every receipt. Fails with all problems named."""
 
     def execute(self, context: Context) -> str:
+        with self.recording(context) as facts:
+            facts["outcome"] = outcome = self._checked(context)
+        return outcome
+
+    def _checked(self, context: Context) -> str:
         book = ledger()
         try:
             documents = run_async(receipts().all())  # before the ledger is read: a head written later would seem lost
@@ -48,6 +53,11 @@ class ListInDoubtOperator(WaybillOperator):
     """Lists, as a warning, what has been in doubt for more than an hour (XCom `in_doubt`). Succeeds, and resolves nothing."""
 
     def execute(self, context: Context) -> str:
+        with self.recording(context) as facts:
+            facts["outcome"] = outcome = self._listed(context)
+        return outcome
+
+    def _listed(self, context: Context) -> str:
         book = ledger()
         found = [line(row) for row in long_in_doubt(book)]
         context["ti"].xcom_push(key="in_doubt", value=truncate_for_xcom(found))
@@ -71,6 +81,11 @@ class CancellationsOperator(WaybillOperator):
     """
 
     def execute(self, context: Context) -> list[str]:
+        with self.recording(context) as facts:
+            facts["done"] = done = truncate_for_xcom(self._carried_out())
+        return done
+
+    def _carried_out(self) -> list[str]:
         book = ledger()
         done: list[str] = []
         failures: list[WaybillError] = []
@@ -87,4 +102,4 @@ class CancellationsOperator(WaybillOperator):
         if failures:
             # One that may pass goes first: by it the retry policy decides whether to try again.
             raise min(failures, key=lambda error: not error.retryable)
-        return truncate_for_xcom(done)
+        return done

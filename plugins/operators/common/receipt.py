@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import BaseOperatorLink, Context
 from airflow.sdk.configuration import conf
 from airflow.sdk.types import TaskInstanceKey
+from hooks.questions import question_store
 from hooks.task import owner_of, run_async
 from hooks.waybill import ledger, receipts, write_note
 from operators.common.base import WaybillOperator
@@ -16,6 +17,9 @@ from operators.common.base import WaybillOperator
 from include.core.errors import VerificationError, WaybillError
 from include.core.ledger import Ledger, State
 from include.core.receipt import LedgerHead, Receipt
+from include.core.text import shorten
+
+OUTCOME_LIMIT = 4000  # characters of XCom `outcome`, and of the task's error
 
 
 class ReceiptLink(BaseOperatorLink):
@@ -33,7 +37,10 @@ def receipt_url(dag_id: str, run_id: str) -> str:
 
 
 class ReceiptOperator(WaybillOperator):
-    """Base: a subclass fills in `build_receipt` what its system knows; head, versions, doubts and timings are added here."""
+    """Base: a subclass fills in `build_receipt` what its system knows; questions, ledger, versions and timings are added here.
+
+    The run is green where nobody has to do anything: all is there, or what is left is the next run's (`handed_on`).
+    """
 
     operator_extra_links = (ReceiptLink(),)
 
@@ -45,26 +52,35 @@ class ReceiptOperator(WaybillOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        try:
-            book: Ledger | None = ledger()
-        except WaybillError as error:
-            self.log.error("%s", error)
-            book = None
-        receipt = completed(self.build_receipt(context, book), context, book)
-        document = run_async(receipts().write(receipt))
-        sentence = f"{receipt.outcome} {receipt.remedy}".strip()
-        self.log.info("%s", sentence)
-        context["ti"].xcom_push(key="outcome", value=sentence)
-        write_note(receipt.dag_id, receipt.run_id, sentence)
-        if receipt.state != "complete":
-            raise VerificationError(sentence)
+        with self.recording(context) as facts:
+            try:
+                book: Ledger | None = ledger()
+            except WaybillError as error:
+                self.log.error("%s", error)
+                book = None
+            receipt = completed(self.build_receipt(context, book), context, book)
+            document = run_async(receipts().write(receipt))
+            facts |= {"receipt": document.to_dict(), "receipt_state": receipt.state}
+            where = f"the whole is in the receipt, {receipt_url(receipt.dag_id, receipt.run_id)}"
+            for problem in receipt.problems:
+                self.log.error("%s", problem)
+            self.log.info("%s", receipt.sentence)
+            context["ti"].xcom_push(key="outcome", value=shorten(receipt.sentence, OUTCOME_LIMIT, where))
+            write_note(receipt.dag_id, receipt.run_id, receipt.sentence)
+            if not receipt.good:
+                raise VerificationError(shorten(receipt.sentence, OUTCOME_LIMIT, where))
         return document.to_dict()
 
 
 def completed(receipt: Receipt, context: Context, book: Ledger | None) -> Receipt:
     """The receipt with what every system's receipt holds."""
     run = context["dag_run"]
+    try:
+        questions = [record.summary() for record in run_async(question_store(context).read_all())]
+    except WaybillError as error:
+        questions = [{"state": "unreadable", "why": str(error)}]
     facts: dict[str, Any] = {
+        "questions": questions,
         "timings": {"started": str(run.start_date), **receipt.timings},
         "versions": {
             "waybill": waybill_version(),

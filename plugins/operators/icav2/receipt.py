@@ -13,7 +13,8 @@ from operators.common.receipt import ReceiptOperator
 
 from include.core.errors import WaybillError
 from include.core.ledger import Ledger, Owner, State
-from include.core.receipt import Receipt
+from include.core.receipt import Receipt, nothing_done
+from include.core.remedies import lines_of, remedy_of
 from include.core.request import asked_of
 from include.core.steps import RUNNING
 from include.icav2 import report
@@ -37,25 +38,27 @@ class ICAv2ReceiptOperator(ReceiptOperator):
             if earlier is not None and earlier.state == "complete" and not any(steps.values()):
                 return earlier  # of a run that an earlier release ended: it left no records, and is not judged again
             items = self._from_ledger(ledger, owner)
-            outcome, remedy = report.nothing_proved(steps, begun=bool(items))
             if ledger is not None:
                 self._record_the_stop(context["ti"], ledger, owner, copied)
-            return Receipt(
-                **facts, state="incomplete", outcome=outcome, remedy=remedy, items=items, documents=documents
-            )
+            if not (items or copied or "plan" in planned):
+                return nothing_done(steps, "copied", **facts)
+            return report.nothing_proved(steps, **facts, items=items, documents=documents)
         documents |= summary["documents"]
         try:
-            output, proofs = self._read(summary["documents"])
+            output, proofs, missing = self._read(summary["documents"])
         except WaybillError as error:
             outcome = f"The proof of this run cannot be read ({error}), so nothing is proved."
             remedy = "Clear the task copy: it looks at every file again and writes the proof anew."
-            return Receipt(**facts, state="incomplete", outcome=outcome, remedy=remedy, documents=documents)
+            facts |= {"problems": [outcome], "documents": documents}
+            return Receipt(**facts, state="incomplete", outcome=outcome, remedy=remedy)
         good = report.is_complete(summary, proofs)
+        problems = [] if good else report.problems(output, proofs, copied)
         return Receipt(
             **facts,
             state="complete" if good else "incomplete",
             outcome=report.outcome_of(summary, proofs, good=good),
-            remedy="" if good else f"First: {summary['missing'][0]}. {report.AGAIN}",
+            remedy=remedy_of(problems, report.AGAIN),
+            problems=missing or lines_of(problems),
             totals=summary["totals"],
             items=report.receipt_items(output, proofs),
             documents=documents,
@@ -84,9 +87,11 @@ class ICAv2ReceiptOperator(ReceiptOperator):
             for row in (ledger.of_run(owner.dag_id, owner.run_id) if ledger is not None else [])
         ]
 
-    def _read(self, documents: dict[str, Any]) -> tuple[dict[str, Any], list[Proof]]:
-        """The output and the proofs, from their documents. Raises WaybillError where one is gone or was changed."""
+    def _read(self, documents: dict[str, Any]) -> tuple[dict[str, Any], list[Proof], list[str]]:
+        """The output, the proofs and what is missing, from their documents. Raises WaybillError where one is gone or was
+        changed."""
         store = receipts().objects
         output = json.loads(run_async(store.get_document(documents["output"])))
         lines = run_async(store.get_document(documents["per-file proof"])).splitlines()
-        return output, [Proof.model_validate_json(line) for line in lines]
+        missing = json.loads(run_async(store.get_document(documents["not copied"])))
+        return output, [Proof.model_validate_json(line) for line in lines], missing

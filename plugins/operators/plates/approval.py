@@ -1,8 +1,8 @@
 """The question before a plate is deleted, and the gate behind it.
 
 Invariant: what is approved is a digest over every plate's manifests *and* what shall be deleted
-of them. Between proof and question, and again between answer and deletion, the plates are listed anew; whatever changed
-is kept. The deletion itself looks a third time (include/plates/delete.py).
+of them, object by object counted. Between proof and question, and again between answer and deletion, the plates are listed
+and counted anew; whatever changed is kept. The deletion itself looks a third time (include/plates/delete.py).
 
 Longer than 120 lines: question and gate compare the same things, and stand together so that they do.
 """
@@ -10,66 +10,77 @@ Longer than 120 lines: question and gate compare the same things, and stand toge
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from airflow.sdk import Context
 from hooks.aws import AwsHook
 from hooks.task import run_async
-from hooks.waybill import receipts
 from operators.common.approval import ApprovalOperator
-from operators.common.gate import GateOperator
+from operators.common.gate import GateOperator, Passed
 from operators.plates.base import backup_request, read_model, records_of
 from operators.plates.delete import begun, delete_journal
+from operators.plates.plan_document import plan_rows
 from operators.plates.receipt import waybill_of
 
-from include.core.approval import Question
 from include.core.concurrency import map_concurrently
 from include.core.errors import VerificationError, WaybillError
-from include.core.text import format_bytes, pluralize
-from include.plates.approval import Proved, body, digest_of
+from include.core.questions import Question, Record
+from include.core.receipt import Receipt
+from include.plates.approval import Proved, body, digest_of, subject
 from include.plates.compare import changes
+from include.plates.delete import PartPreview, preview
 from include.plates.models import Outcome, Verdict
 from include.plates.request import BackupRequest
+from include.s3.bucket import S3Access
 
 _PLATES_AT_ONCE = 4
 
 
 async def proved_plates(context: Context) -> list[Proved]:
-    """What the verify tasks that succeeded have proved, read from their verdicts and not from XCom.
+    """What verify has proved of each plate of the plan, by the Document in its step record: what is approved and deleted is
+    decided by no other task's XCom, and a failed plate neither stops the gate nor lets the receipt run early."""
 
-    Pulled, and not given as an argument: a failed plate must neither stop the gate nor let the receipt run early.
-    """
-    found = context["ti"].xcom_pull(
-        task_ids="verify"
-    )  # one mapped task's value has no list around it (docs/protocols/airflow.md 3.5)
-    entries = [found] if isinstance(found, Mapping) else [entry for entry in found or [] if entry]
+    async def one(label: str) -> Proved | None:
+        record = await records_of(context, label).read("verify")
+        if record.get("state") != Outcome.VERIFIED or "verdict" not in record:
+            return None
+        verdict = await read_model(Verdict, record["verdict"])
+        return Proved(label, verdict, record["verdict"]) if verdict.outcome is Outcome.VERIFIED else None
 
-    async def one(entry: Mapping[str, Any]) -> Proved:
-        return Proved(entry["plate"], await read_model(Verdict, entry["verdict"]), entry["verdict"])
-
-    plates = await map_concurrently(entries, one, _PLATES_AT_ONCE)
-    return [plate for plate in plates if plate.verdict.outcome is Outcome.VERIFIED]
+    labels = [row["plate"] for row in await plan_rows(context) if not row["problems"]]
+    return [plate for plate in await map_concurrently(labels, one, _PLATES_AT_ONCE) if plate is not None]
 
 
-async def look_again(request: BackupRequest, plates: Sequence[Proved], aws_conn_id: str) -> dict[str, str]:
-    """By label, why a plate may not go on: it changed, or cannot be looked at.
+async def look_again(
+    request: BackupRequest, plates: Sequence[Proved], aws_conn_id: str
+) -> tuple[list[Proved], dict[str, str]]:
+    """The plates that may go on, with what would be deleted of them now; and by label why the others may not.
 
     A plate whose deletion has begun (and whose approval is asked or read again) differs by our own doing, and goes on.
     """
     async with AwsHook(aws_conn_id).access() as access:
+        found = await map_concurrently(list(plates), lambda plate: _look(request, plate, access), _PLATES_AT_ONCE)
+    pairs = list(zip(plates, found, strict=True))
+    kept = {plate.label: one for plate, one in pairs if isinstance(one, str)}
+    return [one for one in found if isinstance(one, Proved)], kept
 
-        async def one(plate: Proved) -> str | None:
-            verdict = plate.verdict
-            try:
-                if await asyncio.to_thread(begun, delete_journal(verdict, request.order(verdict.manifests_sha256))):
-                    return None
-                return await changes(verdict, access.bucket(verdict.bucket), access.bucket(verdict.archive_bucket))
-            except WaybillError as error:
-                return f"it cannot be looked at again ({error})"
 
-        found = await map_concurrently(list(plates), one, _PLATES_AT_ONCE)
-    return {plate.label: why for plate, why in zip(plates, found, strict=True) if why}
+async def _look(request: BackupRequest, plate: Proved, access: S3Access) -> Proved | str:
+    verdict = plate.verdict
+    source, archive = access.bucket(verdict.bucket), access.bucket(verdict.archive_bucket)
+    order = request.order(verdict.manifests_sha256)
+    try:
+        journal = delete_journal(verdict, order)
+        if not await asyncio.to_thread(begun, journal):
+            why = await changes(verdict, source, archive)
+            if why is not None:
+                return why
+        parts = await preview(verdict, order, source=source, archive=archive, journal=journal)
+    except WaybillError as error:
+        return f"it cannot be looked at again ({error})"
+    return replace(plate, parts=parts)
 
 
 class PlateApprovalOperator(ApprovalOperator):
@@ -87,25 +98,39 @@ class PlateApprovalOperator(ApprovalOperator):
         plates = run_async(proved_plates(context)) if request.delete_parts else []
         if not plates:
             return None
-        changed = run_async(look_again(request, plates, self.aws_conn_id))
+        plates, changed = run_async(look_again(request, plates, self.aws_conn_id))
         for label, why in changed.items():
             self.log.error("plate %s is kept: %s", label, why)
             why = f"since it was verified, {why}"
             run_async(records_of(context, label).write("verify", "mismatch", reasons=[why]))
-        plates = [plate for plate in plates if plate.label not in changed]
         if not plates:
             return None
-        total = sum(plate.verdict.size_bytes for plate in plates)
-        parts = ", ".join(request.delete_parts)
-        subject = f"Delete {parts} of {pluralize(len(plates), 'plate')} ({format_bytes(total)}) from {request.bucket}?"
-        about = {"plates": [plate.label for plate in plates]}
+        run_async(self._forget_void_answers(context, plates))
         return Question(
-            subject, body(request, plates, changed), digest_of(request, plates), request.approval_days, about
+            subject(request, plates),
+            body(request, plates, changed),
+            digest_of(request, plates),
+            request.approval_days,
+            about={"plates": [plate.label for plate in plates], "parts": _rows_of(plates)},
+            silence="nothing is deleted",
         )
 
-    def tell_progress(self, context: Context) -> None:
-        waiting = f"Waiting for an answer: {self.subject}"
-        run_async(receipts().write(waybill_of(context).model_copy(update={"state": "running", "outcome": waiting})))
+    async def _forget_void_answers(self, context: Context, plates: Sequence[Proved]) -> None:
+        for plate in plates:
+            records = records_of(context, plate.label)
+            if (await records.read("delete")).get("state") == "void":
+                await records.empty("delete", "purge")
+
+    def receipt_so_far(self, context: Context) -> Receipt:
+        return waybill_of(context)
+
+
+def _rows_of(plates: Sequence[Proved]) -> dict[str, list[list[Any]]]:
+    """What would be deleted of each plate, as the question's record keeps it."""
+    return {
+        plate.label: [[part.part, part.objects, part.size_bytes, part.shared] for part in plate.parts]
+        for plate in plates
+    }
 
 
 class PlateGateOperator(GateOperator):
@@ -115,28 +140,35 @@ class PlateGateOperator(GateOperator):
         super().__init__(**kwargs)
         self.aws_conn_id = aws_conn_id
 
-    def _asked_about(self, context: Context, about: Mapping[str, Any]) -> list[Proved]:
+    def _asked_about(self, context: Context, record: Record) -> list[Proved]:
+        """The plates of the question with the proofs of now, and what the question said would be deleted of them."""
         plates = {plate.label: plate for plate in run_async(proved_plates(context))}
-        lost = [label for label in about.get("plates", []) if label not in plates]
+        labels, said = record.about.get("plates", []), record.about.get("parts", {})
+        lost = [label for label in labels if label not in plates]
         if lost:
             raise VerificationError(f"no proof is left of {', '.join(lost)}; clear the approval to ask again")
-        return [plates[label] for label in about.get("plates", [])]
+        parts = {label: tuple(PartPreview(*row) for row in said.get(label, ())) for label in labels}
+        return [replace(plates[label], parts=parts[label]) for label in labels]
 
-    def sha256_now(self, context: Context, about: Mapping[str, Any]) -> str:
-        return digest_of(backup_request(context), self._asked_about(context, about))
+    def sha256_now(self, context: Context, record: Record) -> str:
+        return digest_of(backup_request(context), self._asked_about(context, record))
 
-    def passed(self, context: Context, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        plates = self._asked_about(context, about)
-        changed = run_async(look_again(backup_request(context), plates, self.aws_conn_id))
+    def passed(self, context: Context, record: Record) -> list[Passed]:
+        asked = self._asked_about(context, record)
+        now, changed = run_async(look_again(backup_request(context), asked, self.aws_conn_id))
+        said, counted = _rows_of(asked), _rows_of(now)
+        changed |= {
+            label: f"what would be deleted is another: {counted[label]}, and the question said {said[label]}"
+            for label in counted
+            if counted[label] != said[label]
+        }
         for label, why in changed.items():
             self.log.error("the approval is void for plate %s: %s", label, why)
             run_async(records_of(context, label).write("delete", "void", why=f"since it was approved, {why}"))
-        return {
-            plate.label: {
-                "plate": plate.label,
-                "name": plate.verdict.plate.plate_id_full,
-                "verdict": dict(plate.document),
-            }
-            for plate in plates
-            if plate.label not in changed
-        }
+        return [_passed(plate) for plate in now if plate.label not in changed]
+
+
+def _passed(plate: Proved) -> Passed:
+    document = dict(plate.document)
+    entry = {"plate": plate.label, "name": plate.verdict.plate.plate_id_full, "verdict": document}
+    return Passed(plate.label, document["sha256"], entry)

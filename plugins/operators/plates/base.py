@@ -8,13 +8,13 @@ Document with its digest.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import pydantic
 from airflow.sdk import Context
 from hooks.aws import AwsHook
-from hooks.task import run_async, step_records
+from hooks.task import owner_of, run_async, step_records
 from hooks.waybill import receipts
 from operators.common.base import WaybillOperator
 
@@ -46,13 +46,7 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
 
 def records_of(context: Context, label: str) -> StepRecords:
     """The step records of one plate of this run."""
-    return step_records(context, f"plates/{label}", STEPS)
-
-
-def refusals_of(context: Context) -> list[str]:
-    """Why the request was refused, by the records of the first two steps; empty where it was not."""
-    steps = run_async(step_records(context).read_all(("load_request", "plan")))
-    return [problem for record in steps.values() for problem in record.get("problems", [])]
+    return step_records(context, f"plates/{label}", (*STEPS, "thaw", "restore"))
 
 
 def backup_request(context: Context) -> BackupRequest:
@@ -90,24 +84,26 @@ class PlateOperator(WaybillOperator):
         self.plate = plate
         self.aws_conn_id = aws_conn_id
 
+    def records(self, context: Context) -> StepRecords:
+        """The step is one of its plate's, not of the run as a whole."""
+        return records_of(context, self.plate["plate"])
+
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         """Does the step and notes how it ended; what it returns is added to the entry."""
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return run_async(self._noted(context))
+        return run_async(self.noted(context))
 
-    def _noted(self, context: Context) -> Coroutine[Any, Any, dict[str, Any]]:
-        notes = records_of(context, self.plate["plate"])
-
-        async def run() -> dict[str, Any]:
-            await notes.begin(self.step)
-            try:
-                return {**self.plate, **await self.work(context, notes)}
-            except WaybillError as error:
-                now = await notes.read(self.step)
-                if now.get("state") == "running":  # the step has not said so itself, and better
-                    await notes.write(self.step, "failed", why=str(error), error=type(error).__name__)
-                raise
-
-        return run()
+    async def noted(self, context: Context) -> dict[str, Any]:
+        """Does the step's work, and records how it goes."""
+        notes, owner = self.records(context), owner_of(context)
+        facts: dict[str, Any] = {"task_id": owner.task_id}
+        if owner.map_index >= 0:
+            facts["map_index"] = owner.map_index
+        await notes.begin(self.step, **facts)
+        try:
+            return {**self.plate, **await self.work(context, notes)}
+        except WaybillError as error:
+            await notes.end(self.step, error, **facts, connections=[self.aws_conn_id])
+            raise

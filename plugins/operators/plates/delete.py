@@ -147,8 +147,13 @@ def told(report: DeleteReport) -> dict[str, Any]:
 
 def delete_journal(verdict: Verdict, order: DeleteOrder) -> PartJournal:
     """The journal of a plate's deletion, the same for every run, by what was verified and what was ordered."""
+    return journal_of(verdict.archive_bucket, verdict.tag, verdict.manifests_sha256, order)
+
+
+def journal_of(archive_bucket: str, tag: str, manifests_sha256: str, order: DeleteOrder) -> PartJournal:
+    """The same where there is no verdict."""
     way = "delete" if order.phase == "delete" else "undo"  # marking and purging share one
-    place = journals("delete", verdict.archive_bucket, f"{verdict.tag}.{verdict.manifests_sha256[:16]}")
+    place = journals("delete", archive_bucket, f"{tag}.{manifests_sha256[:16]}")
     return place(f"{way}.{'.'.join(order.parts)}")
 
 

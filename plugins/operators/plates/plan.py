@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from airflow.sdk import Context
 from hooks.aws import AwsHook
-from hooks.task import run_async, run_folder
-from hooks.waybill import inputs, ledger, receipts
-from operators.common.approval import approvers
+from hooks.questions import approvers
+from hooks.task import run_async
+from hooks.waybill import inputs, ledger
 from operators.common.base import WaybillOperator
 from operators.plates.base import backup_request, progress_log, read_plates, records_of
+from operators.plates.plan_document import label_of, write_plan
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import RequestError
 from include.core.steps import StepRecords
-from include.core.text import file_name, format_bytes
+from include.core.text import format_bytes
 from include.plates.models import Plate, PlatePlan
 from include.plates.plan import _check_buckets, plan_plate
+from include.plates.report import STEPS
 from include.plates.request import BackupRequest
 from include.s3.bucket import S3Access
 
-PLAN_NOTE = "plan.json"
+DAG_ID = "plate_backup"  # whose list of approvers load_request looks for
 _PLATES_AT_ONCE = 3
 
 
@@ -30,7 +31,10 @@ def check_backup(request: BackupRequest, places: Any) -> list[Plate]:
     """What load_request checks beyond the form: the plates, and that somebody may approve what shall be deleted."""
     problems: list[str] = []
     plates: list[Plate] = []
-    for check in (lambda: plates.extend(read_plates(request, places)), lambda: request.delete_parts and approvers()):
+    for check in (
+        lambda: plates.extend(read_plates(request, places)),
+        lambda: request.delete_parts and approvers(DAG_ID),
+    ):
         try:
             check()
         except RequestError as error:
@@ -38,11 +42,6 @@ def check_backup(request: BackupRequest, places: Any) -> list[Plate]:
     if problems:
         raise RequestError(problems)
     return plates
-
-
-def label_of(number: int, plate: Plate) -> str:
-    """A plate's name in this run: unique, and fit for a path."""
-    return f"{number:03d}_{file_name(plate.plate_id_full)}"
 
 
 class PlatePlanOperator(WaybillOperator):
@@ -59,13 +58,12 @@ class PlatePlanOperator(WaybillOperator):
         self.aws_conn_id = aws_conn_id
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        request, place = backup_request(context), f"{run_folder(context)}/{PLAN_NOTE}"
-        ledger()
-        run_async(receipts().objects.put(place, b"[]"))  # an earlier try's plan is not this one's
-        with self.refusing(context):
+        with self.refusing(context) as facts:
+            request = backup_request(context)
+            ledger()
             plates = check_backup(request, inputs())
             rows = run_async(self._plan(context, request, plates))
-        run_async(receipts().objects.put(place, json.dumps(rows, ensure_ascii=False).encode()))
+            facts["plan"] = write_plan(context, rows)
         for row in rows:
             for problem in row["problems"]:
                 self.log.error("plate %s: %s", row["name"], problem)
@@ -83,6 +81,7 @@ class PlatePlanOperator(WaybillOperator):
 
             async def one(item: tuple[int, Plate]) -> dict[str, Any]:
                 notes = records_of(context, label_of(*item))
+                await notes.empty(*STEPS)  # what an earlier try, or another plan, left of this plate
                 return await self._row(request, item, notes, access)
 
             return await map_concurrently(list(enumerate(plates, start=1)), one, _PLATES_AT_ONCE)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from airflow.sdk import Context
 from hooks.aws import AwsHook
-from hooks.task import run_async, run_folder
-from hooks.waybill import inputs, receipts
+from hooks.task import run_async
+from hooks.waybill import inputs
 from operators.common.base import WaybillOperator
-from operators.plates.base import read_plates
-from operators.plates.plan import PLAN_NOTE, label_of
+from operators.plates.base import read_plates, records_of
+from operators.plates.plan_document import label_of, write_plan
 
 from include.core.errors import NotFound, VerificationError
 from include.core.request import load
@@ -49,11 +48,10 @@ class PlateRestorePlanOperator(WaybillOperator):
         self.aws_conn_id = aws_conn_id
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
-        request, place = restore_request(context), f"{run_folder(context)}/{PLAN_NOTE}"
-        run_async(receipts().objects.put(place, b"[]"))
-        with self.refusing(context):
-            rows = run_async(self._rows(request, read_plates(request, inputs())))
-        run_async(receipts().objects.put(place, json.dumps(rows, ensure_ascii=False).encode()))
+        with self.refusing(context) as facts:
+            request = restore_request(context)
+            rows = run_async(self._rows(context, request, read_plates(request, inputs())))
+            facts["plan"] = write_plan(context, rows)
         for row in rows:
             self.log.info(
                 "%s: %s", row["name"], row["problem"] or f"{row['files']} files, {format_bytes(row['bytes'])}"
@@ -61,11 +59,12 @@ class PlateRestorePlanOperator(WaybillOperator):
         names = ("plate", "name", "ids")
         return [] if request.dry_run else [{name: row[name] for name in names} for row in rows if not row["problem"]]
 
-    async def _rows(self, request: RestoreRequest, plates: list[Plate]) -> list[dict[str, Any]]:
+    async def _rows(self, context: Context, request: RestoreRequest, plates: list[Plate]) -> list[dict[str, Any]]:
         rows = []
         async with AwsHook(self.aws_conn_id).access() as access:
             for number, plate in enumerate(plates, start=1):
                 row: dict[str, Any] = {"plate": label_of(number, plate), "name": plate.plate_id_full, "problem": ""}
+                await records_of(context, row["plate"]).empty("thaw", "restore")
                 row |= {"ids": plate.model_dump(), "files": 0, "bytes": 0, "tarballs": {}}
                 try:
                     wanted = await wanted_of(request, plate, access)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.task import owner_of, run_async, run_folder
-from hooks.waybill import receipts
+from hooks.task import owner_of, run_async, step_records
 from operators.common.receipt import ReceiptOperator
-from operators.plates.base import records_of, refusals_of
-from operators.plates.plan import PLAN_NOTE
+from operators.plates.base import records_of
+from operators.plates.plan_document import plan_rows
 
-from include.core.errors import NotFound
 from include.core.ledger import Ledger
-from include.core.receipt import Receipt
+from include.core.receipt import Receipt, nothing_done
+from include.core.remedies import Cause, Problem, lines_of, of_record, remedy_of
 from include.core.request import asked_of
-from include.core.text import pluralize
+from include.core.text import few, pluralize
 from include.plates.request import RestoreRequest
+
+AGAIN = "what is restored already is recognised and not written again"
+_LEFT = (
+    "What differs from what is there is never replaced: give to_prefix to restore beside it, or overwrite, knowingly. For "
+    "what could not be read or written, deal with the reason named, then clear task restore: {again}."
+)
 
 
 class PlateRestoreReceiptOperator(ReceiptOperator):
@@ -25,49 +29,64 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
 
     def build_receipt(self, context: Context, ledger: Ledger | None) -> Receipt:
         owner, asked = owner_of(context), asked_of(RestoreRequest, context["dag_run"].conf)
-        try:
-            rows = json.loads(run_async(receipts().objects.get(f"{run_folder(context)}/{PLAN_NOTE}")))
-        except NotFound:
-            rows = []
-        items = [self._item(row, run_async(records_of(context, row["plate"]).read("restore")), asked) for row in rows]
-        bad = [item for item in items if item["state"] not in ("restored", "planned")]
-        files = sum(item["files"] for item in items if item["state"] == "restored")
-        refused = refusals_of(context)
-        word = "Dry run, nothing was restored" if asked.get("dry_run") else "Restored with their right checksums"
-        count = sum(item["files"] for item in items if item["state"] == "planned") if asked.get("dry_run") else files
-        outcome = f"{word}: {pluralize(count, 'file')} of {len(items) - len(bad)} of {pluralize(len(items), 'plate')}."
+        facts: dict[str, Any] = {"dag_id": owner.dag_id, "run_id": owner.run_id, "asked": asked}
+        rows = run_async(plan_rows(context))
+        if not rows:
+            return nothing_done(
+                run_async(step_records(context).read_all(("load_request", "plan"))), "restored", **facts
+            )
+        found = [self._item(context, row, asked) for row in rows]
+        items, problems = [item for item, _ in found], [problem for _, problem in found if problem is not None]
+        dry = bool(asked.get("dry_run"))
+        good = [item for item in items if item["state"] == ("planned" if dry else "restored")]
+        word = "Dry run, nothing was restored" if dry else "Restored with their right checksums"
+        files = pluralize(sum(item["files"] for item in good), "file")
+        outcome = f"{word}: {files} of {len(items) - len(problems)} of {pluralize(len(items), 'plate')}."
+        restored = [item for item in items if item["state"] == "restored"]
         return Receipt(
-            dag_id=owner.dag_id,
-            run_id=owner.run_id,
-            state="incomplete" if bad or not items else "complete",
-            outcome=outcome
-            if items
-            else f"Nothing was restored: {'; '.join(refused or ['see the first failed task'])}.",
-            remedy=f"First: {bad[0]['plate']}: {bad[0]['why']}. Clear its task, or trigger again." if bad else "",
-            asked=asked,
+            **facts,
+            state="incomplete" if problems else "complete",
+            outcome=outcome,
+            remedy=remedy_of(problems, AGAIN),
+            problems=lines_of(problems),
             items=items,
             totals={
                 "files": sum(row["files"] for row in rows),
-                "files proved": files,
+                "files proved": sum(item["files"] for item in restored),
                 "bytes": sum(row["bytes"] for row in rows),
-                "proved bytes": sum(item["bytes"] for item in items if item["state"] == "restored"),
+                "proved bytes": sum(item["bytes"] for item in restored),
                 "bytes read": sum(item["read_bytes"] for item in items),
             },
         )
 
-    def _item(self, row: dict[str, Any], record: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
-        state, why = "not restored", record.get("why", "the task did not come to its end; see its log")
-        if row["problem"]:
-            why = row["problem"]
-        elif asked.get("dry_run"):
-            state, why = "planned", "a dry run"
-        elif record.get("state") == "done":
-            state, why = (
-                "restored",
-                ", ".join(f"{count} {result}" for result, count in record["counts"].items() if count),
-            )
-        elif record.get("state") == "left":
-            why = f"{record['left_count']} files: {'; '.join(record['left'][:3])}"
+    def _item(
+        self, context: Context, row: dict[str, Any], asked: dict[str, Any]
+    ) -> tuple[dict[str, Any], Problem | None]:
+        steps = run_async(records_of(context, row["plate"]).read_all(("thaw", "restore")))
+        record = steps["restore"]
+        state, why, problem = _standing(row, steps, asked)
         facts = {"files": row["files"], "bytes": row["bytes"], "read_bytes": record.get("read_bytes", 0)}
         documents = {"document": record["document"]} if "document" in record else {}
-        return {"plate": row["name"], "state": state, "why": why, **facts, "tarballs": row["tarballs"], **documents}
+        item = {"plate": row["name"], "state": state, "why": why, **facts, "tarballs": row["tarballs"], **documents}
+        return item, problem
+
+
+def _standing(
+    row: dict[str, Any], steps: dict[str, dict[str, Any]], asked: dict[str, Any]
+) -> tuple[str, str, Problem | None]:
+    """How a plate ended, in a word, why, and what of it is not as asked."""
+    name, record = row["name"], steps["restore"]
+    if row["problem"]:
+        return "not restored", row["problem"], Problem(Cause.NOT_FOUND, row["problem"], name, "plan")
+    if asked.get("dry_run"):
+        return "planned", "a dry run", None
+    if record.get("state") == "done":
+        counts = [f"{count} {result}" for result, count in record["counts"].items() if count]
+        return "restored", ", ".join(counts), None
+    if record.get("state") == "left":
+        count, rest = record["left_count"], "all are in the document of this plate"
+        why = f"{pluralize(count, 'file')}: {few(record['left'], 3, rest, count)}"
+        return "not restored", why, Problem(Cause.MISMATCH, why, name, "restore", advice=_LEFT.format(again=AGAIN))
+    step = "restore" if record else "thaw"
+    problem = of_record(steps[step], step, item=name)
+    return "not restored", problem.why, problem

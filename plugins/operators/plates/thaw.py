@@ -30,6 +30,10 @@ class PlateThawOperator(PlateOperator):
 
     def resume(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
         """Looks for itself; the event only says why to wake."""
+        with self.recording(context):
+            return self._look(context, event)
+
+    def _look(self, context: Context, event: dict[str, Any] | None) -> dict[str, Any]:
         request = restore_request(context)
         states = run_async(self._ask(request))
         missing = [state.key for state in states if state.status is RestoreStatus.MISSING]

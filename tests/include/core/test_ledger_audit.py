@@ -17,7 +17,7 @@ from include.core.ledger.rows import canonical
 from include.core.ledger.schema import engine_for, lock
 from include.core.ledger.transaction import chain_sha256
 from include.core.receipt import LedgerHead, Receipt, ReceiptStore
-from tests.include.core.ledger_world import Clock, Remote, intent, submit
+from tests.include.core.ledger_world import Clock, Remote, begun, intent, submit
 from tests.include.core.test_ledger_states import at
 
 S = State
@@ -329,3 +329,13 @@ def test_the_commands_never_print_the_password(
         for command in ("init", "in-doubt", "verify", "show"):
             status, said = cli(command)
             assert (status, password in said) == (2, False)
+
+
+def test_a_row_and_its_last_event_are_spelled_alike(ledger: Ledger):
+    """Not equal in value only: whoever recomputes a body from the row gets the same bytes."""
+    row = begun(ledger)
+    ledger.record_sent(row, "job-1", why="answer")
+    with ledger.reading() as conn:
+        stored = dict(conn.execute(sa.text(f"SELECT * FROM {ROW}")).mappings().one())
+        body = conn.execute(sa.text(f"SELECT body FROM {EVENT} ORDER BY number DESC LIMIT 1")).scalar_one()
+    assert canonical(json.loads(body)["row"]) == canonical(stored)

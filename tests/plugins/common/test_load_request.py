@@ -110,7 +110,7 @@ def test_a_good_request_comes_back_with_its_defaults_and_without_the_manifest(
 
 
 def test_a_missing_ledger_is_refused_with_the_command_that_creates_it(
-    load: LoadRequestOperator, connect: Connect, tmp_path: Path
+    load: LoadRequestOperator, connect: Connect, receipts_folder: Path, tmp_path: Path
 ):
     connect("waybill_ledger", f"sqlite:///{tmp_path / 'nowhere.db'}")
     with pytest.raises(LedgerError, match=r"python -m include\.core\.ledger init"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +13,30 @@ import pytest
 from fastapi.testclient import TestClient
 from hooks.waybill import receipts
 from operators.common import receipt as operators_common
+from operators.common.load_request import LoadRequestOperator
 from operators.common.receipt import ReceiptLink, receipt_url
 from operators.icav2.receipt import ICAv2ReceiptOperator
 from portal.app import app, may_read_run
 
-from include.core.errors import VerificationError
+from include.core.errors import (
+    AuthError,
+    ConflictingRequest,
+    Forbidden,
+    Held,
+    LedgerError,
+    NotFound,
+    QuotaExceeded,
+    RemoteError,
+    RequestError,
+    Stopped,
+    TransientError,
+    VerificationError,
+    WaybillError,
+)
 from include.core.ledger import Intent, Ledger, Owner, State, Submission
 from include.core.receipt import Receipt
 from include.core.receipt import folder as run_folder
+from include.core.request import Request
 from include.core.steps import StepRecords
 from tests.plugins.conftest import Connect
 from tests.plugins.doubles import DAG_ID, RUN_ID, Run
@@ -30,10 +47,13 @@ def receipt(receipts_folder: Path) -> ICAv2ReceiptOperator:
     return ICAv2ReceiptOperator(task_id="receipt")
 
 
+def records_of_run() -> StepRecords:
+    return StepRecords(receipts().objects, f"{run_folder(DAG_ID, RUN_ID)}/steps")
+
+
 def recorded(step: str, state: str, **facts: Any) -> None:
     """What a step of the run has left behind."""
-    records = StepRecords(receipts().objects, f"{run_folder(DAG_ID, RUN_ID)}/steps")
-    asyncio.run(records.write(step, state, task_id=step, **facts))
+    asyncio.run(records_of_run().write(step, state, task_id=step, **facts))
 
 
 PLAN = {"uri": "file:///x", "sha256": "0", "size_bytes": 1}
@@ -57,7 +77,8 @@ def test_a_refused_request_gives_an_incomplete_receipt_with_outcome_and_remedy(
     told = document(receipts_folder)
     assert told["state"] == "incomplete"
     assert "typo" in told["outcome"]
-    assert told["remedy"] == "Correct the conf and trigger again."
+    assert told["remedy"] == "Correct typo, then trigger the DAG with the corrected conf; nothing was started."
+    assert told["problems"] == ["typo: this field is not known; take it out"]
     assert run.xcoms["receipt", "outcome"] == f"{told['outcome']} {told['remedy']}"
     number, digest = ledger.head()
     assert told["ledger"] == {"id": ledger.ledger_id, "number": number, "sha256": digest}
@@ -122,6 +143,7 @@ def test_counts_alone_do_not_make_a_run_complete(receipt: ICAv2ReceiptOperator, 
     documents = {
         "output": asyncio.run(store.put("output.json", json.dumps(empty).encode())).to_dict(),
         "per-file proof": asyncio.run(store.put("proof.jsonl", lines.encode())).to_dict(),
+        "not copied": asyncio.run(store.put("not_copied.json", b"[]")).to_dict(),
     }
     totals = {"files": 2, "files proved": 2, "bytes": 6, "proved bytes": 6, "destinations": 1}
     run = Run()
@@ -253,10 +275,134 @@ def test_a_step_that_begins_again_takes_away_what_the_steps_after_it_left(ledger
     }  # fmt: skip
 
 
-def test_no_receipt_reads_what_another_task_has_put_into_airflows_database():
+def test_no_decision_and_no_receipt_reads_what_another_task_has_put_into_airflows_database():
     operators = Path(operators_common.__file__).parents[1]
-    readers = [path for path in operators.rglob("*receipt*.py") if "xcom_pull" in path.read_text()]
+    readers = [path for path in operators.rglob("*.py") if "xcom_pull" in path.read_text()]
     assert readers == []
+
+
+# -- remedies by cause, and the page that says them ----------------------------------------------------------------
+
+
+def page_of(folder: Path) -> str:
+    return html.unescape((folder / DAG_ID / RUN_ID / "receipt.html").read_text())
+
+
+FAILURES: list[tuple[WaybillError, str]] = [
+    (AuthError("GET /jobs answered 401"), "Renew the credential of connection waybill_icav2, then clear task copy."),
+    (
+        Forbidden("403"),
+        "Give the user of connection waybill_icav2 the right that the error names, then clear task copy.",
+    ),
+    (
+        TransientError("busy", retry_after=600),
+        "This may pass by itself, and was tried several times: clear task copy once",
+    ),
+    (Held("submission 7 is held"), "resolve ID --as sent --external-id JOB|--as reserved|--as cancelled"),
+    (LedgerError("the chain is broken"), "See that connection waybill_ledger opens"),
+    (RemoteError("ICA refuses the batch"), "deal with the reason that it gives, then clear task copy."),
+    (ConflictingRequest("another payload"), "find out whose it is"),
+    (NotFound("no such project"), "Put back or correct what is named, then clear task copy"),
+    (Stopped("amy stopped it"), "Mend what the question names, then clear task copy"),
+    (QuotaExceeded("full", available_at=0.0), "Clear task copy"),
+]
+
+
+@pytest.mark.parametrize(("error", "remedy"), FAILURES, ids=lambda one: type(one).__name__)
+def test_each_failure_of_a_step_is_on_the_page_with_its_reason_and_its_own_remedy(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path, error: WaybillError, remedy: str
+):
+    recorded("plan", "done", plan=PLAN, counts={"files": 4})
+    recorded("copy", "running")
+    asyncio.run(records_of_run().end("copy", error, task_id="copy", connections=["waybill_icav2"]))
+    with pytest.raises(VerificationError):
+        Run().execute(receipt)
+    told = document(receipts_folder)
+    assert remedy in told["remedy"]
+    assert told["problems"] == [str(error)]
+    for text in (remedy, str(error), "Incomplete: something is missing"):
+        assert text in page_of(receipts_folder)
+
+
+def test_files_that_differ_and_files_that_were_not_copied_are_two_remedies(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    store = receipts().objects
+    rows = [("a", "icav2://t/x/", "size_mismatch"), ("b", "icav2://t/y/", "missing"), ("c", "icav2://t/y/", "ok")]
+    same = {"size_bytes": 3, "by": "size"}
+    proofs = [
+        {"source_uri": f"icav2://s/{path}", "dest_uri": uri, "path": path, "verdict": verdict, **same}
+        for path, uri, verdict in rows
+    ]
+    lines = "".join(json.dumps(proof) + "\n" for proof in proofs)
+    jobs = [{"dest_uri": uri, "job_status": False, "job_id": None, "job_attempt_counter": 6, "failed_jobs_list": []}
+            for uri in ("icav2://t/x/", "icav2://t/y/")]  # fmt: skip
+    missing = [
+        "icav2://s/a → icav2://t/x/: size mismatch",
+        "icav2://s/b → icav2://t/y/: missing (job-9 failed: too small)",
+    ]
+    output = {"job_list_with_attempt_counter": jobs, "counters": {}}
+    documents = {
+        "output": asyncio.run(store.put("output.json", json.dumps(output).encode())).to_dict(),
+        "per-file proof": asyncio.run(store.put("proof.jsonl", lines.encode())).to_dict(),
+        "not copied": asyncio.run(store.put("not_copied.json", json.dumps(missing).encode())).to_dict(),
+    }
+    totals = {"files": 3, "files proved": 1, "bytes": 9, "proved bytes": 3, "destinations": 2}
+    report = {"documents": documents, "totals": totals, "missing": missing, "missing_count": 2}
+    recorded("copy", "failed", report=report, cause="mismatch")
+    with pytest.raises(VerificationError):
+        Run().execute(receipt)
+    told = document(receipts_folder)
+    assert told["problems"] == missing
+    assert "icav2://t/x/ (1 file of another size than the source: a): A file of that name" in told["remedy"]
+    assert "icav2://t/y/ (1 file missing: b): All submissions of this run are used up" in told["remedy"]
+    assert "job-9 failed: too small" in page_of(receipts_folder)
+
+
+class HandedOn(ICAv2ReceiptOperator):
+    def build_receipt(self, context: Any, ledger: Ledger | None) -> Receipt:
+        rest = "100 of 300 files are on tape still; the run of tomorrow asks for them."
+        return Receipt(dag_id=DAG_ID, run_id=RUN_ID, state="handed_on", outcome=rest)
+
+
+def test_what_is_handed_on_to_the_next_run_is_green_and_said(ledger: Ledger, receipts_folder: Path, portal: TestClient):
+    run = Run()
+    run.execute(HandedOn(task_id="receipt"))
+    assert document(receipts_folder)["state"] == "handed_on"
+    assert "nothing is wrong, and the rest is the next run's" in page_of(receipts_folder)
+    shown = portal.get(f"/receipts/{DAG_ID}/{RUN_ID}/receipt.json").json()
+    assert (shown["state"], shown["items"]) == ("handed_on", [])
+    assert "100 of 300 files are on tape still" in portal.get(f"/receipts/{DAG_ID}/{RUN_ID}").text
+    assert asyncio.run(records_of_run().read("receipt"))["receipt_state"] == "handed_on"
+
+
+def test_a_refusal_of_hundreds_of_lines_is_cut_nowhere_without_saying_so(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    lines = [f"manifest.icav2://s/{number}: {'x' * 100}" for number in range(500)]
+    recorded("load_request", "refused", why="…", problems=lines)
+    run = Run()
+    with pytest.raises(VerificationError, match="and 495 more: all are listed below"):
+        run.execute(receipt)
+    told = document(receipts_folder)
+    assert told["problems"][:200] == lines[:200]
+    assert told["problems"][200].startswith("and 300 more: document problems, file://")
+    assert len(run.xcoms["receipt", "outcome"]) <= 4000
+
+
+def test_without_a_usable_place_for_receipts_the_first_step_is_refused_and_names_the_connection(
+    connect: Connect, ledger: Ledger, tmp_path: Path
+):
+    (tmp_path / "file").write_text("no folder")
+    load = LoadRequestOperator(task_id="load_request", model=Request)
+    for extra in ({"prefix": (tmp_path / "file" / "receipts").as_uri()}, {"prefix": "ftp://x/y"}, {}):
+        connect("waybill_receipts", json.dumps({"conn_type": "generic", "extra": extra}))
+        run = Run()
+        with pytest.raises(RequestError, match="refused, 1 problem"):
+            run.execute(load)
+        [problem] = run.xcoms["load_request", "request_errors"]
+        assert problem.startswith("connection waybill_receipts: ")
+        assert "that every worker can write to" in problem
 
 
 def test_a_run_of_an_earlier_release_without_records_is_judged_by_the_ledger_and_its_complete_receipt_is_kept(

@@ -31,6 +31,8 @@ TABLE = [
     (errors.Held("held"), FAIL, None),
     (errors.Cancelled("by a person"), FAIL, None),
     (errors.LedgerError("missing"), FAIL, None),
+    (errors.Stopped("amy stopped it"), FAIL, None),
+    (errors.Unanswered("nobody answered"), FAIL, None),
     (ValueError("a mistake of ours"), DEFAULT, None),
     (ConnectionResetError("of a library"), DEFAULT, None),
 ]

@@ -131,7 +131,8 @@ def test_a_flipped_bit_is_a_mismatch_that_is_told_and_kept(store: Store):
     told = receipt(run, store)
     assert told.items[0]["state"] == "mismatch"
     assert "V" in told.items[0]["why"]
-    assert "mismatch" in told.remedy
+    assert told.remedy.startswith("20585 (V4: imaging_analysis/") and "Keep both copies" in told.remedy
+    assert told.problems == [f"20585: {told.items[0]['why']}"]
 
 
 def test_an_unverifiable_plate_is_looked_at_twice(store: Store, monkeypatch: pytest.MonkeyPatch):

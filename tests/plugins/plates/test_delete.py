@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from typing import Any
 
 import pytest
-from operators.common.approval import record_approval
+from hooks.questions import question_store
+from hooks.task import run_async
 from operators.plates.delete import PlateDeleteOperator, PlatePurgeOperator
 
 from include.core.errors import AuthError, VerificationError
 from include.core.ledger import Ledger, State
 from include.core.ledger.audit import verify as audit
+from include.core.questions import Record
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.request import BackupRequest
 from include.s3.bucket import Bucket
@@ -49,7 +52,13 @@ def proved(store: Store, **options: Any) -> tuple[Run, dict[str, Any]]:
 def let_pass(run: Run, *entries: dict[str, Any]) -> None:
     """What the gate records of an approval."""
     passed = {entry["plate"]: entry["verdict"]["sha256"] for entry in entries}
-    record_approval(run.context("gate"), "approved", by="amy", passed=passed)
+    recorded(run, "approved", passed)
+
+
+def recorded(run: Run, state: str, passed: dict[str, str]) -> None:
+    """The record of the question, in that state."""
+    record = Record(task_id="approval", by="amy", passed=passed).changed(state)  # type: ignore[arg-type]
+    run_async(question_store(run.context("gate")).write(record))
 
 
 @pytest.mark.parametrize("state", ["asked", "answered", "rejected", "refused", "another proof", "another plate"])
@@ -57,7 +66,7 @@ def test_what_the_gate_did_not_let_through_is_not_deleted(store: Store, state: s
     run, entry = proved(store)
     passed = {"another proof": {entry["plate"]: "f" * 64}, "another plate": {"x": entry["verdict"]["sha256"]}}
     held = passed.get(state, {entry["plate"]: entry["verdict"]["sha256"]})
-    record_approval(run.context("gate"), "approved" if state in passed else state, by="amy", why="", passed=held)
+    recorded(run, "approved" if state in passed else state, held)
     with pytest.raises(ApprovalVoid, match="did not let 20585 through"):
         delete(run, entry)
     assert store.of_plate("20585") == set(store.files)
@@ -153,7 +162,7 @@ def test_keys_that_fail_are_left_and_told_and_a_cleared_task_tries_them_again(
             delete(run, entry)
     told = receipt(run, store)
     assert told.items[0]["state"] == "partly deleted"
-    assert "Clear task delete" in told.remedy
+    assert "then clear task delete" in told.remedy
     assert State.FAILED in {row.state for row in rows_of(ledger)}
     delete(run, entry)
     assert store.of_plate("20585") == set()
@@ -278,3 +287,33 @@ def test_a_deletion_that_is_asked_for_twice_at_once_is_made_once(
     delete(run, entry)
     assert asked == []
     assert {row.state for row in rows_of(ledger)} == {State.DONE}
+
+
+def test_verify_cleared_after_a_deletion_has_begun_says_so_and_how_to_undo_it(store: Store):
+    store.versioned()
+    run, entry = proved(store, undo_days=30, retention="versioned")
+    delete(run, entry)
+    before = next(store.receipts.rglob("manual__1/plates/001_20585/plan.json"))
+    document = {"uri": before.as_uri(), "sha256": hashlib.sha256(before.read_bytes()).hexdigest(), "size_bytes": 0}
+    with pytest.raises(VerificationError, match="its deletion has begun"):
+        verify(run, {**entry, "plan": document})
+    told = receipt(run, store)
+    item = told.items[0]
+    assert (item["state"], item["good"]) == ("deletion begun", False)
+    assert "by Waybill's own doing" in item["why"] and "vanished" in item["why"]
+    assert (
+        "remove the delete markers of this plate: `aws s3api list-object-versions --bucket live-bucket" in told.remedy
+    )
+    for key in sorted(store.files):
+        undo(store, key)
+    assert verify(run, {**entry, "plan": document})["verdict"], "all of it was undone: the source is what was archived"
+
+
+def test_verify_cleared_after_a_permanent_deletion_points_to_the_restore(store: Store):
+    run, entry = proved(store)
+    delete(run, entry)
+    path = next(store.receipts.rglob("plates/001_20585/plan.json"))
+    document = {"uri": path.as_uri(), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size_bytes": 0}
+    with pytest.raises(VerificationError, match="plate_restore gives it back"):
+        verify(run, {**entry, "plan": document})
+    assert "plate_restore gives it back" in receipt(run, store).remedy

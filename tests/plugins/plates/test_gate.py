@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
+import re
 from datetime import datetime
 from typing import Any
 
 import pytest
+from airflow.sdk.definitions.retry_policy import RetryAction
 from airflow.sdk.exceptions import AirflowSkipException
-from operators.common.approval import approval_record, approvers
+from hooks.questions import approvers
+from operators.common.gate import question_record
+from operators.common.question import AskAgain, QuestionRetry
 from operators.plates.approval import PlateApprovalOperator, PlateGateOperator
+from operators.plates.delete import PlateDeleteOperator
 
-from include.core.approval import Approvers, decision
-from include.core.errors import RequestError, VerificationError
+from include.core.errors import RequestError, Stopped, TransientError, Unanswered, VerificationError
+from include.core.questions import Answer, People, Record, judge
+from include.plates.approval import Proved, digest_of
+from include.plates.delete import PartPreview
+from include.plates.request import BackupRequest
+from tests.docs import examples
 from tests.plugins.plates.conftest import Store, generic
 from tests.plugins.plates.doubles import Run
 from tests.plugins.plates.test_backup_steps import archive, plan, receipt, verify
@@ -25,12 +35,23 @@ class Asked(Exception):
     """Stands for Airflow parking the task until somebody answers."""
 
 
+class Shown:
+    """Airflow as it is: each task shows the subject of its first question for as long as the run exists."""
+
+    def __init__(self) -> None:
+        self.subjects: dict[str, str] = {}
+
+    def __call__(self, ti_id: str, **question: Any) -> str:
+        return self.subjects.setdefault(ti_id, question["subject"])
+
+
 @pytest.fixture(autouse=True)
 def parked(monkeypatch: pytest.MonkeyPatch) -> None:
     def park(self: Any, context: Any) -> None:
         raise Asked
 
     monkeypatch.setattr("airflow.providers.standard.operators.hitl.HITLOperator.execute", park)
+    monkeypatch.setattr("operators.common.question.put_question", Shown())
 
 
 def proved(store: Store, *plates: str, **options: Any) -> tuple[Run, list[dict[str, Any]]]:
@@ -40,19 +61,24 @@ def proved(store: Store, *plates: str, **options: Any) -> tuple[Run, list[dict[s
     return run, [verify(run, archive(run, entry)) for entry in plan(run)]
 
 
-def ask(run: Run, entries: list[dict[str, Any]]) -> PlateApprovalOperator:
-    run.xcoms["verify", "return_value"] = entries
+def ask(run: Run) -> PlateApprovalOperator:
     question = PlateApprovalOperator(task_id="approval")
     with pytest.raises(Asked):
         run.execute(question)
     return question
 
 
-def say(run: Run, option: str = "Approve", by: Any = AMY) -> None:
+def nothing_is_asked(run: Run) -> bool:
+    with pytest.raises(AirflowSkipException):
+        run.execute(PlateApprovalOperator(task_id="approval"))
+    return True
+
+
+def say(run: Run, option: str = "Approve", by: Any = AMY, code: str = "") -> None:
     """Airflow wakes the approval with an answer."""
     event = {
         "chosen_options": [option],
-        "params_input": {},
+        "params_input": {"code": code} if code else {},
         "responded_by_user": by,
         "responded_at": datetime(2026, 1, 2),
     }
@@ -60,140 +86,291 @@ def say(run: Run, option: str = "Approve", by: Any = AMY) -> None:
     run.xcoms["approval", "return_value"] = PlateApprovalOperator(task_id="approval").execute_complete(context, event)
 
 
-def gate(run: Run, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    run.xcoms["verify", "return_value"] = entries
+def gate(run: Run) -> list[dict[str, Any]]:
     return run.execute(PlateGateOperator(task_id="gate"))
 
 
-def answer(run: Run, entries: list[dict[str, Any]], option: str = "Approve", by: Any = AMY) -> list[dict[str, Any]]:
+def answer(run: Run, option: str = "Approve", by: Any = AMY) -> list[dict[str, Any]]:
     say(run, option, by)
-    return gate(run, entries)
+    return gate(run)
 
 
-def test_the_question_shows_plates_counts_bytes_proofs_and_the_digest(store: Store):
+def record(run: Run) -> Record:
+    found = question_record(run.context("gate"))
+    assert found is not None
+    return found
+
+
+def forge(store: Store, label: str, change: Any) -> None:
+    """Changes a plate's verdict and the step record that names it, as who can write to the receipts may do."""
+    folder = next(store.receipts.rglob(f"plates/{label}"))
+    data = change((folder / "verdict.json").read_bytes())
+    (folder / "verdict.json").write_bytes(data)
+    note = json.loads((folder / "verify.note.json").read_text())
+    note["verdict"] |= {"sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "verify.note.json").write_text(json.dumps({**note, "state": "verified"}))
+
+
+def test_the_question_says_exactly_what_will_be_deleted_who_asks_who_answers_until_when_and_shows_the_proof(
+    store: Store,
+):
     run, entries = proved(store, "20585", "20586")
-    question = ask(run, entries)
-    digest = record(run)["sha256"]
-    assert digest in question.subject
-    assert digest in question.body
-    assert "retention **none**" in question.body
+    question, asked = ask(run), record(run)
+    chosen = [key for key in store.files if "/images/2058" in key or "/illum/" in key]
+    size = sum(len(store.files[key]) for key in chosen)
+    assert question.subject.startswith(f"Delete {len(chosen)} objects (")
+    assert f"{size} bytes): illum, images of 2 plates, from {store.live}?" in question.subject
+    for text in (question.subject, question.body):
+        assert asked.sha256 in text
     for entry in entries:
-        assert f"| {entry['name']} | {entry['objects']} |" in question.body
-        assert entry["manifests"][:16] in question.body
-    assert (question.retries, question.defaults, question.options) == (0, None, ["Approve", "Reject"])
+        images = [key for key in chosen if f"/images/{entry['name']}/" in key]
+        assert re.search(
+            rf"\| {entry['name']} \| \d+, .* \| {len(images)}, .* \| `{entry['manifests'][:16]}", question.body
+        )
+    for said in ("retention **none**", "deleted permanently", "| **all** |"):
+        assert said in question.body
+    for said in (
+        "asked by | admin",
+        "may answer | amy, uli",
+        f"until | {asked.until}",
+        "/waybill/receipts/plate_backup/",
+    ):
+        assert said in question.body
+    assert (question.defaults, question.options) == (None, ["Approve", "Reject"])
     assert question.assigned_users == [{"id": "amy", "name": "amy"}, {"id": "uli", "name": "uli"}]
 
 
+def test_what_the_question_counts_is_what_is_deleted(store: Store):
+    run, _ = proved(store, "20585", delete_parts=["images"])
+    ask(run)
+    before = store.keys()
+    [entry] = answer(run)
+    run.execute(PlateDeleteOperator(task_id="delete", plate=entry))
+    gone = before - store.keys()
+    said = record(run).about["parts"]["001_20585"]
+    assert said == [["images", len(gone), sum(len(store.files[key]) for key in gone), False]]
+
+
+def test_a_part_that_another_measurement_uses_is_counted_as_kept(store: Store):
+    run, _ = proved(store, "20585")
+    store.put(f"projects/{run.conf['project']}/{run.conf['batch']}/images/20585__again/Images/a.tiff", b"another")
+    question = ask(run)
+    assert "kept: shared" in question.body
+    assert record(run).about["parts"]["001_20585"][0] == ["illum", 0, 0, True]
+
+
+def test_what_would_be_deleted_by_now_and_was_not_asked_about_voids_the_approval(store: Store):
+    run, _ = proved(store, "20585")
+    other = f"projects/{run.conf['project']}/{run.conf['batch']}/images/20585__again/Images/a.tiff"
+    store.put(other, b"another measurement, which shares the illumination images")
+    ask(run)
+    store.client.delete_object(Bucket=store.live, Key=other)
+    assert answer(run) == []
+    assert "what would be deleted is another" in receipt(run, store).items[0]["why"]
+
+
 def test_whoever_triggered_the_run_is_not_among_those_asked(store: Store):
-    run, entries = proved(store, "20585")
+    run, _entries = proved(store, "20585")
     run.triggered_by = "amy"
-    assert ask(run, entries).assigned_users == [{"id": "uli", "name": "uli"}]
+    assert ask(run).assigned_users == [{"id": "uli", "name": "uli"}]
 
 
 def test_nothing_is_asked_where_nothing_shall_be_deleted_or_nothing_is_verified(store: Store):
-    run, entries = proved(store, "20585", delete_parts=[])
-    run.xcoms["verify", "return_value"] = entries
-    with pytest.raises(AirflowSkipException):
-        run.execute(PlateApprovalOperator(task_id="approval"))
-    asks = store.run("20585", delete_parts=["images"])
-    for found in (None, []):
-        asks.xcoms["verify", "return_value"] = found
-        with pytest.raises(AirflowSkipException):
-            asks.execute(PlateApprovalOperator(task_id="approval"))
+    run, _ = proved(store, "20585", delete_parts=[])
+    assert nothing_is_asked(run)
+    assert nothing_is_asked(store.run("20585", delete_parts=["images"])), "there is no plan"
+    other = Run("plate_backup", store.conf("20585", delete_parts=["images"]), "manual__2")
+    plan(other)
+    assert nothing_is_asked(other), "nothing is archived"
 
 
 def test_while_the_answer_is_awaited_the_receipt_says_so(store: Store):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
+    run, _entries = proved(store, "20585")
+    ask(run)
     told = json.loads(next(store.receipts.rglob("receipt.json")).read_text())
     assert told["state"] == "running"
-    assert "Waiting for an answer" in told["outcome"]
+    assert told["outcome"].startswith("Waiting for an answer: Delete ")
+    url = "/dags/plate_backup/runs/manual__1/tasks/approval/required_actions"
+    assert re.search(
+        rf"amy or uli can answer until \S+ \S+ UTC, at \S*{url}; without an answer nothing is deleted", told["remedy"]
+    )
     assert told["items"][0]["state"] == "awaits approval"
+    asked = told["questions"][0]
+    assert (asked["state"], asked["asked_by"], asked["may_answer"]) == ("asked", "admin", ["amy", "uli"])
+    assert asked["where"].endswith(url)
     assert next(store.receipts.rglob("receipt.html")).is_file()
 
 
 def test_an_approved_plate_goes_on_with_its_verdict(store: Store):
     run, entries = proved(store, "20585")
-    ask(run, entries)
-    assert answer(run, entries) == [{name: entries[0][name] for name in ("plate", "name", "verdict")}]
-    assert (record(run)["state"], record(run)["by"]) == ("approved", "amy")
+    ask(run)
+    assert answer(run) == [{name: entries[0][name] for name in ("plate", "name", "verdict")}]
+    assert (record(run).state, record(run).by) == ("approved", "amy")
     told = receipt(run, store)
-    assert told.approvals[0]["by"] == "amy"
+    assert told.questions[0]["by"] == "amy"
     assert told.items[0]["state"] == "not deleted", "approved, and not yet deleted"
 
 
 def test_a_rejection_keeps_everything_and_is_no_failure(store: Store):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
+    run, _entries = proved(store, "20585")
+    ask(run)
     with pytest.raises(AirflowSkipException):
-        answer(run, entries, "Reject")
+        answer(run, "Reject")
     told = receipt(run, store)
     assert told.state == "complete"
     assert "amy rejected the deletion" in told.outcome
 
 
 def test_a_question_marked_success_lets_nothing_through(store: Store):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
+    run, _entries = proved(store, "20585")
+    ask(run)
     with pytest.raises(VerificationError, match="nobody answered"):
-        gate(run, entries)
+        gate(run)
     told = receipt(run, store)
     assert (told.items[0]["state"], told.state) == ("not deleted", "incomplete")
     assert "nobody answered" in told.items[0]["why"]
 
 
-def test_an_answer_without_a_question_lets_nothing_through(store: Store):
-    run, entries = proved(store, "20585")
-    with pytest.raises(VerificationError, match="the answer is about None"):
-        answer(run, entries)
+def test_an_answer_to_a_question_of_an_earlier_release_or_request_is_asked_again(store: Store):
+    run, _ = proved(store, "20585")
+    old = store.receipts / "plate_backup/manual__1/approval.json"
+    old.write_text(json.dumps({"state": "asked", "sha256": "f" * 64, "about": {"plates": ["001_20585"]}}))
+    with pytest.raises(AskAgain, match="put anew"):
+        say(run)
+    decision = QuestionRetry().evaluate(AskAgain("…"), 1, 100)
+    assert decision.action is RetryAction.RETRY
+    with pytest.raises(VerificationError, match="nobody answered"):
+        gate(run)
+
+
+def test_an_answer_given_to_an_older_request_under_the_same_run_id_never_counts(store: Store):
+    run, _ = proved(store, "20585")
+    ask(run)
+    say(run)
+    again = Run("plate_backup", {**run.conf, "delete_parts": ["images", "illum", "analysis"]}, run.run_id)
+    for entry in plan(again):
+        verify(again, archive(again, entry))
+    with pytest.raises(VerificationError, match="nobody answered"):
+        gate(again)
+    with pytest.raises(AskAgain):
+        say(again)
+
+
+def test_an_approval_of_a_text_that_airflow_does_not_show_needs_the_code_of_the_receipt(store: Store):
+    run, _ = proved(store, "20585", "20586")
+    ask(run)
+    assert record(run).code == ""
+    disturb(store, "20586", "changed")
+    ask(run)  # cleared: one plate less, and Airflow goes on showing the first question
+    code = record(run).sha256[:8]
+    told = json.loads(next(store.receipts.rglob("receipt.json")).read_text())
+    assert f"the code {code} must come with the answer" in told["remedy"]
+    assert (told["questions"][0]["code"], "| 20586 |" in told["questions"][0]["text"]) == (code, False)
+    assert f"<pre>{record(run).text[:30]}" in html.unescape(next(store.receipts.rglob("receipt.html")).read_text())
+    for wrong in ("", "00000000"):
+        say(run, code=wrong)
+        with pytest.raises(VerificationError, match="does not carry the code of this question"):
+            gate(run)
+        ask(run)
+    say(run, code=code)
+    assert [entry["name"] for entry in gate(run)] == ["20585"]
+
+
+def test_a_rejection_needs_no_code(store: Store):
+    run, _ = proved(store, "20585", "20586")
+    ask(run)
+    disturb(store, "20586", "changed")
+    ask(run)
+    with pytest.raises(AirflowSkipException):
+        answer(run, "Reject")
+
+
+def test_only_a_new_question_and_a_busy_store_are_tried_again():
+    retry = QuestionRetry()
+    assert retry.evaluate(TransientError("busy"), 1, 100).action is RetryAction.RETRY
+    for error in (VerificationError("void"), Unanswered("late"), ValueError("a mistake"), Stopped("no")):
+        assert retry.evaluate(error, 1, 100).action is RetryAction.FAIL
+
+
+def test_silence_until_the_deadline_is_no_answer_and_the_receipt_says_who_could_have_given_one(store: Store):
+    run, _ = proved(store, "20585")
+    ask(run)
+    context = run.context("approval")
+    with pytest.raises(Unanswered, match="amy, uli could have"):
+        PlateApprovalOperator(task_id="approval").execute_complete(context, {"error": "…", "error_type": "timeout"})
+    told = receipt(run, store)
+    assert "Clear task approval: it asks again" in told.remedy
+    assert "nobody answered until" in told.items[0]["why"]
+    with pytest.raises(VerificationError, match="nobody answered"):
+        gate(run)
 
 
 def test_an_answer_written_into_xcom_lets_nothing_through(store: Store):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
+    run, _entries = proved(store, "20585")
+    ask(run)
     forged = {"chosen_options": ["Approve"], "params_input": {}, "responded_at": "2026-01-02", "responded_by_user": AMY}
     run.xcoms["approval", "return_value"] = forged
     with pytest.raises(VerificationError, match="nobody answered"):
-        gate(run, entries)
+        gate(run)
 
 
 def test_an_answer_of_before_is_no_answer_to_a_new_question(store: Store):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
+    run, _entries = proved(store, "20585")
+    ask(run)
     say(run)
-    ask(run, entries)
+    ask(run)
     with pytest.raises(VerificationError, match="nobody answered"):
-        gate(run, entries)
+        gate(run)
 
 
 def test_a_gate_that_is_cleared_judges_the_same_answer_again(store: Store):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
-    assert answer(run, entries) == gate(run, entries) != []
+    run, _entries = proved(store, "20585")
+    ask(run)
+    assert answer(run) == gate(run) != []
 
 
 def test_a_proof_that_only_xcom_knows_of_is_none(store: Store):
-    run, entries = proved(store, "20585", "20586")
+    _run, entries = proved(store, "20585")
+    store.seed("20586", sites=1)
+    both = store.run("20585", "20586", delete_parts=["images"])
+    first, second = plan(both)
+    verify(both, archive(both, first))
+    archive(both, second)
     store.flip("20586")
-    with pytest.raises(VerificationError, match="mismatch"):
-        verify(run, entries[1])
-    kept = next(store.receipts.rglob("002_20586/verdict.json"))
-    forged = {
-        **entries[1],
-        "verdict": {**entries[1]["verdict"], "sha256": hashlib.sha256(kept.read_bytes()).hexdigest()},
-    }
-    question = ask(run, [entries[0], forged])
-    assert record(run)["about"] == {"plates": ["001_20585"]}
-    assert "of 1 plate " in question.subject
+    both.xcoms["verify", "return_value"] = [entries[0], {**entries[0], "plate": "002_20586"}]
+    ask(both)
+    assert record(both).about["plates"] == ["001_20585"]
 
 
-def record(run: Run) -> dict[str, Any]:
-    return approval_record(run.context("gate"))
+def test_a_verdict_that_is_another_than_was_recorded_decides_nothing(store: Store):
+    run, _ = proved(store, "20585")
+    path = next(store.receipts.rglob("verdict.json"))
+    path.write_bytes(path.read_bytes().replace(b"20585", b"20586"))
+    with pytest.raises(RequestError, match="not what it was"):
+        run.execute(PlateApprovalOperator(task_id="approval"))
 
 
-def judged(by: Any = AMY, option: str = "Approve", asked: str = "abc", triggered_by: str | None = "admin") -> bool:
-    said = {"chosen_options": [option], "responded_at": "2026-01-02", "responded_by_user": by}
-    return decision({"answer": said, "sha256": asked}, "abc", Approvers(("amy", "uli")), triggered_by).approved
+def test_a_verdict_that_is_not_verified_is_no_proof_whatever_the_record_says(store: Store):
+    run, _ = proved(store, "20585")
+    forge(store, "001_20585", lambda data: data.replace(b'"outcome":"verified"', b'"outcome":"mismatch"'))
+    assert nothing_is_asked(run)
+
+
+def test_a_proof_of_another_request_under_the_same_run_id_is_none(store: Store):
+    run, _ = proved(store, "20585")
+    again = Run("plate_backup", {**run.conf, "approval_days": 3}, run.run_id)
+    assert nothing_is_asked(again)
+
+
+def judged(
+    by: Any = AMY, option: str = "Approve", asked: str = "abc", triggered_by: str | None = "admin", more: Any = ()
+) -> bool:
+    said = Answer(chosen_options=[option, *more], responded_at="2026-01-02", responded_by_user=by)
+    about = Record(
+        task_id="approval", options=("Approve", "Reject"), stopping=("Reject",), answer=said, sha256=asked,
+        asked_by=triggered_by,
+    )  # fmt: skip
+    return judge(about, "abc", People(("amy", "uli"))).state == "approved"
 
 
 def test_an_approver_s_answer_to_this_very_question_counts():
@@ -212,8 +389,9 @@ def test_an_approver_s_answer_to_this_very_question_counts():
         ({"by": {"id": "uli", "name": "Uli"}, "triggered_by": "Uli"}, "triggered this run"),
         ({"triggered_by": None}, "not known who triggered"),
         ({"asked": "ab"}, "what is proved now is"),
-        ({"option": "Yes"}, "neither"),
-        ({"option": "approve"}, "neither"),
+        ({"option": "Yes"}, "is not one of"),
+        ({"option": "approve"}, "is not one of"),
+        ({"more": ["Approve"]}, "is not one of"),
     ],
 )
 def test_what_does_not_count(answer: dict[str, Any], why: str):
@@ -222,58 +400,60 @@ def test_what_does_not_count(answer: dict[str, Any], why: str):
 
 
 def test_a_refused_answer_is_told_and_nothing_goes_on(store: Store):
-    run, entries = proved(store, "20585")
+    run, _entries = proved(store, "20585")
     run.triggered_by = "amy"
-    ask(run, entries)
+    ask(run)
     with pytest.raises(VerificationError, match="triggered this run"):
-        answer(run, entries)
+        answer(run)
     assert "triggered this run" in receipt(run, store).items[0]["why"]
 
 
 def test_one_person_may_do_both_only_where_the_connection_says_so(store: Store, connect: Any):
-    run, entries = proved(store, "20585")
+    run, _entries = proved(store, "20585")
     run.triggered_by = "amy"
     connect("waybill_approvals", generic(approvers=["amy"], self_approval=True))
-    assert ask(run, entries).assigned_users == [AMY]
-    assert len(answer(run, entries)) == 1
+    assert ask(run).assigned_users == [AMY]
+    assert len(answer(run)) == 1
 
 
 def test_an_approval_of_other_manifests_lets_nothing_through(store: Store):
     run, entries = proved(store, "20585")
-    ask(run, entries)
-    path = next(store.receipts.rglob("verdict.json"))
-    other = path.read_bytes().replace(entries[0]["manifests"].encode(), b"f" * 64)
-    path.write_bytes(other)
-    entries[0] = {**entries[0], "verdict": {**entries[0]["verdict"], "sha256": hashlib.sha256(other).hexdigest()}}
+    ask(run)
+    forge(store, "001_20585", lambda data: data.replace(entries[0]["manifests"].encode(), b"f" * 64))
     with pytest.raises(VerificationError, match="what is proved now is"):
-        answer(run, entries)
+        answer(run)
 
 
-@pytest.mark.parametrize(
-    "change", [{"delete_parts": ["images", "backend"]}, {"retention": "versioned"}, {"undo_days": 2}]
-)
-def test_an_approval_is_for_what_was_asked_to_be_deleted_and_how(store: Store, change: dict[str, Any]):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
-    run.conf |= change
-    with pytest.raises(VerificationError, match="what is proved now is"):
-        answer(run, entries)
+@pytest.mark.parametrize("change", [{"delete_parts": ["images", "backend"]}, {"retention": "none"}, {"undo_days": 2}])
+def test_an_approval_is_for_what_was_asked_to_be_deleted_and_how(change: dict[str, Any]):
+    conf = {
+        "project": "P",
+        "batch": "B",
+        "plates": [{"plate_id": "1", "plate_id_full": "1"}],
+        "delete_parts": ["images"],
+    }
+    plates = [Proved("001_1", examples.verdict(), {}, (PartPreview("images", 3, 9),))]
+    now, then = (digest_of(BackupRequest(**one), plates) for one in (conf, {**conf, **change}))
+    assert now != then
+    counted = [Proved("001_1", examples.verdict(), {}, (PartPreview("images", 4, 9),))]
+    assert digest_of(BackupRequest(**conf), counted) != now
 
 
 def test_a_plate_whose_proof_is_gone_voids_the_answer(store: Store):
-    run, entries = proved(store, "20585", "20586")
-    ask(run, entries)
+    run, _ = proved(store, "20585", "20586")
+    ask(run)
+    next(store.receipts.rglob("002_20586/verify.note.json")).unlink()
     with pytest.raises(VerificationError, match="no proof is left of 002_20586"):
-        answer(run, entries[:1])
+        answer(run)
 
 
 @pytest.mark.parametrize("how", ["appeared", "changed", "vanished"])
 def test_what_changes_before_the_question_is_a_mismatch_and_not_asked_about(store: Store, how: str):
-    run, entries = proved(store, "20585", "20586")
+    run, _entries = proved(store, "20585", "20586")
     disturb(store, "20586", how)
-    question = ask(run, entries)
+    question = ask(run)
     assert "20585" in question.subject + question.body
-    assert record(run)["about"] == {"plates": ["001_20585"]}
+    assert record(run).about["plates"] == ["001_20585"]
     told = receipt(run, store)
     assert told.items[1]["state"] == "mismatch"
     assert how in told.items[1]["why"]
@@ -281,10 +461,10 @@ def test_what_changes_before_the_question_is_a_mismatch_and_not_asked_about(stor
 
 @pytest.mark.parametrize("how", ["appeared", "changed", "vanished"])
 def test_what_changes_after_the_answer_voids_the_approval_for_that_plate_alone(store: Store, how: str):
-    run, entries = proved(store, "20585", "20586")
-    ask(run, entries)
+    run, _entries = proved(store, "20585", "20586")
+    ask(run)
     disturb(store, "20586", how)
-    assert [entry["name"] for entry in answer(run, entries)] == ["20585"]
+    assert [entry["name"] for entry in answer(run)] == ["20585"]
     told = receipt(run, store)
     assert told.items[1]["state"] == "approval void"
     assert how in told.items[1]["why"]
@@ -299,26 +479,49 @@ def disturb(store: Store, plate_id: str, how: str) -> None:
 
 
 def test_a_manifest_that_is_another_by_now_stops_its_plate(store: Store):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
+    run, _entries = proved(store, "20585")
+    ask(run)
     key = next(key for key in store.keys(store.cold) if key.endswith(".manifest.jsonl.zst"))
     store.put(key, b"forged", store.cold)
-    assert answer(run, entries) == []
+    assert answer(run) == []
 
 
 def test_a_store_that_cannot_be_reached_keeps_the_plate(store: Store, connect: Any):
-    run, entries = proved(store, "20585")
-    ask(run, entries)
+    run, _entries = proved(store, "20585")
+    ask(run)
     for key in store.keys(store.cold):
         store.client.delete_object(Bucket=store.cold, Key=key)
-    assert answer(run, entries) == []
+    assert answer(run) == []
     assert "cannot be looked at" in receipt(run, store).items[0]["why"]
 
 
 def test_the_list_of_approvers_must_name_somebody(connect: Any):
-    for extra in ({}, {"approvers": []}, {"approvers": "amy"}, {"approvers": [""]}):
+    for extra in (
+        {},
+        {"approvers": []},
+        {"approvers": "amy"},
+        {"approvers": [""]},
+        {"approvers": ["amy"], "dags": ["x"]},
+    ):
         connect("waybill_approvals", generic(**extra))
         with pytest.raises(RequestError, match="nobody may approve"):
-            approvers()
+            approvers("plate_backup")
     connect("waybill_approvals", generic(approvers=["amy"], self_approval="yes"))
-    assert approvers() == Approvers(("amy",), self_approval=False), "only true allows it"
+    assert approvers("plate_backup") == People(("amy",), self_approval=False), "only true allows it"
+
+
+def test_a_dag_may_have_a_list_of_its_own(connect: Any):
+    own = {"archive_to_dsp": {"approvers": ["dora"], "self_approval": True}, "empty": {"approvers": []}}
+    connect("waybill_approvals", generic(approvers=["amy"], dags=own))
+    assert approvers("archive_to_dsp") == People(("dora",), self_approval=True)
+    assert approvers("plate_backup") == People(("amy",))
+    with pytest.raises(RequestError, match=r'waybill_approvals, "dags": \{"empty"'):
+        approvers("empty")
+
+
+def test_an_answer_by_the_list_of_another_dag_does_not_count(store: Store, connect: Any):
+    run, _ = proved(store, "20585")
+    ask(run)
+    connect("waybill_approvals", generic(approvers=["amy"], dags={"plate_backup": {"approvers": ["uli"]}}))
+    with pytest.raises(VerificationError, match="amy is not one of the approvers"):
+        answer(run)

@@ -195,11 +195,15 @@ def test_a_wait_that_is_over_fails_with_what_to_do_and_a_lost_tarball_at_once(
         frozen.setattr("include.s3.bucket.Head.cold", property(lambda self: True))
         with pytest.raises(TransientError, match="still cold after 72 hours"):
             PlateThawOperator(task_id="thaw", plate=entry).resume(run.context("thaw"), {"kind": "deadline", "why": ""})
+    told = receipt(run, archived)
+    assert "still cold after 72 hours" in told.items[0]["why"]
+    assert "clear task thaw once the remote answers" in told.remedy
     for key in archived.keys(archived.cold):
         if key.endswith(".tar.gz"):
             archived.client.delete_object(Bucket=archived.cold, Key=key)
     with pytest.raises(NotFound, match="is missing from"):
         PlateThawOperator(task_id="thaw", plate=entry).resume(run.context("thaw"))
+    assert "is missing from" in receipt(run, archived).problems[0]
 
 
 def test_triggers_survive_a_move_to_another_triggerer():
