@@ -198,8 +198,9 @@ _REPLACE = (
     "it at ICA, then trigger the DAG with the same conf: only what is missing is copied."
 )
 _NOT_COPIED = (
-    "All submissions of this run are used up: the reason that ICA gives stands behind each file. Deal with it, then "
-    "trigger the DAG with the same conf: it has new attempts, and copies only what is missing. Clearing the task gives none."
+    "This run tries no more: the reason that ICA gives stands behind each file. Deal with it, then trigger the DAG with the "
+    "same conf: it has new attempts, and copies only what is missing. Clearing the task gives none. Small files that ICA "
+    "refuses can be copied with small_files: stream."
 )
 
 

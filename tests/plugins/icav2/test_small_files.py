@@ -78,4 +78,6 @@ def test_icas_words_about_a_refused_file_stand_in_the_error_the_receipt_and_the_
     missing = json.loads((copy.folder / "not_copied.json").read_text())
     assert len(missing) == 2
     assert all(words in line for line in missing)
-    assert words in copy.receipt()["remedy"]
+    receipt = copy.receipt()
+    assert all(words in line for line in receipt["problems"])
+    assert "small_files: stream" in receipt["remedy"]
