@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.icav2.ica_world import NOT_DEFERRED, SOURCE, TARGET, World, manifest, play
-from include.core.watch import WatchPolicy, watch
-from include.icav2.watch import JobWatch
+from include.core.watch import Wake, WatchPolicy, watch
+from include.icav2.watch import job_watch
 from simulators.icav2 import Draw, Outcome, draw
 
 Row = dict[str, Any]
@@ -204,7 +204,7 @@ def status_calls(jobs: int, *, alone: bool) -> int:
         policy = WatchPolicy(quiet_seconds=NOT_DEFERRED.quiet_seconds)
 
         async def follow(some: dict[str, float], seed: int) -> None:
-            look = JobWatch(world.client, some, wake_on_failure=False).observe
+            look = job_watch(world.client, some, Wake.NOTHING).observe
             loop, rng = world.loop, random.Random(seed)
             await watch(look, deadline=1e12, policy=policy, now=loop.now, rng=rng, say=lambda _line: None)
 

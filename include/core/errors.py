@@ -96,6 +96,10 @@ class VerificationError(WaybillError):
     """What arrived is not what was sent. Names the items."""
 
 
+class DeadlinePassed(WaybillError):
+    """The time that a run, or one of its waits, was given is over. Names what is open and what to do about it."""
+
+
 class Held(WaybillError):
     """It is not known whether the remote acted, and nothing but a person can find out (state HELD)."""
 

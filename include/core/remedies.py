@@ -17,6 +17,7 @@ from include.core.errors import (
     AuthError,
     Cancelled,
     ConflictingRequest,
+    DeadlinePassed,
     Forbidden,
     Held,
     LedgerError,
@@ -47,6 +48,7 @@ class Cause(StrEnum):
     HELD = "held"
     TRANSIENT = "transient"
     QUOTA = "quota"
+    DEADLINE = "deadline"
     CREDENTIAL = "credential"
     FORBIDDEN = "forbidden"
     MISMATCH = "mismatch"
@@ -69,6 +71,7 @@ _BY_ERROR: tuple[tuple[type[WaybillError], Cause], ...] = (
     (Stopped, Cause.STOPPED),
     (Cancelled, Cause.CANCELLED),
     (Unanswered, Cause.EXPIRED),
+    (DeadlinePassed, Cause.DEADLINE),
     (LedgerError, Cause.LEDGER),
     (NotFound, Cause.NOT_FOUND),
     (ConflictingRequest, Cause.CONFLICT),
@@ -206,6 +209,10 @@ def _quota(problem: Problem, again: str, at: float | None) -> str:
     return f"{_clear(problem).capitalize()} {when}. {_goes_on(again)}"
 
 
+def _deadline(problem: Problem, again: str, at: float | None) -> str:
+    return f"The time for it was over, and what is open goes on by itself: {_clear(problem)} to wait once more. {_goes_on(again)}"
+
+
 def _goes_on(again: str) -> str:
     return f"A new run with the same conf would do as well: {again}." if again else "It goes on where it stopped."
 
@@ -293,6 +300,7 @@ _REMEDIES = {
     Cause.HELD: _held,
     Cause.TRANSIENT: _transient,
     Cause.QUOTA: _quota,
+    Cause.DEADLINE: _deadline,
     Cause.CREDENTIAL: _credential,
     Cause.FORBIDDEN: _forbidden,
     Cause.MISMATCH: _mismatch,

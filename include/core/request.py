@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import pydantic
 
@@ -17,6 +17,19 @@ from include.core.text import printable
 
 XCOM_LIMIT_BYTES = 48 * 1024  # documents up to this size travel in XCom; larger ones by URI and sha256
 BULKY: dict[str, Any] = {"bulky": True}
+
+DEADLINE_DAYS = 7.0
+# Of a process that waits for a remote: the field `deadline_days: DeadlineDays = DEADLINE_DAYS` (see triggers.leg).
+DeadlineDays = Annotated[
+    float,
+    pydantic.Field(
+        gt=0,
+        le=90,
+        title="Time limit of the run (days)",
+        description="Counted from the begin of the run. Then nothing more is sent, and the run ends: its receipt says what is "
+        "still open.",
+    ),
+]
 
 
 class Request(pydantic.BaseModel):

@@ -1,7 +1,11 @@
 """Waiting for remote work: one loop for triggers, for workers that do not defer, and for benchmarks on a virtual clock.
 
+What is here: when waiting helps against an error (`may_pass`), what a task waits for (`waited_for`), one bulk look at many
+items (`BulkWatch`) with the rules for waking a worker (`Wake`), a look that needs something open (`Opened`), and the loop
+(`watch`).
+
 Invariant: watching only reads, and ends with a reason to wake, never with a result: whoever wakes looks for itself. So it
-may run twice, stall, or die, and nothing breaks.
+may run twice, stall, or die, and nothing breaks. And it always ends, whatever a look raises: in wake, deadline or lost.
 """
 
 from __future__ import annotations
@@ -10,13 +14,58 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+import traceback
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, Self
 
-from include.core.errors import AuthError, TransientError, WaybillError
+from include.core.errors import AuthError, Forbidden, QuotaExceeded, TransientError, WaybillError
+from include.core.ledger import Ledger, Owner, State, Submission
 
 log = logging.getLogger(__name__)
+
+RETRY_AFTER_LIMIT_SECONDS = 3600.0  # a remote that asks for more is looked at after an hour all the same
+QUOTA_PAUSE_SECONDS = 60.0  # the least: a window frees its bytes one submission after the other
+
+# -- errors -----------------------------------------------------------------------------------------------------------
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether waiting may mend it: a remote in trouble, a full quota, or a credential that is just being renewed.
+
+    The one rule for watches, legs and Airflow's retries. A right that is lacking (Forbidden) is no such thing.
+    """
+    if isinstance(error, AuthError):
+        return not isinstance(error, Forbidden)
+    return isinstance(error, WaybillError) and error.retryable
+
+
+def asked_pause(error: BaseException, now: float) -> float | None:
+    """For how many seconds the error asks to wait, None where it does not say."""
+    if isinstance(error, QuotaExceeded):
+        return max(QUOTA_PAUSE_SECONDS, error.available_at - now)
+    asked = error.retry_after if isinstance(error, TransientError) else None
+    return min(asked, RETRY_AFTER_LIMIT_SECONDS) if asked else None
+
+
+def said_of(error: BaseException) -> str:
+    """An error in a log line: our own in its words, any other by its name and place, since its text may hold a secret."""
+    if isinstance(error, WaybillError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1:]
+    return type(error).__name__ + "".join(f" in {Path(frame.filename).name}:{frame.lineno}" for frame in place)
+
+
+# -- one look at many items -------------------------------------------------------------------------------------------
+
+
+def waited_for(ledger: Ledger, owner: Owner, system: str) -> list[Submission]:
+    """What this task waits for: jobs that the remote has accepted, be they its own or another's that it attached to."""
+    rows = [row for row in ledger.of_owner(owner) if row.system == system]
+    return [row for row in rows if row.state == State.SENT and row.external_id]
 
 
 @dataclass(frozen=True)
@@ -26,6 +75,110 @@ class Observation:
     counts: Mapping[str, int]
     wake: str | None = None
     warnings: tuple[str, ...] = ()
+
+
+Observe = Callable[[], Awaitable[Observation]]
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a remote says of one item: its own word, whether that is an end, and a good one. What is not `known` runs on."""
+
+    state: str
+    ended: bool = False
+    good: bool = False
+    known: bool = True
+
+
+class Wake(StrEnum):
+    """What a worker is wanted for before all items have ended."""
+
+    NOTHING = "nothing"  # it only tells how all ended
+    FAILURE = "failure"  # it sends again what failed
+    END = "end"  # any end frees a slot for what waits, or a pass is cheap
+
+
+@dataclass
+class BulkWatch:
+    """Many items by one call: `look` is given the ids that have not ended, and answers with an Item for each it knows.
+
+    Once ended is ended: a late or reordered answer brings nothing back to life. What an answer leaves out runs on. Without
+    any ids it waits for a time. `words` name the three counts, of which the first follows `noun`.
+    """
+
+    ids: Collection[str]
+    look: Callable[[Collection[str]], Awaitable[Mapping[str, Item]]]
+    wake: Wake = Wake.NOTHING
+    noun: str = "jobs"
+    words: tuple[str, str, str] = ("passed", "running", "failed")
+    ended: dict[str, Item] = field(default_factory=dict)
+    warned: set[str] = field(default_factory=set)
+
+    async def observe(self) -> Observation:
+        left = [one for one in self.ids if one not in self.ended]
+        found = await self.look(left) if left else {}
+        self.ended |= {one: item for one, item in found.items() if item.ended and one not in self.ended}
+        good = sum(item.good for item in self.ended.values())
+        bad, running = len(self.ended) - good, len(self.ids) - len(self.ended)
+        counts = dict(zip((f"{self.noun} {self.words[0]}", *self.words[1:]), (good, running, bad), strict=True))
+        return Observation(counts, self._why(running, bad), self._warnings(found))
+
+    def _why(self, running: int, bad: int) -> str | None:
+        if not self.ids:
+            return None
+        if not running:
+            return f"no {self.noun} are {self.words[1]} any more"
+        if bad and self.wake != Wake.NOTHING:
+            return f"{bad} {self.noun} have failed"
+        if self.ended and self.wake == Wake.END:
+            return f"{len(self.ended)} {self.noun} have ended"
+        return None
+
+    def _warnings(self, found: Mapping[str, Item]) -> tuple[str, ...]:
+        odd = {item.state: one for one, item in found.items() if not item.known and item.state not in self.warned}
+        self.warned.update(odd)
+        return tuple(
+            f"{one} is {state}, a status that Waybill does not know: such {self.noun} count as {self.words[1]}"
+            for state, one in odd.items()
+        )
+
+
+class Opened:
+    """A look through something that must be open (a client, a connection): `opening` gives the look while it is open.
+
+    It is opened by the first look, and closed after one that failed: the next opens it anew, since what it looked through
+    may be lost. A failure to open is a failed look. Use as an async context manager.
+    """
+
+    def __init__(self, opening: Callable[[], AbstractAsyncContextManager[Observe]]):
+        self._opening = opening
+        self._open = AsyncExitStack()
+        self._look: Observe | None = None
+
+    async def observe(self) -> Observation:
+        try:
+            if self._look is None:
+                self._look = await self._open.enter_async_context(self._opening())
+            return await self._look()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        self._look = None
+        try:
+            await self._open.aclose()
+        except Exception as error:  # what is lost cannot always be closed in good order
+            log.info("not closed in good order: %s", said_of(error))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+
+# -- the loop ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -43,6 +196,7 @@ class WatchPolicy:
 
     `quiet_seconds`: silence at the start. Airflow 3.3 can fail a healthy task that is woken within seconds of deferring
     (docs/protocols/airflow.md 2.1), so a trigger waits 3 s; a worker that watches by itself needs none.
+    `look_seconds`: a look that takes longer has failed.
     """
 
     quiet_seconds: float = 3.0
@@ -52,6 +206,7 @@ class WatchPolicy:
     jitter: float = 0.2
     error_budget: int = 60  # about four hours with the pauses below
     error_poll_seconds: float = 300.0
+    look_seconds: float = 1800.0
     log_every_seconds: float = 60.0
 
     def interval(self, age: float, rng: random.Random) -> float:
@@ -64,7 +219,7 @@ class WatchPolicy:
 
 
 async def watch(
-    observe: Callable[[], Awaitable[Observation]],
+    observe: Observe,
     *,
     deadline: float,
     policy: WatchPolicy,
@@ -76,8 +231,8 @@ async def watch(
 ) -> WatchEnd:
     """Looks until a worker is needed. `deadline` and `since` (start of the whole wait) are absolute epoch seconds.
 
-    Transient errors (and a refused credential, which may be renewed) use up the budget; only a full success restores it.
-    When it is used up, or the remote refuses the look permanently, the watch is `lost`.
+    What a look raises uses up the budget, whatever it is; only a full success restores it. When it is used up, or waiting
+    cannot mend the error (`may_pass`), the watch is `lost`: the worker that looks next says what to do.
     """
     rng = rng or random.Random()
     begun = since if since is not None else now()
@@ -90,16 +245,17 @@ async def watch(
             return WatchEnd("deadline", "the deadline of this wait has come", seen)
         await sleep(pause)
         try:
-            observation = await observe()
-        except (TransientError, AuthError) as error:
+            async with asyncio.timeout(policy.look_seconds):
+                observation = await observe()
+        except Exception as error:
+            if isinstance(error, WaybillError) and not may_pass(error):
+                return WatchEnd("lost", f"the look was refused: {error}", seen)
             errors += 1
             if errors >= policy.error_budget:
-                return WatchEnd("lost", f"{errors} looks in a row failed, the last: {error}", seen)
-            pause = policy.after_error(errors, getattr(error, "retry_after", None), rng)
-            say(f"look {errors} of at most {policy.error_budget} failed ({error}); next in {pause:.0f} s")
+                return WatchEnd("lost", f"{errors} looks in a row failed, the last: {said_of(error)}", seen)
+            pause = policy.after_error(errors, asked_pause(error, now()), rng)
+            say(f"look {errors} of at most {policy.error_budget} failed ({said_of(error)}); next in {pause:.0f} s")
             continue
-        except WaybillError as error:  # waiting does not mend it; the worker that looks next says what to do
-            return WatchEnd("lost", f"the look was refused: {error}", seen)
         errors, seen = 0, observation.counts
         for warning in observation.warnings:
             log.warning(warning)

@@ -24,7 +24,7 @@ from include.core.errors import (
     TransientError,
 )
 from include.core.ledger import Ledger, Owner, State, Submission
-from include.core.watch import WatchPolicy, watch
+from include.core.watch import Wake, WatchPolicy, watch
 from include.icav2 import rules
 from include.icav2.client import ICAv2Client
 from include.icav2.context import CopyContext
@@ -35,7 +35,7 @@ from include.icav2.rules import KIND, SYSTEM, CopySettings, CopyStanding
 from include.icav2.small_files import SmallFileCopier, batch_part
 from include.icav2.submit import Sender, Work
 from include.icav2.verify import prove
-from include.icav2.watch import JobWatch, created_at, watched_jobs
+from include.icav2.watch import created_at, job_watch, watched_jobs
 
 log = logging.getLogger(__name__)
 OUT_OF_REACH_SECONDS = 120.0  # until the next pass when ICA cannot be reached at all
@@ -188,9 +188,9 @@ class CopyEngine:
                 if reason not in said:
                     say(f"waiting: {reason}")
             said = progress.waiting_reasons
-            jobs = watched_jobs(self.ledger, self.owner.dag_id, self.owner.run_id)
             # A pass is cheap in here, so each job is judged when it ends: one that succeeded may have left a wrong file.
-            watcher = JobWatch(self.client, jobs, more_to_send=True, warned=warned)
+            watcher = job_watch(self.client, watched_jobs(self.ledger, self.owner), Wake.END)
+            watcher.warned = warned
             wait = (progress.look_again_at or progress.now + self.settings.job_timeout_seconds) - progress.now
             deadline = now() + max(wait, 0.0)
             await watch(watcher.observe, deadline=deadline, policy=policy, now=now, sleep=self.sleep, rng=rng, say=say)

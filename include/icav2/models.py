@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from include.core.request import BULKY, Request
+from include.core.request import BULKY, DEADLINE_DAYS, DeadlineDays, Request
 from include.core.text import bare_uri, is_bare_uri
 
 Manifest = dict[str, list[str]]
@@ -52,6 +52,7 @@ class CopyRequest(Request):
         le=10080,
         description="A job that runs longer is stuck: what it copied is verified, the rest sent once more.",
     )
+    deadline_days: DeadlineDays = DEADLINE_DAYS
     verify: Literal["size_and_etag", "size"] = Field(
         "size_and_etag",
         description="How a copied file is proved: by its size, and by its MD5 ETag where both sides are single-part; or by size.",

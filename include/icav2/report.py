@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from include.core import effects
-from include.core.effects import Phase
+from include.core.effects import FINAL, Phase
 from include.core.ledger import Owner, Submission
 from include.core.receipt import Receipt
 from include.core.remedies import Cause, Problem, lines_of, of_record, problems_of_steps, remedy_of
@@ -22,6 +22,7 @@ from include.icav2.models import Proof, Verdict
 from include.icav2.rules import CopyStanding, covers
 
 STATUS = {Phase.PASSED: True, Phase.FAILED: False, Phase.HELD: False, Phase.RUNNING: None, Phase.WAITING: None}
+MORE_TIME = "The time of this run is over (conf deadline_days gives more)."
 ORDER = {True: 0, False: 1, None: 2}
 
 
@@ -39,18 +40,34 @@ def proved(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[C
     return found
 
 
-def output(
-    standings: Sequence[CopyStanding],
-    rows: Mapping[str, Sequence[Submission]],
-    owner: Owner,
-    proofs: Sequence[Proof] | None = None,
-) -> dict[str, Any]:
+def ended_by_deadline(standings: Sequence[CopyStanding]) -> list[CopyStanding]:
+    """The standings of a run whose time is over: what is open is not copied by this run."""
+    return [replace(s, phase=Phase.FAILED, why=_open(s)) if s.phase not in FINAL else s for s in standings]
+
+
+def _open(standing: CopyStanding) -> str:
+    """Why an open destination is no more waited for, and what becomes of it."""
+    if standing.phase == Phase.RUNNING:
+        return f"the run's time was over; its job {standing.job_id} goes on at ICA ({standing.why}), and the next run adopts it"
+    return f"the run's time was over; it waited: {standing.why}"
+
+
+def open_at_deadline(standings: Sequence[CopyStanding], why: str) -> str:
+    """What a run says whose time is over, and whose destinations cannot even be looked at."""
+    still = [s for s in standings if s.phase not in FINAL]
+    named = "; ".join(f"{printable(s.target.dest_uri)}: {s.why or s.phase}" for s in still[:5])
+    more = "; …" if len(still) > 5 else ""
+    return (
+        f"{MORE_TIME} {len(still)} of {pluralize(len(standings), 'destination')} are open ({named}{more}), and what is there "
+        f"cannot be seen: {why}"
+    )
+
+
+def output(standings: Sequence[CopyStanding], rows: Mapping[str, Sequence[Submission]], owner: Owner) -> dict[str, Any]:
     """The step function's output for the destinations as they are now: passed, then failed, then running.
 
-    `proofs` are those of the last look, where there was one: they decide what has passed.
+    At the end of a run the standings are those that the last look left (`proved`): receipt and output say the same.
     """
-    if proofs is not None:
-        standings = proved(standings, proofs)
     jobs = [_job(standing, rows.get(standing.target.key, ()), owner) for standing in standings]
     jobs.sort(key=lambda job: ORDER[job["job_status"]])
     counted = Counter(job["job_status"] for job in jobs)
@@ -88,9 +105,9 @@ def _job(standing: CopyStanding, rows: Sequence[Submission], owner: Owner) -> di
 def not_copied(
     standings: Sequence[CopyStanding], proofs: Sequence[Proof], said: Mapping[tuple[str, str], str] | None = None
 ) -> list[str]:
-    """One sentence for each file that is not where it should be: what, where, and why. `said`: ICA's own words about an item,
-    by destination and source."""
-    why = {s.target.dest_uri: s.why for s in proved(standings, proofs)}
+    """One sentence for each file that is not where it should be: what, where, and why, by the standings that the last look
+    left (`proved`). `said`: ICA's own words about an item, by destination and source."""
+    why = {s.target.dest_uri: s.why for s in standings}
     words = {place: f"ICA: {printable(message)}" for place, message in (said or {}).items()}
     return [
         f"{printable(proof.source_uri)} → {printable(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"

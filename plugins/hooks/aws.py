@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +83,10 @@ def fetch_secret(extra: Mapping[str, Any], aws: Connection, *, purpose: str) -> 
         session = AwsSession.of(aws)
         secret_id = extra.get("secret_id")
         if not secret_id:
-            stored = session.client("ssm").get_parameter(Name=extra["ssm_parameter"], WithDecryption=True)
-            secret_id = stored["Parameter"]["Value"]
-        value = str(session.client("secretsmanager").get_secret_value(SecretId=secret_id)["SecretString"])
+            with closing(session.client("ssm")) as ssm:
+                secret_id = ssm.get_parameter(Name=extra["ssm_parameter"], WithDecryption=True)["Parameter"]["Value"]
+        with closing(session.client("secretsmanager")) as secrets:
+            value = str(secrets.get_secret_value(SecretId=secret_id)["SecretString"])
     except boto.ClientError as error:
         raise _refused(error.response, aws, purpose) from None
     except (boto.ConnectionError, boto.HTTPClientError) as error:

@@ -1,20 +1,25 @@
 """Waybill's own connections, resolved: the ledger, the receipts, the inputs, and (optional) Airflow's REST API for notes.
 
-Invariant: secrets are read here and nowhere else; what leaves this module are open clients.
-Sync functions are for tasks, the `a…` ones for triggers.
+Invariant: secrets are read here and nowhere else; what leaves this module are open clients. A ledger is opened by `ledger` or
+`ask_ledger` only, which close it: each holds a connection to its database.
+Sync functions are for tasks and threads, the `a…` ones and `ask_ledger` for triggers.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import httpx
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowNotFoundException
+from sqlalchemy.engine import URL
 
 from include.core.errors import LedgerError, RequestError
 from include.core.journal import FileJournal, JournalFor, ObjectJournal
@@ -25,13 +30,39 @@ from include.core.receipt import ReceiptStore
 from include.core.text import file_name, shorten
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LEDGER, RECEIPTS, INPUTS, AIRFLOW = "waybill_ledger", "waybill_receipts", "waybill_inputs", "waybill_airflow"
 ONE_HOST_EXECUTORS = ("LocalExecutor", "SequentialExecutor")
 
 
-def ledger_from(connection: Connection) -> Ledger:
-    """The open ledger. Raises LedgerError before anything remote is touched."""
+@contextmanager
+def ledger(conn_id: str = LEDGER) -> Iterator[Ledger]:
+    """The open ledger, closed at the end. Raises LedgerError before anything remote is touched."""
+    with Ledger(url_of(BaseHook.get_connection(conn_id))) as book:
+        yield book
+
+
+def check_ledger() -> None:
+    """Raises LedgerError where there is no ledger, or one that cannot be trusted."""
+    with ledger():
+        pass
+
+
+async def ask_ledger(work: Callable[[Ledger], T], conn_id: str = LEDGER) -> T:
+    """What `work` finds in the ledger, for triggers: it is opened, asked and closed in a thread, since a database that does
+    not answer would stop the event loop, and with it all triggers."""
+    connection = await BaseHook.aget_connection(conn_id)
+
+    def ask() -> T:
+        with Ledger(url_of(connection)) as book:
+            return work(book)
+
+    return await asyncio.to_thread(ask)
+
+
+def url_of(connection: Connection) -> URL:
+    """The address of the ledger that a connection names. Raises LedgerError where it cannot be a ledger's."""
     fields = {name: getattr(connection, name) for name in ("conn_type", "host", "schema", "login", "password", "port")}
     try:
         url = url_from_fields({**fields, "extra": connection.extra_dejson})
@@ -40,15 +71,7 @@ def ledger_from(connection: Connection) -> Ledger:
     executor = conf.get("core", "executor")
     if url.get_backend_name() == "sqlite" and executor.split(":")[0].split(".")[-1] not in ONE_HOST_EXECUTORS:
         raise LedgerError(f"connection {LEDGER}: SQLite serves one host, and {executor} may use more: give PostgreSQL")
-    return Ledger(url)
-
-
-def ledger(conn_id: str = LEDGER) -> Ledger:
-    return ledger_from(BaseHook.get_connection(conn_id))
-
-
-async def aledger(conn_id: str = LEDGER) -> Ledger:
-    return ledger_from(await BaseHook.aget_connection(conn_id))
+    return url
 
 
 def prefixes_of(connection: Connection) -> list[Objects]:

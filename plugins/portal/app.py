@@ -1,12 +1,13 @@
 """The pages that Waybill adds to Airflow's API server, under `/waybill`. So far: receipts, finished and in progress.
 
 Invariant: every route depends on a permission of Airflow's own; a route without one is public (docs/protocols/airflow.md 6.1).
-GET changes nothing. This module is loaded by every Airflow process that loads plugins: heavy imports stay in the functions.
+GET changes nothing. A route is no coroutine: FastAPI runs it in a thread, where a ledger that is large or silent, and a page
+that is long, keep nobody else of the API server waiting. This module is loaded by every Airflow process that loads plugins:
+heavy imports stay in the functions.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
@@ -22,20 +23,21 @@ may_read_run = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
 
 
 @app.get("/receipts/{dag_id}/{run_id}", dependencies=may_read_run, response_class=HTMLResponse)
-async def receipt_page(dag_id: str, run_id: str) -> HTMLResponse:
+def receipt_page(dag_id: str, run_id: str) -> HTMLResponse:
     """The receipt of a run as a page; while the run goes on, with the ledger's rows as they are now."""
     from include.core.receipt import page
 
-    return HTMLResponse(page(await _receipt(dag_id, run_id)), headers={"Cache-Control": "no-store"})
+    return HTMLResponse(page(_receipt(dag_id, run_id)), headers={"Cache-Control": "no-store"})
 
 
 @app.get("/receipts/{dag_id}/{run_id}/receipt.json", dependencies=may_read_run)
-async def receipt_document(dag_id: str, run_id: str) -> JSONResponse:
-    return JSONResponse((await _receipt(dag_id, run_id)).model_dump(mode="json"))
+def receipt_document(dag_id: str, run_id: str) -> JSONResponse:
+    return JSONResponse(_receipt(dag_id, run_id).model_dump(mode="json"))
 
 
-async def _receipt(dag_id: str, run_id: str) -> Receipt:
+def _receipt(dag_id: str, run_id: str) -> Receipt:
     """The stored receipt, or what the ledger says of a run that has none yet. 404 where neither knows the run."""
+    from hooks.task import run_async
     from hooks.waybill import ledger, receipts
 
     from include.core.errors import WaybillError
@@ -45,11 +47,11 @@ async def _receipt(dag_id: str, run_id: str) -> Receipt:
     if {dag_id, run_id} & {".", ".."}:  # would lead to another folder
         raise nobody
     try:
-        store = await asyncio.to_thread(receipts)
-        receipt = await store.read(dag_id, run_id)
+        receipt = run_async(receipts().read(dag_id, run_id))
         if receipt is not None and receipt.state != "running":
             return receipt
-        rows = (await asyncio.to_thread(ledger)).of_run(dag_id, run_id)
+        with ledger() as book:
+            rows = book.of_run(dag_id, run_id)
     except WaybillError as error:
         raise HTTPException(503, f"The receipt cannot be read now: {error}") from None
     if receipt is None and not rows:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import BaseSensorOperator, Context
 from hooks.icav2 import ICAv2Hook
-from hooks.task import owner_of, run_async, run_folder
+from hooks.task import run_folder
 from hooks.waybill import receipts
 from triggers.icav2_jobs import ICAv2JobsTrigger
+from triggers.leg import Leg, Legs, Wait
 
 from include.core.errors import NotFound, RemoteError
-from include.core.watch import WatchPolicy, watch
-from include.icav2.models import JobStatus
+from include.core.watch import BulkWatch, Wake
+from include.icav2.client import ICAv2Client
 from include.icav2.report import dumps
-from include.icav2.watch import JobWatch
+from include.icav2.watch import job_watch
 
 
-class ICAv2JobsSensor(BaseSensorOperator):
+class ICAv2JobsSensor(Legs, BaseSensorOperator):
     """Waits until all of `job_ids` have ended and returns {job id: status}; fails if one did not succeed.
 
     `timeout` (seconds) bounds the whole wait. It never resubmits: use ICAv2CopyBatchOperator for that.
     """
 
+    trigger = ICAv2JobsTrigger
     template_fields: Sequence[str] = ("job_ids",)
 
     def __init__(
@@ -33,63 +34,39 @@ class ICAv2JobsSensor(BaseSensorOperator):
         job_ids: Any,
         icav2_conn_id: str = ICAv2Hook.default_conn_name,
         poll_seconds: float = 30.0,
-        deferrable: bool = True,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.job_ids = job_ids
-        self.icav2_conn_id = icav2_conn_id
+        self.conn_id = icav2_conn_id
         self.poll_seconds = poll_seconds
-        self.deferrable = deferrable
 
-    def execute(self, context: Context) -> dict[str, str]:
-        return self.resume(context)
+    def deadline(self, _context: Context, began: float) -> float:
+        return began + float(self.timeout)
 
-    def resume(
-        self, context: Context, event: dict[str, Any] | None = None, deadline: float | None = None
-    ) -> dict[str, str]:
+    async def act(self, leg: Leg) -> Any:
         """Looks for itself, then waits or tells."""
-        return run_async(self._leg(context, deadline or time.time() + float(self.timeout)))
-
-    async def _leg(self, context: Context, deadline: float) -> dict[str, str]:
-        async with ICAv2Hook(self.icav2_conn_id).client() as client:
-            jobs = {job_id: (await self._job(client, job_id)).created for job_id in self.job_ids}
-            look = JobWatch(client, jobs, wake_on_failure=False)
+        async with ICAv2Hook(self.conn_id).client() as client:
+            jobs = {job_id: await self._created(client, job_id) for job_id in self.job_ids}
+            look = job_watch(client, jobs, Wake.NOTHING)
             await look.observe()
-            if len(look.seen) < len(jobs) and time.time() < deadline:
-                if self.deferrable:
-                    await self._defer(context, jobs, deadline)
-                policy = WatchPolicy(quiet_seconds=0, poll_seconds=self.poll_seconds)
-                await watch(look.observe, deadline=deadline, policy=policy, say=self.log.info)
-        return self._told(look, jobs)
+        if len(look.ended) == len(jobs) or leg.over:
+            return self._told(look)
+        place = f"{run_folder(leg.context)}/{leg.owner.task_id}.jobs.json"
+        document = await receipts().objects.put(place, dumps(jobs))
+        options = {"jobs": document.to_dict(), "wake": Wake.NOTHING}
+        return Wait(float(self.timeout), options=options, poll_seconds=self.poll_seconds)
 
-    async def _job(self, client: Any, job_id: str) -> Any:
+    async def _created(self, client: ICAv2Client, job_id: str) -> float:
         try:
-            return await client.job(job_id)
+            return (await client.job(job_id)).created
         except NotFound:
             raise RemoteError(f"ICA knows no job {job_id}: correct job_ids", no_effect=True) from None
 
-    async def _defer(self, context: Context, jobs: dict[str, float], deadline: float) -> None:
-        owner = owner_of(context)
-        document = await receipts().objects.put(f"{run_folder(context)}/{owner.task_id}.jobs.json", dumps(jobs))
-        self.defer(
-            trigger=ICAv2JobsTrigger(
-                conn_id=self.icav2_conn_id,
-                dag_id=owner.dag_id,
-                run_id=owner.run_id,
-                deadline=deadline,
-                since=time.time(),
-                poll_seconds=self.poll_seconds,
-                options={"jobs": document.to_dict()},
-            ),
-            method_name="resume",
-            kwargs={"deadline": deadline},
-        )
-
-    def _told(self, look: JobWatch, jobs: dict[str, float]) -> dict[str, str]:
-        statuses = {job_id: look.seen[job_id].status if job_id in look.seen else "not ended" for job_id in jobs}
-        bad = {job_id: status for job_id, status in statuses.items() if status != JobStatus.SUCCEEDED}
+    def _told(self, look: BulkWatch) -> Mapping[str, str]:
+        statuses = {one: look.ended[one].state if one in look.ended else "not ended" for one in look.ids}
+        bad = {one: status for one, status in statuses.items() if one not in look.ended or not look.ended[one].good}
         if bad:
-            listed = ", ".join(f"{job_id} {status}" for job_id, status in sorted(bad.items())[:20])
-            raise RemoteError(f"{len(bad)} of {len(jobs)} jobs did not succeed: {listed}. Look at them in ICA")
+            listed = ", ".join(f"{one} {status}" for one, status in sorted(bad.items())[:20])
+            raise RemoteError(f"{len(bad)} of {len(statuses)} jobs did not succeed: {listed}. Look at them in ICA")
         return statuses

@@ -1,34 +1,31 @@
-"""Watches ICA copy jobs: those of a run (their ids lie in the ledger), or those that a document lists."""
+"""Watches ICA copy jobs: those that a task waits for (their ids lie in the ledger), or those that a document lists."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from hooks.icav2 import ICAv2Hook
 from hooks.waybill import areceipts
-from triggers.watch import Observe, WatchTrigger
+from triggers.watch import WatchTrigger
 
-from include.core.ledger import Ledger
+from include.core.watch import Observe, Wake
 from include.icav2.rules import SYSTEM
-from include.icav2.watch import JobWatch, watched_jobs
+from include.icav2.watch import job_watch, watched_jobs
 
 
 class ICAv2JobsTrigger(WatchTrigger):
-    """Options: `more_to_send` (copies wait for a free slot), `jobs` (a Document listing ids; never resubmitted)."""
+    """Options: `wake` (what a worker is wanted for, a Wake), `jobs` (a Document listing ids, instead of the ledger)."""
 
     system = SYSTEM
+    can_cancel = False  # ICA's API has nothing that ends a job (docs/icav2.md)
 
     @asynccontextmanager
-    async def observer(self, ledger: Ledger) -> AsyncIterator[Observe]:
-        listed = self.options.get("jobs")
-        if listed:
-            store = await areceipts()
-            jobs = json.loads(await store.objects.get_document(listed))
+    async def observer(self) -> AsyncIterator[Observe]:
+        if "jobs" in self.options:
+            jobs = json.loads(await (await areceipts()).objects.get_document(self.options["jobs"]))
         else:
-            jobs = await asyncio.to_thread(watched_jobs, ledger, self.dag_id, self.run_id)
+            jobs = await self.ask_ledger(lambda book: watched_jobs(book, self.owner))
         async with await ICAv2Hook(self.conn_id).aclient() as client:
-            more = bool(self.options.get("more_to_send"))
-            yield JobWatch(client, jobs, more_to_send=more, wake_on_failure=not listed).observe
+            yield job_watch(client, jobs, Wake(self.options.get("wake", Wake.FAILURE))).observe

@@ -2,36 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from hooks.aws import AwsHook
 from triggers.until import UntilTrigger
-from triggers.watch import Observe, WatchTrigger
+from triggers.watch import WatchTrigger
 
-from include.core.ledger import Ledger
-from include.core.watch import Observation
+from include.core.watch import BulkWatch, Item, Observe, Wake
 
 
 class PlateThawTrigger(WatchTrigger):
-    """Wakes when no tarball is cold any more. Options: `bucket`, and `keys`, the tarballs of one plate (a few)."""
+    """Wakes when no tarball is cold any more, or one is missing. Options: `bucket`, and `keys`, the tarballs of one plate."""
 
     system = "plates"
+    can_cancel = False  # what cold storage is asked for, it gives
 
     @asynccontextmanager
-    async def observer(self, ledger: Ledger) -> AsyncIterator[Observe]:
+    async def observer(self) -> AsyncIterator[Observe]:
         async with await AwsHook(self.conn_id).aaccess() as access:
             bucket = access.bucket(self.options["bucket"])
 
-            async def observe() -> Observation:
-                counts: dict[str, int] = {}
-                for key in self.options["keys"]:
-                    head = await bucket.head(key)
-                    state = "missing" if head is None else "cold" if head.cold else "ready"
-                    counts[state] = counts.get(state, 0) + 1
-                return Observation(counts, wake=None if "cold" in counts else "no tarball is cold any more")
+            async def look(keys: Collection[str]) -> dict[str, Item]:
+                found = {key: await bucket.head(key) for key in keys}
+                return {
+                    key: Item("missing", ended=True)
+                    if head is None
+                    else Item("", ended=not head.cold, good=not head.cold)
+                    for key, head in found.items()
+                }
 
-            yield observe
+            words = ("ready", "cold", "missing")
+            yield BulkWatch(self.options["keys"], look, Wake.FAILURE, noun="tarballs", words=words).observe
 
 
 class PlateWarmTrigger(PlateThawTrigger):

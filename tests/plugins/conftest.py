@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,16 @@ def ledger(tmp_path: Path, connect: Connect, receipts_folder: Path) -> Iterator[
     book = Ledger(ledger_url(connection))
     yield book
     book.close()
+    assert connections_to(book) == 0, "somebody has opened the ledger and not closed it"
+
+
+def connections_to(ledger: Ledger, place: Path | None = None) -> int:
+    """How many connections this process holds to a SQLite ledger, or to the file `place`."""
+    path, held = str(place or ledger._engine.url.database), 0
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            held += str(descriptor.readlink()) == path
+    return held
 
 
 @pytest.fixture

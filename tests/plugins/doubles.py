@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,11 +17,11 @@ class Run:
         self.run_id = run_id
         self.run_after = "2026-01-02 03:04:05+00:00"
         self.xcoms: dict[tuple[str, str], Any] = {}
-        self.states: dict[str, str] = {}
+        self.start_date = datetime.now(UTC)
 
     def context(self, task_id: str) -> Any:
         dag_run = SimpleNamespace(
-            conf=self.conf, start_date="2026-01-02 03:04:05+00:00", run_after=self.run_after, run_id=self.run_id
+            conf=self.conf, start_date=self.start_date, run_after=self.run_after, run_id=self.run_id
         )
         return {"ti": TaskInstance(self, task_id), "dag_run": dag_run}
 
@@ -43,8 +44,3 @@ class TaskInstance:
 
     def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
         return self._run.xcoms.get((task_ids, key))
-
-    def get_task_states(self, *, dag_id: str, task_ids: list[str], run_ids: list[str]) -> dict[str, dict[str, str]]:
-        return {
-            run_id: {task_id: self._run.states.get(task_id, "success") for task_id in task_ids} for run_id in run_ids
-        }

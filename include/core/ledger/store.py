@@ -77,8 +77,12 @@ class Ledger:
         self.on_step = on_step
         with schema.plain_errors("opened"):
             self._engine = schema.engine_for(url)
-        with self.reading() as conn:
-            self.ledger_id = schema.check_schema(conn)
+        try:
+            with self.reading() as conn:
+                self.ledger_id = schema.check_schema(conn)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Gives the database connections back. The next call opens new ones."""

@@ -20,24 +20,23 @@ from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipExceptio
 from hooks.task import run_async, step_records
 from hooks.waybill import RECEIPTS, write_note
 
-from include.core.errors import QuotaExceeded, RequestError, TransientError, WaybillError
+from include.core.errors import RequestError, WaybillError
 from include.core.request import truncate_for_xcom
 from include.core.steps import StepRecords
 from include.core.text import few, pluralize, shorten
+from include.core.watch import asked_pause, may_pass
 
 
 class WaybillRetry(RetryPolicy):
-    """Maps our errors to Airflow: permanent ones fail at once, transient ones come back when it makes sense."""
+    """Maps our errors to Airflow: what may pass comes back when it makes sense, the rest fails at once. What waits for a
+    remote (`triggers.leg`) waits by itself, and needs this only where its worker dies."""
 
     def evaluate(
         self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
     ) -> RetryDecision:
-        if isinstance(exception, QuotaExceeded):
-            wait = max(60.0, exception.available_at - time.time())
-            return RetryDecision.retry(timedelta(seconds=wait), "the quota is full until then")
-        if isinstance(exception, TransientError):
-            asked = timedelta(seconds=exception.retry_after) if exception.retry_after else None
-            return RetryDecision.retry(asked, "a transient error")
+        if may_pass(exception):
+            asked = asked_pause(exception, time.time())
+            return RetryDecision.retry(timedelta(seconds=asked) if asked else None, "it may pass")
         if isinstance(exception, WaybillError):
             return RetryDecision.fail("trying again would not help")
         return RetryDecision.default()

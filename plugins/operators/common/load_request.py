@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.waybill import inputs, ledger
+from hooks.waybill import check_ledger, inputs
 from operators.common.base import WaybillOperator
 
 from include.core.errors import RequestError
@@ -34,7 +34,7 @@ class LoadRequestOperator(WaybillOperator):
     def execute(self, context: Context) -> Mapping[str, Any]:
         with self.refusing(context) as facts:
             request = self._checked(context["dag_run"].conf or {})
-            ledger()
+            check_ledger()
             shown: dict[str, Any] = request.model_dump(mode="json", exclude=bulky_fields(self.model))
             facts["request"] = shown
         return shown

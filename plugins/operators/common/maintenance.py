@@ -29,12 +29,13 @@ class CheckLedgerOperator(WaybillOperator):
         return outcome
 
     def _checked(self, context: Context) -> str:
-        book = ledger()
-        try:
-            documents = run_async(receipts().all())  # before the ledger is read: a head written later would seem lost
-        except json.JSONDecodeError as error:
-            raise LedgerError(f"a receipt is no JSON ({error}), so the ledger was not compared with receipts") from None
-        audit = verify(book, documents)
+        with ledger() as book:
+            try:  # before the ledger is read: a head written later would seem lost
+                documents = run_async(receipts().all())
+            except json.JSONDecodeError as error:
+                why = f"a receipt is no JSON ({error}), so the ledger was not compared with receipts"
+                raise LedgerError(why) from None
+            audit = verify(book, documents)
         if audit.problems:
             for problem in audit.problems:
                 self.log.error("%s", problem)
@@ -58,8 +59,8 @@ class ListInDoubtOperator(WaybillOperator):
         return outcome
 
     def _listed(self, context: Context) -> str:
-        book = ledger()
-        found = [line(row) for row in long_in_doubt(book)]
+        with ledger() as book:
+            found = [line(row) for row in long_in_doubt(book)]
         context["ti"].xcom_push(key="in_doubt", value=truncate_for_xcom(found))
         if not found:
             return "Nothing has been in doubt for more than an hour."
@@ -86,18 +87,18 @@ class CancellationsOperator(WaybillOperator):
         return done
 
     def _carried_out(self) -> list[str]:
-        book = ledger()
         done: list[str] = []
         failures: list[WaybillError] = []
-        for row in book.in_states(*OPEN):
-            if row.cancel_requested_at is None:
-                continue
-            try:
-                done.append(carry_out(book, row))
-                self.log.info("%s", done[-1])
-            except WaybillError as error:
-                failures.append(error)
-                self.log.error("%s: not cancelled: %s", row, error)
+        with ledger() as book:
+            for row in book.in_states(*OPEN):
+                if row.cancel_requested_at is None:
+                    continue
+                try:
+                    done.append(carry_out(book, row))
+                    self.log.info("%s", done[-1])
+                except WaybillError as error:
+                    failures.append(error)
+                    self.log.error("%s: not cancelled: %s", row, error)
         self.log.info("%d cancellation requests, %d failed", len(done) + len(failures), len(failures))
         if failures:
             # One that may pass goes first: by it the retry policy decides whether to try again.

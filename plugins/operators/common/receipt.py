@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
 
@@ -52,9 +53,9 @@ class ReceiptOperator(WaybillOperator):
         raise NotImplementedError
 
     def execute(self, context: Context) -> dict[str, Any]:
-        with self.recording(context) as facts:
+        with self.recording(context) as facts, ExitStack() as opened:
             try:
-                book: Ledger | None = ledger()
+                book: Ledger | None = opened.enter_context(ledger())
             except WaybillError as error:
                 self.log.error("%s", error)
                 book = None

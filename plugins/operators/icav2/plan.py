@@ -55,7 +55,8 @@ class ICAv2PlanOperator(WaybillOperator):
             plan = run_async(self._earlier(store, name, asked))
             if plan is None:
                 entries = read_and_flip(request, inputs())
-                plan = run_async(self._plan(request, entries, ledger()))
+                with ledger() as book:
+                    plan = run_async(self._plan(request, entries, book))
                 plan = plan.model_copy(update={"request_sha256": asked})
             document = run_async(store.objects.put(name, plan.model_dump_json().encode()))
             counts = {"destinations": len(plan.destinations), "files": plan.files, "bytes": plan.size_bytes}

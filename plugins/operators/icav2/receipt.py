@@ -6,17 +6,15 @@ import json
 from typing import Any
 
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowRuntimeError
 from hooks.task import owner_of, run_async, step_records
 from hooks.waybill import receipts
 from operators.common.receipt import ReceiptOperator
 
 from include.core.errors import WaybillError
-from include.core.ledger import Ledger, Owner, State
+from include.core.ledger import Ledger, Owner
 from include.core.receipt import Receipt, nothing_done
 from include.core.remedies import lines_of, remedy_of
 from include.core.request import asked_of
-from include.core.steps import RUNNING
 from include.icav2 import report
 from include.icav2.models import CopyRequest, Proof
 
@@ -38,8 +36,6 @@ class ICAv2ReceiptOperator(ReceiptOperator):
             if earlier is not None and earlier.state == "complete" and not any(steps.values()):
                 return earlier  # of a run that an earlier release ended: it left no records, and is not judged again
             items = self._from_ledger(ledger, owner)
-            if ledger is not None:
-                self._record_the_stop(context["ti"], ledger, owner, copied)
             if not (items or copied or "plan" in planned):
                 return nothing_done(steps, "copied", **facts)
             return report.nothing_proved(steps, **facts, items=items, documents=documents)
@@ -63,22 +59,6 @@ class ICAv2ReceiptOperator(ReceiptOperator):
             items=report.receipt_items(output, proofs),
             documents=documents,
         )
-
-    def _record_the_stop(self, ti: Any, ledger: Ledger, owner: Owner, copied: dict[str, Any]) -> None:
-        """The trigger does this, but one that was marked before it began to watch never hears of it."""
-        if copied.get("state", RUNNING) != RUNNING:
-            return  # it ended by itself; nobody stopped it
-        task_id = str(copied.get("task_id", "copy"))
-        try:
-            states = ti.get_task_states(dag_id=owner.dag_id, task_ids=[task_id], run_ids=[owner.run_id])
-        except AirflowRuntimeError as error:
-            self.log.warning("whether the copy was marked failed cannot be read: %s", error)
-            return
-        if (states.get(owner.run_id) or {}).get(task_id) != "failed":
-            return
-        for row in ledger.of_run(owner.dag_id, owner.run_id):
-            if row.state == State.SENT:
-                ledger.request_cancel(row, who="a person, or a lost worker", why="the task copy was ended from outside")
 
     def _from_ledger(self, ledger: Ledger | None, owner: Owner) -> list[dict[str, Any]]:
         """What the ledger knows of a run that did not come to its end: which jobs, and how they stood."""

@@ -82,7 +82,7 @@ class PlateOperator(WaybillOperator):
     def __init__(self, *, plate: Any, aws_conn_id: str = AwsHook.default_conn_name, **kwargs: Any):
         super().__init__(**kwargs)
         self.plate = plate
-        self.aws_conn_id = aws_conn_id
+        self.conn_id = self.aws_conn_id = aws_conn_id
 
     def records(self, context: Context) -> StepRecords:
         """The step is one of its plate's, not of the run as a whole."""

@@ -16,24 +16,23 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
 from hooks.aws import AwsHook
-from hooks.task import owner_of, run_async, run_folder
+from hooks.task import owner_of, run_folder
 from hooks.waybill import journals, ledger, receipts
 from operators.common.gate import let_through
 from operators.plates.base import PlateOperator, backup_request, progress_log, read_model, records_of
-from triggers.until import UntilTrigger
+from triggers.leg import DAY_SECONDS, Leg, Legs, Wait
 
 from include.core.errors import VerificationError
 from include.core.journal import PartJournal
+from include.core.request import DEADLINE_DAYS
 from include.core.steps import StepRecords
 from include.plates.delete import DeleteReport, delete_plate
 from include.plates.delete_ledger import LedgeredBatches
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.models import DeleteOrder, Verdict
 
-_DAY = 86_400.0
 
-
-class PlateDeleteOperator(PlateOperator):
+class PlateDeleteOperator(Legs, PlateOperator):
     """Deletes the approved parts of an entry's plate, or sets delete markers where the request gives undo_days.
 
     A crash resumes with the same batches: each is one submission of the ledger. Fails, without retry, where the approval
@@ -41,6 +40,9 @@ class PlateDeleteOperator(PlateOperator):
     """
 
     step = "delete"
+
+    async def act(self, leg: Leg) -> Any:
+        return await self.noted(leg.context)
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         request = backup_request(context)
@@ -67,19 +69,20 @@ class PlateDeleteOperator(PlateOperator):
 
     async def _delete(self, context: Context, verdict: Verdict, order: DeleteOrder) -> DeleteReport:
         place = f"{run_folder(context)}/plates/{self.plate['plate']}"
-        async with AwsHook(self.aws_conn_id).access() as access:
-            source = access.bucket(verdict.bucket)
-            return await delete_plate(
-                verdict,
-                order,
-                source=source,
-                archive=access.bucket(verdict.archive_bucket),
-                journal=delete_journal(verdict, order),
-                around_batch=LedgeredBatches(
-                    ledger(), owner_of(context), source, order.phase, receipts().objects, place, self.answer_seconds
-                ),
-                on_progress=progress_log(self.log.info),
-            )
+        with ledger() as book:
+            async with AwsHook(self.aws_conn_id).access() as access:
+                source = access.bucket(verdict.bucket)
+                return await delete_plate(
+                    verdict,
+                    order,
+                    source=source,
+                    archive=access.bucket(verdict.archive_bucket),
+                    journal=delete_journal(verdict, order),
+                    around_batch=LedgeredBatches(
+                        book, owner_of(context), source, order.phase, receipts().objects, place, self.answer_seconds
+                    ),
+                    on_progress=progress_log(self.log.info),
+                )
 
     answer_seconds = 20.0
 
@@ -89,34 +92,21 @@ class PlatePurgeOperator(PlateDeleteOperator):
 
     step = "purge"
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        return self.resume(context)
+    def deadline(self, context: Context, began: float) -> float:
+        return began + (backup_request(context).undo_days + DEADLINE_DAYS) * DAY_SECONDS
 
-    def resume(self, context: Context, event: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Looks for itself whether the time has come: the event only woke it."""
-        request = backup_request(context)
+    async def act(self, leg: Leg) -> Any:
+        request = backup_request(leg.context)
         if not request.undo_days:
             raise AirflowSkipException("deleted permanently already: the request gives no undo_days")
-        verdict = run_async(read_model(Verdict, self.plate["verdict"]))
-        ready = marked_at(verdict, request.order(verdict.manifests_sha256)) + request.undo_days * _DAY
-        if ready > time.time():
-            until = datetime.fromtimestamp(ready, UTC).isoformat(timespec="minutes")
-            run_async(records_of(context, self.plate["plate"]).write(self.step, "waiting", until=until))
-            self.log.info("markers are set; until %s the deletion can be undone by removing them", until)
-            owner = owner_of(context)
-            self.defer(
-                trigger=UntilTrigger(
-                    conn_id=self.aws_conn_id,
-                    dag_id=owner.dag_id,
-                    run_id=owner.run_id,
-                    deadline=max(ready, time.time() + 5),
-                    since=time.time(),
-                    poll_seconds=3600.0,
-                    options={"counts": {"plates marked": 1}},
-                ),
-                method_name="resume",
-            )
-        return super().execute(context)
+        verdict = await read_model(Verdict, self.plate["verdict"])
+        ready = marked_at(verdict, request.order(verdict.manifests_sha256)) + request.undo_days * DAY_SECONDS
+        if ready <= time.time():
+            return await super().act(leg)
+        until = datetime.fromtimestamp(ready, UTC).isoformat(timespec="minutes")
+        await records_of(leg.context, self.plate["plate"]).write(self.step, "waiting", until=until)
+        why = f"markers are set; until {until} the deletion can be undone by removing them"
+        return Wait(ready - time.time(), why, {"counts": {"plates marked": 1}}, poll_seconds=3600.0)
 
 
 def marked_at(verdict: Verdict, order: DeleteOrder) -> float:

@@ -8,7 +8,7 @@ from airflow.sdk import Context
 from hooks.aws import AwsHook
 from hooks.questions import approvers
 from hooks.task import run_async
-from hooks.waybill import inputs, ledger
+from hooks.waybill import check_ledger, inputs
 from operators.common.base import WaybillOperator
 from operators.plates.base import backup_request, progress_log, read_plates, records_of
 from operators.plates.plan_document import label_of, write_plan
@@ -60,7 +60,7 @@ class PlatePlanOperator(WaybillOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         with self.refusing(context) as facts:
             request = backup_request(context)
-            ledger()
+            check_ledger()
             plates = check_backup(request, inputs())
             rows = run_async(self._plan(context, request, plates))
             facts["plan"] = write_plan(context, rows)

@@ -27,6 +27,7 @@ CAUSES = [
     (InDoubt("?"), Cause.TRANSIENT),
     (AttemptLost("!"), Cause.TRANSIENT),
     (errors.QuotaExceeded("full", available_at=5.0), Cause.QUOTA),
+    (errors.DeadlinePassed("the time was over"), Cause.DEADLINE),
     (errors.Held("?"), Cause.HELD),
     (errors.Stopped("amy"), Cause.STOPPED),
     (errors.Unanswered("late"), Cause.EXPIRED),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from harness.virtual_time import run_virtual
-from include.core.errors import AuthError, RemoteError, TransientError
-from include.core.watch import Observation, WatchEnd, WatchPolicy, watch
+from include.core.errors import AuthError, Forbidden, RemoteError, TransientError
+from include.core.watch import BulkWatch, Item, Observation, Opened, Wake, WatchEnd, WatchPolicy, watch
 
 EXACT = WatchPolicy(quiet_seconds=0.0, jitter=0.0)
 
@@ -129,6 +131,32 @@ def test_retry_after_is_kept_to_but_not_beyond_the_deadline():
     assert (end.kind, looks) == ("deadline", [0.0])
 
 
+@pytest.mark.parametrize("error", [OSError("no route"), KeyError("state"), EOFError()])
+def test_an_error_that_nobody_foresaw_is_a_failed_look_like_any_other(error):
+    end, looks, _ = watching(trouble(error, 7200.0))
+    assert end.kind == "wake"
+    assert looks[-1] >= 7200
+
+
+def test_a_look_that_never_answers_has_failed():
+    async def main(loop: Any) -> WatchEnd:
+        async def observe() -> Observation:
+            await asyncio.sleep(1e6)
+            raise NotImplementedError
+
+        policy = WatchPolicy(look_seconds=60.0, error_budget=3)
+        return await watch(observe, deadline=1e5, policy=policy, now=loop.time, rng=random.Random(1))
+
+    end = run_virtual(main)
+    assert end.kind == "lost"
+    assert "TimeoutError" in end.why
+
+
+def test_a_right_that_is_lacking_is_not_waited_for():
+    end, looks, _ = watching(trouble(Forbidden("403")))
+    assert (end.kind, len(looks)) == ("lost", 1)
+
+
 def test_a_refused_look_ends_the_watch_so_that_a_worker_can_say_what_to_do():
     end, looks, _ = watching(trouble(RemoteError("no such list")))
     assert (end.kind, len(looks)) == ("lost", 1)
@@ -149,3 +177,100 @@ def test_warnings_are_logged(caplog):
     seen = iter([("odd",), (), ()])
     watching(lambda now: Observation({}, "enough" if now > 3 else None, next(seen, ())))
     assert [record.message for record in caplog.records] == ["odd"]
+
+
+# -- many items by one look -------------------------------------------------------------------------------------------
+
+RUNS, GOOD, BAD = Item("RUNNING"), Item("DONE", ended=True, good=True), Item("FAILED", ended=True)
+
+
+class Remote:
+    """What each id is said to be, look by look; and which ids were asked about."""
+
+    def __init__(self, *answers: dict[str, Item]):
+        self.answers = list(answers)
+        self.asked: list[set[str]] = []
+
+    async def look(self, ids: Collection[str]) -> dict[str, Item]:
+        self.asked.append(set(ids))
+        return self.answers.pop(0)
+
+
+def seen(remote: Remote, wake: Wake = Wake.NOTHING, ids: str = "ab", **words: Any) -> list[Observation]:
+    bulk = BulkWatch(list(ids), remote.look, wake, **words)
+
+    async def main() -> list[Observation]:
+        return [await bulk.observe() for _ in range(len(remote.answers))]
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("answer", "wakes"),
+    [
+        ({"a": RUNS, "b": RUNS}, set()),
+        ({"a": GOOD, "b": RUNS}, {Wake.END}),
+        ({"a": BAD, "b": RUNS}, {Wake.END, Wake.FAILURE}),
+        ({"a": GOOD, "b": BAD}, set(Wake)),
+        ({"a": GOOD, "b": GOOD}, set(Wake)),
+        ({"a": GOOD}, {Wake.END}),  # what an answer leaves out runs on
+        ({}, set()),
+    ],
+)
+def test_what_a_worker_is_wanted_for(answer: dict[str, Item], wakes: set[Wake]):
+    assert {wake for wake in Wake if seen(Remote(answer), wake)[0].wake} == wakes
+
+
+def test_without_ids_it_waits_for_a_time():
+    assert [seen(Remote({}), wake, ids="")[0].wake for wake in Wake] == [None] * len(Wake)
+
+
+def test_once_ended_is_ended_and_not_asked_about_again():
+    remote = Remote({"a": BAD, "b": RUNS}, {"a": GOOD, "b": RUNS}, {"a": RUNS, "b": GOOD})
+    last = seen(remote)[-1]
+    assert remote.asked == [{"a", "b"}, {"b"}, {"b"}]
+    assert last.counts == {"jobs passed": 1, "running": 0, "failed": 1}
+    assert last.wake == "no jobs are running any more"
+
+
+def test_an_unknown_state_runs_on_and_is_warned_of_once():
+    odd = Item("PAUSED_BY_MOON", known=False)
+    looks = seen(Remote({"a": odd, "b": RUNS}, {"a": odd, "b": odd}))
+    assert [len(look.warnings) for look in looks] == [1, 0]
+    assert "a is PAUSED_BY_MOON, a status that Waybill does not know" in looks[0].warnings[0]
+    assert [look.wake for look in looks] == [None, None]
+
+
+def test_its_counts_are_in_the_words_of_the_system():
+    words = {"noun": "tarballs", "words": ("ready", "cold", "missing")}
+    assert seen(Remote({"a": GOOD, "b": RUNS}), **words)[0].counts == {"tarballs ready": 1, "cold": 1, "missing": 0}
+
+
+def test_what_was_open_for_a_look_that_failed_is_closed_and_opened_anew():
+    story: list[str] = []
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Callable[[], Any]]:
+        story.append("open")
+
+        async def look() -> Observation:
+            story.append("look")
+            if story.count("look") == 2:
+                raise OSError
+            return Observation({})
+
+        try:
+            yield look
+        finally:
+            story.append("close")
+
+    async def main() -> None:
+        async with Opened(opening) as opened:
+            for _ in range(3):
+                try:
+                    await opened.observe()
+                except OSError:
+                    story.append("failed")
+
+    asyncio.run(main())
+    assert story == ["open", "look", "look", "close", "failed", "open", "look", "close"]

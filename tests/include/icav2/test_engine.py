@@ -39,7 +39,8 @@ def phases(progress: Any) -> list[str]:
 async def told(world: World, engine: Any, progress: Any) -> tuple[dict[str, Any], list[str]]:
     """What the caller gets: the SOP's object, and a sentence per file that is not copied."""
     proofs = await engine.final_proofs()
-    output = report.output(progress.standings, engine.rows(), engine.owner, proofs)
+    standings = report.proved(progress.standings, proofs)
+    output = report.output(standings, engine.rows(), engine.owner)
     jobs = output["job_list_with_attempt_counter"]
     counters = output["counters"]
     assert sum(counters.values()) == len(jobs) == len({job["dest_uri"] for job in jobs})
@@ -50,7 +51,7 @@ async def told(world: World, engine: Any, progress: Any) -> tuple[dict[str, Any]
         if job["job_status"] is not False:
             assert job["job_attempt_counter"] == len(job["failed_jobs_list"]) + 1
             assert job["job_id"] not in job["failed_jobs_list"]
-    return output, report.not_copied(progress.standings, proofs)
+    return output, report.not_copied(standings, proofs)
 
 
 # -- the way it should go -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from include.icav2.models import Content, CopyRequest, Data, Destination, Item, 
 from include.icav2.rules import CopySettings
 from include.icav2.verify import Made, incomplete, judge, partial_files, prove
 
+
 MD5, OTHER_MD5, MULTIPART = "a" * 32, "b" * 32, f"{'a' * 32}-3"
 
 
@@ -253,14 +254,16 @@ def test_the_last_look_decides_what_has_passed():
     assert report.proved([failed, held], good)[0].phase == Phase.PASSED
     assert report.proved([failed, held], good)[1].phase == Phase.HELD
     assert report.proved([passed], bad)[0].phase == Phase.FAILED
-    assert report.output([passed], {}, OWNER, bad)["counters"]["jobs_failed"] == 1
-    assert report.not_copied([failed], bad) == ["“icav2://s/f” → “icav2://p/x/”: missing (6 submissions)"]
+    assert report.output(report.proved([passed], bad), {}, OWNER)["counters"]["jobs_failed"] == 1
+    assert report.not_copied(report.proved([failed], bad), bad) == [
+        "“icav2://s/f” → “icav2://p/x/”: missing (6 submissions)"
+    ]
     assert incomplete(DEST, bad) == DEST.items
 
 
 def test_receipt_rows_and_totals_count_files_and_bytes():
     proofs = prove(DEST, {"/x/f": data()}, use_etag=True)
-    output = report.output([Standing(DEST, Phase.PASSED, job_id="j")], {}, OWNER, proofs)
+    output = report.output([Standing(DEST, Phase.PASSED, job_id="j")], {}, OWNER)
     [receipt_row] = report.receipt_items(output, proofs)
     assert receipt_row["destination"] == "icav2://p/x/"
     assert (receipt_row["files"], receipt_row["proved"], receipt_row["state"], receipt_row["job"]) == (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,12 @@ def at(book: Ledger, state: State, key: str = "a", system: str = "icav2", *, wis
     return row
 
 
-def ago(tmp_path: Path, seconds: float) -> Ledger:
-    """The same ledger, as it was written so long ago."""
-    return Ledger(ledger_url(f"sqlite:///{tmp_path / 'ledger.db'}"), clock=lambda: time.time() - seconds)
+@pytest.fixture
+def ago(ledger: Ledger, tmp_path: Path) -> Iterator[Callable[[float], Ledger]]:
+    """The same ledger, as it was written so many seconds ago."""
+    with ExitStack() as opened:
+        url = ledger_url(f"sqlite:///{tmp_path / 'ledger.db'}")
+        yield lambda seconds: opened.enter_context(Ledger(url, clock=lambda: time.time() - seconds))
 
 
 def execute(operator: type[Any]) -> tuple[Run, Any]:
@@ -129,16 +133,19 @@ def test_a_receipt_of_another_ledger_is_a_problem_and_so_is_one_of_lost_events(l
     assert lost.startswith("receipt icav2_copy_batch/lost names event 99")
 
 
+def copy(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(target)) as other:
+        one.backup(other)
+
+
 def test_a_ledger_restored_from_an_older_backup_is_seen_by_its_receipts(
     ledger: Ledger, receipts_folder: Path, tmp_path: Path
 ):
     at(ledger, State.FAILED, "a")
-    with sqlite3.connect(tmp_path / "ledger.db") as database, sqlite3.connect(tmp_path / "backup.db") as backup:
-        database.backup(backup)
+    copy(tmp_path / "ledger.db", tmp_path / "backup.db")
     at(ledger, State.FAILED, "b")
     receipt(ledger, "newer")
-    with sqlite3.connect(tmp_path / "backup.db") as backup, sqlite3.connect(tmp_path / "ledger.db") as database:
-        backup.backup(database)
+    copy(tmp_path / "backup.db", tmp_path / "ledger.db")
     with pytest.raises(LedgerError, match="icav2_copy_batch/newer names event 8"):
         execute(CheckLedgerOperator)
 
@@ -163,11 +170,11 @@ def test_a_missing_ledger_is_not_called_whole(receipts_folder: Path, connect: Co
 
 @pytest.mark.parametrize("state", [State.HELD, State.IN_DOUBT, State.SENDING])
 def test_a_doubt_of_more_than_an_hour_is_a_warning_and_stays_as_it_is(
-    ledger: Ledger, tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, ago: Callable[[float], Ledger], state: State, monkeypatch: pytest.MonkeyPatch
 ):
     notes: list[str] = []
     monkeypatch.setattr(maintenance, "write_note", lambda dag_id, run_id, note: notes.append(note))
-    row = at(ago(tmp_path, 3700), state)
+    row = at(ago(3700), state)
     head = ledger.head()
     run, warning = execute(ListInDoubtOperator)
     assert warning.startswith("1 submission in doubt for more than an hour")
@@ -179,13 +186,13 @@ def test_a_doubt_of_more_than_an_hour_is_a_warning_and_stays_as_it_is(
 
 
 def test_younger_doubts_and_what_is_not_in_doubt_are_not_told(
-    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ago: Callable[[float], Ledger], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(maintenance, "write_note", lambda *_: pytest.fail("there is nothing to note"))
-    old = ago(tmp_path, 7200)
+    old = ago(7200)
     for state in (State.RESERVED, State.SENT, State.FAILED):
         at(old, state, state.lower())
-    young = ago(tmp_path, 3500)
+    young = ago(3500)
     for state in (State.HELD, State.IN_DOUBT, State.SENDING):
         at(young, state, state.lower())
     run, sentence = execute(ListInDoubtOperator)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from hooks import waybill
 from hooks.waybill import receipts
 from operators.common import receipt as operators_common
 from operators.common.load_request import LoadRequestOperator
@@ -38,7 +40,7 @@ from include.core.receipt import Receipt
 from include.core.receipt import folder as run_folder
 from include.core.request import Request
 from include.core.steps import StepRecords
-from tests.plugins.conftest import Connect
+from tests.plugins.conftest import Connect, connections_to
 from tests.plugins.doubles import DAG_ID, RUN_ID, Run
 
 
@@ -102,22 +104,6 @@ def test_a_copy_that_left_nothing_behind_is_not_called_complete(
     with pytest.raises(VerificationError, match="did not come to its end"):
         Run().execute(receipt)
     assert document(receipts_folder)["state"] == "incomplete"
-
-
-@pytest.mark.parametrize(
-    ("state", "failure", "wished"), [("failed", None, True), ("failed", "AuthError", False), ("success", None, False)]
-)
-def test_a_copy_that_was_marked_failed_before_anything_watched_leaves_the_wish_to_cancel(
-    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path, state: str, failure: str | None, wished: bool
-):
-    run = Run()
-    run.states["copy"] = state
-    recorded("plan", "done", plan=PLAN, counts={"files": 4})
-    recorded("copy", "failed" if failure else "running", why=failure)
-    row = sent(ledger)
-    with pytest.raises(VerificationError):
-        run.execute(receipt)
-    assert (ledger.get(row.id).cancel_requested_at is not None) == wished
 
 
 def test_a_proof_that_has_gone_is_not_called_complete(
@@ -238,6 +224,25 @@ def test_every_route_depends_on_a_permission_and_only_reads():
     for route in routes:
         assert route.dependencies == may_read_run, f"{route.path} would be public"
         assert route.methods == {"GET"}
+        assert not inspect.iscoroutinefunction(route.endpoint), f"{route.path} would run in the event loop of all pages"
+
+
+def test_a_page_is_made_in_a_thread_and_leaves_no_connection_open(
+    portal: TestClient, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    reserved(ledger)
+    ledger.close()
+    url_of = waybill.url_of
+
+    def opened(connection: Any) -> Any:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return url_of(connection)
+
+    monkeypatch.setattr(waybill, "url_of", opened)
+    for path in ("", "/receipt.json"):
+        assert portal.get(f"/receipts/{DAG_ID}/{RUN_ID}{path}").status_code == 200
+    assert connections_to(ledger) == 0
 
 
 def test_open_rows_are_told_in_the_receipt(receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path):
@@ -408,11 +413,10 @@ def test_without_a_usable_place_for_receipts_the_first_step_is_refused_and_names
 def test_a_run_of_an_earlier_release_without_records_is_judged_by_the_ledger_and_its_complete_receipt_is_kept(
     receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
 ):
-    row, run = sent(ledger), Run()
-    run.states["copy"] = "failed"
+    sent(ledger)
+    run = Run()
     with pytest.raises(VerificationError, match="did not come to its end"):
         run.execute(receipt)
-    assert ledger.get(row.id).cancel_requested_at is not None
     stored(outcome="All 4 files are at their destinations.")
     run.execute(receipt)
     assert document(receipts_folder)["outcome"] == "All 4 files are at their destinations."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import json
 from collections.abc import Callable, Iterator
@@ -19,7 +20,9 @@ from starlette.routing import Route
 from include.core.errors import LedgerError, RequestError
 from include.core.ledger import Ledger
 from simulators.common import serve
-from tests.plugins.conftest import Connect
+from tests.plugins.conftest import Connect, connections_to
+
+ROOT = Path(__file__).parents[3]
 
 
 def connection(**fields: Any) -> Connection:
@@ -27,27 +30,62 @@ def connection(**fields: Any) -> Connection:
 
 
 def test_the_ledger_opens_for_a_task_and_for_a_trigger(ledger: Ledger):
-    assert waybill.ledger().ledger_id == ledger.ledger_id
-    assert asyncio.run(waybill.aledger()).ledger_id == ledger.ledger_id
+    with waybill.ledger() as book:
+        assert book.ledger_id == ledger.ledger_id
+    assert asyncio.run(waybill.ask_ledger(lambda book: book.ledger_id)) == ledger.ledger_id
 
 
 @pytest.mark.parametrize("shape", ["sqlite:///{path}", '{{"conn_type": "sqlite", "host": "{path}"}}'])
 def test_the_ledger_may_be_given_as_uri_or_json(ledger: Ledger, connect: Connect, tmp_path: Path, shape: str):
     connect("waybill_ledger", shape.format(path=tmp_path / "ledger.db"))
-    assert waybill.ledger().ledger_id == ledger.ledger_id
+    with waybill.ledger() as book:
+        assert book.ledger_id == ledger.ledger_id
+
+
+def test_a_ledger_is_closed_also_where_the_work_with_it_fails(ledger: Ledger, tmp_path: Path, connect: Connect):
+    ledger.close()
+
+    def fails(_book: Ledger) -> None:
+        raise ValueError
+
+    with pytest.raises(ValueError), waybill.ledger() as book:
+        fails(book)
+    with pytest.raises(ValueError):
+        asyncio.run(waybill.ask_ledger(fails))
+    assert connections_to(book) == 0
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    connect("waybill_ledger", f"sqlite:///{empty}")
+    with pytest.raises(LedgerError, match="holds no ledger") as refused, waybill.ledger():
+        pass
+    assert connections_to(book, empty) == 0, f"although it was refused: {refused.value}"
+
+
+def test_nobody_opens_a_ledger_but_the_hook_and_nobody_forgets_to_close_it():
+    """A call of `ledger()` that is not entered would open nothing, and check nothing."""
+    for path in sorted((ROOT / "plugins").rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+        if path.name != "waybill.py":
+            assert not [call.lineno for call in calls if call.func.id == "Ledger"], path
+        entered = [item.context_expr for node in ast.walk(tree) if isinstance(node, ast.With) for item in node.items]
+        entered += [arg for node in ast.walk(tree) if getattr(getattr(node, "func", None), "attr", "") == "enter_context"
+                    for arg in node.args]  # fmt: skip
+        lost = [call.lineno for call in calls if call.func.id == "ledger" and call not in entered]
+        assert lost == [], f"{path} opens a ledger that is not closed"
 
 
 def test_a_ledger_connection_of_another_type_is_refused_without_its_password():
     with pytest.raises(LedgerError) as refused:
-        waybill.ledger_from(connection(conn_type="mysql", host="h", login="u", password="pass-5ecret", schema="d"))
+        waybill.url_of(connection(conn_type="mysql", host="h", login="u", password="pass-5ecret", schema="d"))
     assert "pass-5ecret" not in str(refused.value)
     assert "waybill_ledger" in str(refused.value)
 
 
 def test_an_unreachable_postgres_ledger_is_told_without_its_password(connect: Connect):
     connect("waybill_ledger", "postgresql://waybill:pass-5ecret@127.0.0.1:1/ledger")
-    with pytest.raises(Exception, match="waybill_ledger") as failed:
-        waybill.ledger()
+    with pytest.raises(Exception, match="waybill_ledger") as failed, waybill.ledger():
+        pass
     chain: BaseException | None = failed.value
     while chain is not None:
         assert "pass-5ecret" not in str(chain)

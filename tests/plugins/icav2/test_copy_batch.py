@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,15 @@ from operators.icav2.copy_batch import ICAv2CopyBatchOperator
 from operators.icav2.plan import ICAv2PlanOperator
 from operators.icav2.receipt import ICAv2ReceiptOperator
 from triggers.icav2_jobs import ICAv2JobsTrigger
+from triggers.until import UntilTrigger
 
-from include.core.errors import Held, RequestError, VerificationError
+from include.core.errors import DeadlinePassed, Held, RequestError, VerificationError
 from include.core.http import HttpPolicy
 from include.core.ledger import Ledger, State
 from include.core.request import XCOM_LIMIT_BYTES
+from include.icav2.engine import CopyEngine, CopyProgress
 from include.icav2.models import CopyRequest
-from tests.plugins.conftest import TARGET, Ica, rows_of
+from tests.plugins.conftest import SIZE_BYTES, SOURCE, TARGET, Ica, rows_of
 from tests.plugins.doubles import Run
 
 LATE_SECONDS = 15.0  # between the deadline that an operator computes and the test's look at it
@@ -257,6 +261,119 @@ def test_an_outage_of_ica_is_waited_for_in_short_waits_and_nothing_is_sent_twice
         copy.wait()
     ica.fault(fault="outage", seconds=1e6)
     assert copy.wait("lost").trigger.deadline - time.time() < 600, "not for the two hours that a job may take"
+    assert "Waiting: " in json.loads((copy.folder / "receipt.json").read_text())["outcome"]
     ica.clear_faults()
     copy.wait("deadline")
+    assert len(ica.jobs()) == 1
+
+
+# -- the last look decides --------------------------------------------------------------------------------------------
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, phase: str, happens: Callable[[], Any]) -> None:
+    """Something happens between a pass, after which one destination has this phase, and the last look."""
+    acted = CopyEngine.act
+
+    async def act(engine: CopyEngine) -> CopyProgress:
+        progress = await acted(engine)
+        assert progress.counts[phase]
+        happens()
+        return progress
+
+    monkeypatch.setattr(CopyEngine, "act", act)
+
+
+def test_a_file_that_is_gone_at_the_last_look_is_in_the_output_too(ica: Ica, monkeypatch: pytest.MonkeyPatch):
+    copy = Copy(ica.conf(2))
+    copy.wait()
+    ica.pass_time(60)
+    gone = "/cache/d0/f0.fastq.gz"
+    meanwhile(monkeypatch, "passed", lambda: ica.call(lambda sim: sim.tree.delete(sim.tree.at(TARGET, gone))))
+    with pytest.raises(VerificationError, match=r"1 of 4 files are not copied.*gone or changed"):
+        copy.leg("wake")
+    output = json.loads((copy.folder / "output.json").read_text())
+    assert output["counters"] == {"jobs_failed": 1, "jobs_running": 0, "jobs_passed": 1}
+    assert copy.receipt()["totals"]["destinations passed"] == 1
+
+
+def test_a_green_run_counts_no_failed_job(ica: Ica, monkeypatch: pytest.MonkeyPatch):
+    ica.change_settings(overrides=[{"destination": "/cache/d0/", "outcome": "failed_clean"}])
+    copy = Copy(ica.conf(1, files=1, max_resubmissions=0))
+    copy.wait()
+    ica.pass_time(60)
+
+    def by_hand(sim: Any) -> None:
+        etag = sim.tree.at(SOURCE, "/run/s0/f0.fastq.gz").etag
+        sim.seed_file(TARGET, "/cache/d0/f0.fastq.gz", SIZE_BYTES, etag=etag)
+
+    meanwhile(monkeypatch, "failed", lambda: ica.call(by_hand))
+    assert copy.leg("wake")["counters"] == {"jobs_failed": 0, "jobs_running": 0, "jobs_passed": 1}
+    receipt = copy.receipt()
+    assert (receipt["state"], receipt["totals"]["destinations passed"]) == ("complete", 1)
+
+
+# -- the end of the run's time ----------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_time_is_over_ends_with_what_is_open_sends_nothing_and_the_next_adopts_it(ica: Ica):
+    ica.change_settings(overrides=[{"destination": "/cache/d0/", "duration_seconds": 1000.0}])
+    conf = ica.conf(3, max_in_flight=2, deadline_days=2)
+    copy = Copy(conf)
+    copy.run.start_date -= timedelta(days=1, hours=23)
+    assert copy.wait().trigger.deadline - time.time() == pytest.approx(3600, abs=LATE_SECONDS)
+    copy.run.start_date -= timedelta(hours=1)
+    ica.pass_time(60)  # one of the two jobs has ended: there is a free slot
+    with pytest.raises(
+        VerificationError, match=r"time of this run is over \(conf deadline_days gives more\)"
+    ) as failed:
+        copy.leg("deadline")
+    assert "4 of 6 files" in str(failed.value)
+    assert len(ica.jobs()) == 2, "nothing was sent after the deadline"
+    told = copy.receipt()
+    assert [row["state"] for row in told["items"]] == ["passed", "failed", "failed"]
+    assert "goes on at ICA" in told["remedy"]
+    assert "the next run adopts it" in told["remedy"]
+    second = Copy(conf, "second")
+    second.wait()
+    ica.pass_time(1000)
+    assert second.leg("wake")["counters"]["jobs_passed"] == 3
+    assert len(ica.jobs()) == 3, "that of the first run was adopted"
+
+
+def test_a_run_whose_time_is_over_is_green_if_all_is_there(ica: Ica):
+    copy = Copy(ica.conf(2, deadline_days=2))
+    copy.wait()
+    ica.pass_time(60)
+    copy.run.start_date -= timedelta(days=2)
+    assert copy.leg("deadline")["counters"]["jobs_passed"] == 2
+    assert copy.receipt()["state"] == "complete"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_outage_of_ica_that_does_not_end_ends_the_run_at_its_deadline(ica: Ica):
+    copy = Copy(ica.conf(2))
+    copy.wait()
+    ica.fault(fault="outage", seconds=1e6)
+    copy.run.start_date -= timedelta(days=7)
+    with pytest.raises(DeadlinePassed, match="2 of 2 destinations are open") as failed:
+        copy.leg("deadline")
+    assert f"icav2://{TARGET}/cache/d0/" in str(failed.value)
+    told = copy.receipt()
+    assert told["state"] == "incomplete"
+    assert "2 of 2 destinations are open" in told["outcome"]
+    assert "same conf" in told["remedy"]
+
+
+@pytest.mark.parametrize("jobs_before", [0, 1])
+def test_a_credential_that_is_refused_for_a_while_kills_no_run(ica: Ica, jobs_before: int):
+    copy = Copy(ica.conf(1))
+    if jobs_before:
+        copy.wait()
+    ica.fault(fault="status", code=401, path="^/api/", times=None)
+    waits = copy.wait("wake" if jobs_before else None)
+    assert isinstance(waits.trigger, UntilTrigger)
+    ica.clear_faults()
+    copy.wait("deadline")
+    ica.pass_time(60)
+    assert copy.leg("wake")["counters"]["jobs_passed"] == 1
     assert len(ica.jobs()) == 1

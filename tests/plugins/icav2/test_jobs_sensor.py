@@ -76,7 +76,7 @@ def test_jobs_that_have_succeeded_are_told_at_once(ica: Ica, started: list[str])
 def test_it_defers_with_its_timeout_as_the_deadline_and_tells_when_all_have_ended(ica: Ica, started: list[str]):
     run, deferred = wait(started, timeout=3600)
     assert deferred.trigger.deadline - time.time() == pytest.approx(3600, abs=15)
-    assert deferred.kwargs == {"deadline": deferred.trigger.deadline}
+    assert deferred.kwargs == {"began": pytest.approx(deferred.trigger.since, abs=15), "trouble": None}
     _, kwargs = deferred.trigger.serialize()
     assert not any(job_id in json.dumps(kwargs) for job_id in started), "ids travel by document, not in the trigger"
     ica.pass_time(60)
@@ -110,7 +110,9 @@ def test_it_waits_for_all_also_when_one_has_failed_and_then_names_the_bad_one(ic
 def test_at_its_deadline_it_names_the_jobs_that_have_not_ended(ica: Ica, started: list[str]):
     run, _ = wait(started, timeout=3600)
     with pytest.raises(RemoteError, match="2 of 2 jobs did not succeed") as failed:
-        sensor(started).resume(run.context("wait"), {"kind": "deadline"}, deadline=time.time() - 1)
+        sensor(started, timeout=3600).resume(
+            run.context("wait"), {"kind": "deadline", "why": ""}, began=time.time() - 3601
+        )
     assert "not ended" in str(failed.value)
 
 

@@ -13,6 +13,7 @@ import pytest
 from harness.plates import servers
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
 from include.s3.bucket import S3Access
+from tests.plugins.conftest import connections_to
 from tests.plugins.plates.doubles import Run
 
 Connect = Callable[[str, str], None]
@@ -33,6 +34,7 @@ def ledger(tmp_path: Path, connect: Connect) -> Iterator[Ledger]:
     book = Ledger(ledger_url(connection))
     yield book
     book.close()
+    assert connections_to(book) == 0, "somebody has opened the ledger and not closed it"
 
 
 def generic(**extra: Any) -> str:

