@@ -17,7 +17,6 @@ from include.icav2.models import Content, CopyRequest, Data, Destination, Item, 
 from include.icav2.rules import CopySettings
 from include.icav2.verify import Made, incomplete, judge, partial_files, prove
 
-
 MD5, OTHER_MD5, MULTIPART = "a" * 32, "b" * 32, f"{'a' * 32}-3"
 
 
