@@ -7,10 +7,12 @@ It replaces the step function of UMCCR's ICAv2 copy batch utility: the same two 
 **Trigger** with a manifest of source files and the folders that each is copied to:
 
 ```json
-{"manifest": {"icav2://SOURCE-PROJECT-ID/run/a.fastq.gz": ["icav2://TARGET-PROJECT-ID/cache/L2301368/"]}}
+{"manifest": {"icav2://b23fb516-d852-4985-adcc-831c12e8cd22/run/a.fastq.gz":
+  ["icav2://7595e8f2-32d3-4c76-a324-c6a85dae87b5/cache/L2301368/"]}}
 ```
 
-or the same, packed: `{"manifest_b64gz": "H4sI…"}`, or as a file: `{"manifest_uri": "s3://bucket/manifest.json"}`.
+or the same, packed: `{"manifest_b64gz": "H4sI…"}`, or as a file: `{"manifest_uri": "s3://bucket/manifest.json"}`. In the form
+of *Trigger* paste the manifest into *Manifest*, or give its file.
 
 **Steps.** *load_request* checks the conf as a whole. *plan* flips the manifest, resolves every file, and refuses what cannot
 be right, all at once, before any job exists. *copy* launches one copy batch per destination, watches all of them, and sends

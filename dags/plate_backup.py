@@ -4,12 +4,16 @@
 Archives imaging plates from S3 into verified tarballs, and deletes their sources only by proof and approval. It replaces
 `aws_backup.sh` run over a list of plates: the same tarballs under the same names, with no scratch disk.
 
-**Trigger** with the plates of a batch, inline or as a `plates.csv` under a prefix of `waybill_inputs`:
+**Trigger** with the plates of a batch:
 
 ```json
-{"project": "2013_Gustafsdottir_PLOSONE", "batch": "BBBC022", "plates_uri": "s3://bucket/inputs/plates.csv",
+{"project": "2013_Gustafsdottir_PLOSONE", "batch": "BBBC022",
+ "plates": [{"plate_id": "20585", "plate_id_full": "20585"}, {"plate_id": "20586", "plate_id_full": "20586"}],
  "delete_parts": ["images", "illum", "analysis", "backend"]}
 ```
+
+or with a `plates.csv` below a prefix of connection `waybill_inputs`: `{"plates_uri": "s3://bucket/inputs/plates.csv"}`. In the
+form of *Trigger* each of these is a field; *Dry run* comes first, and what few people need is in parts that are closed.
 
 Without `delete_parts` nothing is deleted. `{"dry_run": true}` stops after the plan. How many plates are worked on at once
 (the procedure's MAXPROCS) is the size of the pool `waybill_plates`.

@@ -89,6 +89,7 @@ class Sshd:
         self.folder = Path(tempfile.mkdtemp(prefix="waybill-sshd-"))
         self.login = pwd.getpwuid(os.geteuid()).pw_name
         self.host_key = self._new_key("host_key")
+        self.other_host_key = self._new_key("other_host_key", "ecdsa")
         (self.folder / "authorized_keys").write_text(self._new_key("user_key") + "\n")
         self.private_key = (self.folder / "user_key").read_text()
         self._gate = _GateServer(self) if faults else None
@@ -137,10 +138,11 @@ class Sshd:
     def kill_connections(self, how: int = signal.SIGKILL) -> None:
         """Ends (or, by SIGSTOP, freezes) what serves the connections, and leaves the commands that they run."""
         for connection in self.connections():
-            for process in [connection, *connection.children(recursive=True)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    if process.name().startswith("sshd"):
-                        process.send_signal(how)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [*connection.children(recursive=True), connection]:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        if process.name().startswith("sshd"):
+                            process.send_signal(how)
 
     def kill_server(self) -> None:
         """Ends the server and all that it started; nobody listens any more."""
@@ -180,15 +182,14 @@ class Sshd:
         """The journal's entries of commands, oldest first."""
         return [entry.details for entry in self.journal.entries("command")]
 
-    def _new_key(self, name: str) -> str:
+    def _new_key(self, name: str, kind: str = "ed25519") -> str:
         path = self.folder / name
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(path)], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)], check=True)
         return path.with_suffix(".pub").read_text().strip()
 
     def _config(self) -> Path:
         settings = {
             "ListenAddress": f"127.0.0.1:{self.port}",
-            "HostKey": str(self.folder / "host_key"),
             "AuthorizedKeysFile": str(self.folder / "authorized_keys"),
             "PidFile": "none",
             "StrictModes": "no",
@@ -203,7 +204,8 @@ class Sshd:
         if self._gate is not None:
             settings["ForceCommand"] = f"/usr/bin/env python3 -I -S {self._gate.script} {self._gate.path}"
         path = self.folder / "sshd_config"
-        path.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        keys = [("HostKey", self.folder / "host_key"), ("HostKey", self.folder / "other_host_key")]
+        path.write_text("".join(f"{name} {value}\n" for name, value in [*keys, *settings.items()]))
         return path
 
     def _answers(self) -> bool:
@@ -265,7 +267,10 @@ class _Gate(socketserver.StreamRequestHandler):
         if not self._heard():
             return
         time.sleep(plan.hold_seconds)
-        self._say(**{name: getattr(plan, name) for name in OUTPUT_FIELDS})
+        self._say(
+            stdout=plan.stdout, stderr=plan.stderr, keep_bytes=plan.keep_bytes, trickle_seconds=plan.trickle_seconds,
+            chunks=plan.chunks, exit_status=plan.exit_status,
+        )  # fmt: skip
         if self._heard() and plan.drops:
             _kill(served_by)
         self._say()
@@ -277,9 +282,6 @@ class _Gate(socketserver.StreamRequestHandler):
     def _say(self, **said: Any) -> None:
         with contextlib.suppress(OSError):
             self.wfile.write(json.dumps(said).encode() + b"\n")
-
-
-OUTPUT_FIELDS = ("stdout", "stderr", "keep_bytes", "trickle_seconds", "chunks", "exit_status")
 
 
 def _server_of(pid: int) -> psutil.Process | None:

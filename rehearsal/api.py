@@ -86,17 +86,20 @@ def new_run_id(prefix: str = "rehearsal") -> str:
 
 
 class Api:
-    """Airflow's API as one user. Every method raises ApiError where Airflow refuses, StackError at a timeout."""
+    """Airflow's API as one user. Every method raises ApiError where Airflow refuses, StackError at a timeout.
+
+    All timeouts are for a machine of the usual speed: they are multiplied by `slowness`.
+    """
 
     def __init__(
         self, address: str, user: str, password: str, *, transport: httpx.BaseTransport | None = None,
-        sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic, slowness: float = 1.0,
     ) -> None:  # fmt: skip
         self.address, self.user, self._password = address, user, password
         self._token: str | None = None
-        self._sleep, self._clock = sleep, clock
+        self._sleep, self._clock, self._slowness = sleep, clock, slowness
         # Proxy settings of the caller must not apply: the address is on loopback.
-        self._client = httpx.Client(base_url=address, timeout=60, trust_env=False, transport=transport)
+        self._client = httpx.Client(base_url=address, timeout=60 * slowness, trust_env=False, transport=transport)
 
     def close(self) -> None:
         self._client.close()
@@ -145,6 +148,9 @@ class Api:
         while self._clock() < deadline:
             yield 1.0
 
+    def _deadline(self, seconds: float) -> float:
+        return self._clock() + seconds * self._slowness
+
     def request(self, method: str, path: str, **options: Any) -> Any:
         """Send `method` to `path` (below the address; `options` as in httpx) and return the decoded JSON, if any."""
         return self._repeated(
@@ -153,7 +159,7 @@ class Api:
 
     def get(self, path: str, **params: Any) -> Any:
         """GET below /api/v2; repeated for 30 s when the connection fails, as it does while a server restarts."""
-        pauses = self._each_second_until(self._clock() + UNREACHABLE_SECONDS)
+        pauses = self._each_second_until(self._deadline(UNREACHABLE_SECONDS))
         return self._repeated(lambda: self.request("GET", f"/api/v2{path}", params=params), UnreachableError, pauses)
 
     # -- DAGs
@@ -184,6 +190,10 @@ class Api:
         """Let the DAG run, as soon as it is there."""
         self.wait_dag(dag_id, timeout_seconds)
         self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+
+    def pause(self, dag_id: str) -> None:
+        """Start no further runs of it by its schedule."""
+        self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """The pool of that name, made unless it is there; a task whose pool is missing never starts."""
@@ -241,7 +251,7 @@ class Api:
         self, runs: Sequence[Run], timeout_seconds: float, on_poll: Callable[[Sequence[Run]], object] = lambda _: None
     ) -> list[Run]:
         """The runs as they are once all have ended, or time is up. `on_poll` is called with them about once a second."""
-        deadline = self._clock() + timeout_seconds
+        deadline = self._deadline(timeout_seconds)
         while True:
             seen = [self.run(run.dag_id, run.run_id) for run in runs]
             on_poll(seen)
@@ -337,10 +347,10 @@ class Api:
     def _until(
         self, reached: Callable[[], bool], timeout_seconds: float, failure: Callable[[], str], every: float = 0.5
     ) -> None:
-        deadline = self._clock() + timeout_seconds
+        deadline = self._deadline(timeout_seconds)
         while not reached():
             if self._clock() >= deadline:
-                raise StackError(f"after {timeout_seconds:.0f} s: {failure()}")
+                raise StackError(f"after {timeout_seconds * self._slowness:.0f} s: {failure()}")
             self._sleep(every)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import re
 import sys
@@ -23,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from include.core.request import described
+from include.core.request import Request, described
 from rehearsal.settings import ROOT
 
 DOCS = ROOT / "docs"
@@ -58,10 +57,15 @@ def with_conf(text: str) -> str:
 
     def reference(found: re.Match[str]) -> str:
         model = getattr(importlib.import_module(found["module"]), found["model"])
-        rows = [[f"`{r['field']}`", r["type"], f"`{r['default']}`", r["description"]] for r in described(model)]
-        return f"{found[1]}\n{table(('field', 'type', 'default', 'meaning'), rows)}\n\n{found[4]}"
+        return f"{found[1]}\n{_fields(model)}\n\n{found[4]}"
 
     return CONF.sub(reference, text)
+
+
+def _fields(model: type[Request]) -> str:
+    """The fields of a request as a table."""
+    rows = [[f"`{r['field']}`", r["title"], r["type"], r["default"], r["description"]] for r in described(model)]
+    return table(("field", "in the form", "type", "default", "meaning"), rows)
 
 
 def load_dags() -> list[Any]:
@@ -113,7 +117,7 @@ def _dag(dag: Any) -> list[str]:
         "### Tasks",
         table(("task", "operator", "runs after", "retries", "followed by"), tasks),
         "### Parameters",
-        table(("name", "type", "default", "meaning"), [_param(dag, name) for name in dag.params]),
+        _parameters(dag),
         "### Manual, as Airflow's UI shows it",
         _lower((dag.doc_md or "").strip()),
     ]
@@ -123,13 +127,9 @@ def _file(dag: Any) -> str:
     return Path(dag.fileloc).resolve().relative_to(ROOT).as_posix()
 
 
-def _param(dag: Any, name: str) -> list[str]:
-    param = dag.params.get_param(name)
-    kinds = param.schema.get("type", "any")
-    kind = " or ".join(kinds) if isinstance(kinds, list) else str(kinds)
-    if "enum" in param.schema:
-        kind = "one of " + ", ".join(f"`{value}`" for value in param.schema["enum"])
-    return [f"`{name}`", kind, f"`{json.dumps(param.value)}`", param.description or ""]
+def _parameters(dag: Any) -> str:
+    models = [task.model for task in dag.tasks if hasattr(task, "model")]
+    return _fields(models[0]) if models else "None."
 
 
 def _lower(markdown: str) -> str:

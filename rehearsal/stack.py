@@ -34,6 +34,7 @@ API_SERVER, SCHEDULER, DAG_PROCESSOR, TRIGGERER = "api-server", "scheduler", "da
 STANDALONE = "standalone"
 HEALTH_KEYS = {SCHEDULER: "scheduler", TRIGGERER: "triggerer", DAG_PROCESSOR: "dag_processor"}
 NOT_RUNNING = "not running"
+USUAL_BOOT_SECONDS = 25.0  # from the first component's start until all are healthy, on two cores with little else to do
 TAIL_LINES = 25
 # Connections are made by the caller, from the addresses of the simulators by name.
 ExtraEnv = Mapping[str, str] | Callable[[Mapping[str, str]], Mapping[str, str]]
@@ -109,6 +110,7 @@ class Stack:
         self.address = f"http://127.0.0.1:{self.ports['api']}"
         self.environment: dict[str, str] = {}
         self.passwords: dict[str, str] = {}
+        self.slowness = 1.0
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._started_at: dict[str, float] = {}
         self._killed: set[str] = set()
@@ -124,8 +126,11 @@ class Stack:
     ) -> None:
         self.stop()
 
-    def start_all(self, timeout_seconds: float = 240) -> Stack:
-        """Start simulators and Airflow and wait until all of it is healthy; whatever fails, nothing is left running."""
+    def start_all(self, timeout_seconds: float = 600) -> Stack:
+        """Start simulators and Airflow and wait until all of it is healthy; whatever fails, nothing is left running.
+
+        How long that takes says how slow the machine is now: from here on all waits are multiplied by `slowness`.
+        """
         stop_recorded(self.home)
         try:
             self._prepare()
@@ -133,9 +138,11 @@ class Stack:
                 self.start(SIMULATORS)
                 self._read_addresses()
             self._finish_environment()
+            begun = time.monotonic()
             for name in self.components:
                 self.start(name)
             self.wait_healthy(timeout_seconds)
+            self.slowness = max(1.0, (time.monotonic() - begun) / USUAL_BOOT_SECONDS)
         except BaseException:
             self.stop()
             raise
@@ -155,7 +162,7 @@ class Stack:
 
     def wait_healthy(self, timeout_seconds: float = 120) -> None:
         """Wait until Airflow calls every component healthy that was not killed, by a sign of life since its last start."""
-        deadline = time.monotonic() + timeout_seconds
+        deadline = time.monotonic() + timeout_seconds * self.slowness
         while problems := self._problems():
             dead = [name for name in problems if problems[name] == NOT_RUNNING]
             if dead or time.monotonic() > deadline:
@@ -200,7 +207,7 @@ class Stack:
         if sig in {signal.SIGKILL, signal.SIGTERM}:
             self._killed.add(name)
             try:
-                self._running[name].wait(30)
+                self._running[name].wait(30 * self.slowness)
             except subprocess.TimeoutExpired as error:
                 raise StackError(f"{name} does not end within 30 s of {sig.name}{self._tail(name)}") from error
         return hit
@@ -246,7 +253,7 @@ class Stack:
     def api_as(self, user: str) -> Api:
         """Airflow's API as admin, amy (role op), uli (user) or vic (viewer)."""
         if user not in self._apis:
-            self._apis[user] = Api(self.address, user, self.passwords[user])
+            self._apis[user] = Api(self.address, user, self.passwords[user], slowness=self.slowness)
         return self._apis[user]
 
     # -- inside
@@ -287,7 +294,7 @@ class Stack:
     def _state_file(self) -> Path:
         return self.home / "simulators.json"
 
-    def _read_addresses(self, timeout_seconds: float = 60) -> None:
+    def _read_addresses(self, timeout_seconds: float = 240) -> None:
         """Wait for the simulators' state file, which appears, whole, when all of them answer."""
         deadline = time.monotonic() + timeout_seconds
         while not self._state_file.exists():

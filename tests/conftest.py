@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
@@ -22,6 +24,42 @@ from rehearsal.settings import base_environment
 HOME = Path(tempfile.mkdtemp(prefix="waybill-tests-"))
 # The tests' own process keeps its PATH, HOME and proxies; only what Airflow reads is laid over them.
 AIRFLOW = {name: value for name, value in base_environment(HOME, short_timings=False).items() if "AIRFLOW" in name}
+
+
+# Hypothesis measures wall time; on a busy machine that says nothing of the code. Its runs end with their examples.
+NO_CLOCK = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("no clock", NO_CLOCK)
+hypothesis.settings.load_profile("no clock")
+CPU_SECONDS = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A property test is stopped by the CPU time it has used (marker `cpu_seconds`), never by wall time."""
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False) and not item.get_closest_marker(
+            "cpu_seconds"
+        ):
+            item.add_marker(pytest.mark.cpu_seconds(CPU_SECONDS))
+        if item.get_closest_marker("cpu_seconds"):
+            item.add_marker(pytest.mark.timeout(0), append=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    limit = item.get_closest_marker("cpu_seconds")
+    if limit is None:
+        return (yield)
+
+    def used_up(*_: object) -> None:
+        raise TimeoutError(f"{item.name} has used {limit.args[0]} s of CPU")
+
+    before = signal.signal(signal.SIGPROF, used_up)
+    signal.setitimer(signal.ITIMER_PROF, limit.args[0])
+    try:
+        return (yield)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def pytest_configure() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from include.core.errors import AuthError, TransientError
 from include.core.http import Credential, HttpClient, usable_secret
 
 
@@ -53,7 +54,7 @@ class Basic:
 class AwsSignature:
     """Signs each request by AWS Signature Version 4, for services behind IAM.
 
-    `fetch` gives botocore's credentials; it is called again when they are refused, since they may be of a role and expire.
+    `fetch` gives botocore's credentials, or None; it is called again when they are refused: those of a role expire.
     """
 
     fetch: Callable[[], Any] = field(repr=False)
@@ -61,13 +62,24 @@ class AwsSignature:
     region: str
 
     async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
-        return await asyncio.to_thread(self._credential)  # botocore is slow to load, and may ask a service for its keys
+        return await asyncio.to_thread(
+            self._credential, client.where
+        )  # botocore is slow to load, and may ask a service for its keys
 
-    def _credential(self) -> Credential:
+    def _credential(self, where: str) -> Credential:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
+        from botocore.exceptions import BotoCoreError, ClientError
 
-        keys = self.fetch().get_frozen_credentials()
+        try:
+            found = self.fetch()
+            keys = found.get_frozen_credentials() if found is not None else None
+        except (BotoCoreError, ClientError) as error:
+            raise TransientError(
+                f"AWS gives no keys for {where} now ({type(error).__name__})", no_effect=True
+            ) from None
+        if keys is None:
+            raise AuthError(f"there are no AWS keys for {where}: give the connection a key, a role or a profile")
         signer = SigV4Auth(keys, self.service, self.region)
 
         def sign(request: httpx.Request, body: bytes | Path) -> dict[str, str]:

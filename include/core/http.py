@@ -29,9 +29,9 @@ from include.core.text import Hide, hiding, printable
 
 T = TypeVar("T")
 
-logging.getLogger("httpx").setLevel(
-    logging.WARNING
-)  # below, its lines hold whole URLs, also those that a store has signed
+for _name in ("httpx", "httpcore"):  # their own lines hold whole URLs and headers, secrets included
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
 SHORT = 8  # a header's value of fewer characters is no secret, and hiding it would spoil messages
 
 
@@ -266,7 +266,10 @@ class HttpClient:
 
     async def _exchange(self, call: _Call, credential: Credential, receive: Receive | None) -> tuple[Reply, Hide]:
         """One request and its answer, whatever its status."""
-        request, hide = self._request(call, credential)
+        slow = credential.sign is not None and "file" in call.options  # a whole file is read to be signed
+        request, hide = (
+            await asyncio.to_thread(self._request, call, credential) if slow else self._request(call, credential)
+        )
         left_at = await self._pace.turn()
         fence = call.options.get("fence")
         if fence is not None:
@@ -294,11 +297,12 @@ class HttpClient:
 
     def _is_ours(self, call: _Call) -> bool:
         """Whether a request goes to the remote that headers and credential are for."""
+        if "://" not in call.path:
+            return True
         try:
-            url = httpx.URL(call.path)
+            return _origin(httpx.URL(call.path)) == _origin(self._base)
         except httpx.InvalidURL:
             return False
-        return url.is_relative_url or _origin(url) == _origin(self._base)
 
     def _request(self, call: _Call, credential: Credential) -> tuple[httpx.Request, Hide]:
         """The request, and what takes its secrets out of a message."""

@@ -6,7 +6,10 @@ from outside must lie under a configured prefix, and no message quotes what a do
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +17,30 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import (
+    BaseError,
+    InvalidPathError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
 from obstore.store import LocalStore, from_url
 
-from include.core.errors import NotFound, RequestError, TransientError
+from include.core.errors import NotFound, RemoteError, RequestError, TransientError
 from include.core.text import bare_uri, is_bare_uri
+
+_OS_ERROR = re.compile(r"os error (\d+)")
+_LASTING = (PermissionDeniedError, UnauthenticatedError, InvalidPathError)
+_NOT_FOUND = (NotFoundError, FileNotFoundError)  # obstore raises either; where something is written: there is no bucket
+_LASTING_NUMBERS = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+)
 
 
 @dataclass(frozen=True)
@@ -36,17 +58,22 @@ class Document:
 class Objects:
     """One prefix of an object store (`file:///srv/waybill/receipts`, `s3://bucket/waybill`).
 
-    `options` go to the store (endpoint, region, credential provider). Raises NotFound, TransientError.
+    `options` go to the store (endpoint, region, credential provider), `named_by` says in errors where the prefix comes from
+    ("connection waybill_receipts"). Raises NotFound, TransientError, and RemoteError for what waiting does not mend.
     """
 
-    def __init__(self, prefix: str, options: Mapping[str, Any] | None = None):
+    def __init__(self, prefix: str, options: Mapping[str, Any] | None = None, *, named_by: str = ""):
+        self._named_by = f"{named_by}: " if named_by else ""
         if not is_bare_uri(prefix) or (parts := urlsplit(prefix)).scheme not in ("file", "s3", "gs", "az"):
             raise RequestError(
-                f"the prefix {bare_uri(prefix)} is not understood: give file:///path or s3://bucket/prefix"
+                f"{self._named_by}the prefix {bare_uri(prefix)} is not understood: give file:///path or s3://bucket/prefix"
             )
         self.prefix = prefix.rstrip("/") + "/"
         if parts.scheme == "file":
-            self._store: Any = LocalStore(Path(unquote(parts.path)), mkdir=True)
+            try:
+                self._store: Any = LocalStore(Path(unquote(parts.path)), mkdir=True)
+            except OSError as error:
+                raise self._failure("", "written", error) from None
         else:
             self._store = from_url(prefix, **dict(options or {}))
 
@@ -54,25 +81,34 @@ class Objects:
         """Writes a document whole: a reader sees the old one or the new one, never a part."""
         try:
             await obstore.put_async(self._store, name, data)
-        except BaseError as error:
-            raise TransientError(f"{self.prefix}{name} cannot be written: {type(error).__name__}") from None
+        except (BaseError, OSError) as error:
+            raise self._failure(name, "written", error) from None
         return Document(self.prefix + name, hashlib.sha256(data).hexdigest(), len(data))
 
     async def get(self, name: str) -> bytes:
         try:
             return bytes(await (await obstore.get_async(self._store, name)).bytes_async())
-        except (NotFoundError, FileNotFoundError):
+        except _NOT_FOUND:
             raise NotFound(f"{self.prefix}{name} does not exist") from None
-        except BaseError as error:
-            raise TransientError(f"{self.prefix}{name} cannot be read: {type(error).__name__}") from None
+        except (BaseError, OSError) as error:
+            raise self._failure(name, "read", error) from None
 
     async def size_of(self, name: str) -> int:
         try:
             return int((await obstore.head_async(self._store, name))["size"])
-        except (NotFoundError, FileNotFoundError):
+        except _NOT_FOUND:
             raise NotFound(f"{self.prefix}{name} does not exist") from None
-        except BaseError as error:
-            raise TransientError(f"{self.prefix}{name} cannot be read: {type(error).__name__}") from None
+        except (BaseError, OSError) as error:
+            raise self._failure(name, "read", error) from None
+
+    def _failure(self, name: str, verb: str, error: Exception) -> RemoteError | TransientError:
+        """A file system's error is told by its number only: a store's own text may quote what it was given."""
+        number = _OS_ERROR.search(str(error))
+        why = os.strerror(int(number[1])) if number else type(error).__name__
+        said = f"{self._named_by}{self.prefix}{name} cannot be {verb} ({why})"
+        if isinstance(error, (*_LASTING, *_NOT_FOUND)) or (number and int(number[1]) in _LASTING_NUMBERS):
+            return RemoteError(f"{said}: correct the prefix, or give the workers the right to it", no_effect=True)
+        return TransientError(said)
 
     async def get_document(self, document: Mapping[str, Any]) -> bytes:
         """The bytes of a Document that XCom carries, checked against its digest."""

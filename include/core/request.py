@@ -1,5 +1,8 @@
 """What a caller may ask for: one pydantic model per DAG is form, check, and documentation.
 
+A field is declared once, in pydantic's own words: `title` (what the form calls it), `description` (one paragraph of
+Markdown), `examples` (the first one is shown), limits, and `json_schema_extra=in_section("…")` for what few people need.
+
 Invariant: the strict check of the whole runs again in the first task, and by `python -m include.<system> plan` without
 Airflow, since Airflow checks each parameter alone and lets unknown keys pass (docs/protocols/airflow.md 4.1, 4.2).
 """
@@ -7,6 +10,7 @@ Airflow, since Airflow checks each parameter alone and lets unknown keys pass (d
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self, TypeVar
 
@@ -32,13 +36,24 @@ DeadlineDays = Annotated[
 ]
 
 
+def in_section(title: str) -> dict[str, Any]:
+    """A field's `json_schema_extra`: the form shows it in a part of that title, closed at first."""
+    return {"section": title}
+
+
 class Request(pydantic.BaseModel):
     """Base of all requests: unknown keys are refused, values do not change afterwards.
 
     Strict, as Airflow's own form: "5" is no number, and true no 1. An enum's field says `pydantic.Strict(False)`.
+    Null is what the form sends for a field that was left empty: the field takes its default.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, conf: Any) -> Any:
+        return filled_in(cls, conf) if isinstance(conf, Mapping) else conf
 
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
@@ -57,9 +72,16 @@ class Request(pydantic.BaseModel):
 R = TypeVar("R", bound=Request)
 
 
+def filled_in(model: type[Request], conf: Mapping[str, Any]) -> dict[str, Any]:
+    """What a conf says, without what the form sends for nothing: null in an optional field, and an empty line of a list."""
+    optional = {name for name, field in model.model_fields.items() if not field.is_required()}
+    given = {name: value for name, value in conf.items() if value is not None or name not in optional}
+    return {name: [i for i in value if i != ""] if isinstance(value, list) else value for name, value in given.items()}
+
+
 def load(model: type[R], conf: Mapping[str, Any] | None) -> R:
     """The checked request. Raises RequestError with every problem found: field, value, remedy."""
-    given = dict(conf or {})
+    given = filled_in(model, conf or {})
     try:
         return model.model_validate(given)
     except pydantic.ValidationError as error:
@@ -73,6 +95,8 @@ def _problem(model: type[Request], error: Any) -> str:
     if error["type"] == "extra_forbidden":
         known = ", ".join(model.model_fields)
         return f"{place}: this field is not known; take it out, or correct its name (known: {known})"
+    if error["type"] == "missing" or (error.get("input") is None and len(error["loc"]) == 1):
+        return f"{place}: this field is required; give it a value"
     if error["type"] == "value_error":  # our own validators: they name value and remedy themselves
         return f"{place}: {error['ctx']['error']}" if error["loc"] else str(error["ctx"]["error"])
     return f"{place}: {printable(error.get('input'))} is refused: {error['msg']}"
@@ -105,20 +129,56 @@ def truncate_for_xcom(lines: Sequence[str]) -> list[str]:
 
 
 def param_schemas(model: type[Request]) -> dict[str, dict[str, Any]]:
-    """One flat JSON schema per field, as Airflow's form wants it: no `$ref`, nullable as `type: [T, "null"]`.
+    """One flat JSON schema per field, as Airflow's form wants it (docs/protocols/airflow.md 4.3): no `$ref`, and every field
+    with a default nullable, since the form asks for all others and blocks its button without a word while one is empty.
 
-    Each holds `default` and `description`; the rest are JSON schema keywords.
+    Each holds `default`, `title` and `description_md` (with the first example); the rest are JSON schema keywords.
     """
     whole = model.model_json_schema()
     definitions = whole.get("$defs", {})
     schemas = {}
     for name, field in model.model_fields.items():
         schema = _flat(whole["properties"][name], definitions)
-        schema.pop("bulky", None)  # ours, not a keyword of JSON schema
-        schema["default"] = None if field.is_required() else field.get_default(call_default_factory=True)
-        schema.setdefault("description", field.description or "")
-        schemas[name] = schema
+        # Ours, or with another meaning in the form: it offers `examples` as the only choices of a list.
+        for key in ("bulky", "examples", "description", "default"):
+            schema.pop(key, None)
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        schema["default"] = None if default == "" else default  # the form takes "" for a value that is missing
+        schema["description_md"] = described_field(field)
+        schemas[name] = schema if field.is_required() else _nullable(schema)
     return schemas
+
+
+def described_field(field: Any) -> str:
+    """A field's description for the form, and its first example in a second paragraph. No code within a line: the form draws
+    it over the line above."""
+    paragraphs = [_plain(field.description or "")]
+    for example in (field.examples or [])[:1]:
+        if isinstance(example, list) and all(isinstance(line, str) for line in example):
+            paragraphs += ["Example, one per line:", "```text\n" + "\n".join(example) + "\n```"]
+        elif isinstance(example, list):
+            paragraphs += ["Example:", "```json\n[\n  " + ",\n  ".join(json.dumps(row) for row in example) + "\n]\n```"]
+        elif isinstance(example, dict):
+            paragraphs += ["Example:", f"```json\n{json.dumps(example, indent=2)}\n```"]
+        else:
+            paragraphs.append(f"Example: {_plain(str(example))}")
+    return "\n\n".join(paragraphs)
+
+
+def _plain(markdown: str) -> str:
+    """The text without code marks, and with nothing in it that Markdown could take for emphasis."""
+    return re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|[*<\[]", r"\\\g<0>", markdown.replace("`", ""))
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    if "anyOf" in schema:
+        null = {"type": "null"}
+        return schema | ({} if null in schema["anyOf"] else {"anyOf": [*schema["anyOf"], null]})
+    kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+    if "null" in kinds:
+        return schema
+    # An enum without null would refuse the very null that the type allows.
+    return schema | {"type": [*kinds, "null"]} | ({"enum": [*schema["enum"], None]} if "enum" in schema else {})
 
 
 def _flat(schema: Any, definitions: Mapping[str, Any]) -> Any:
@@ -135,9 +195,7 @@ def _flat(schema: Any, definitions: Mapping[str, Any]) -> Any:
     real = [c for c in choices if c.get("type") != "null"]
     if len(choices) == 2 and len(real) == 1:
         del flat["anyOf"]
-        flat |= {**real[0], "type": [real[0]["type"], "null"]}
-        if "enum" in flat:
-            flat["enum"] = [*flat["enum"], None]  # else the form would refuse the very null that the type allows
+        flat |= _nullable(real[0])
     return flat
 
 
@@ -145,21 +203,23 @@ LIMITS = {"minimum": "minimum", "exclusiveMinimum": "more than", "maximum": "max
 
 
 def described(model: type[Request]) -> list[dict[str, str]]:
-    """Rows (field, type, default, description) for the documentation, from the same source as the form."""
+    """Rows (field, title, type, default, description) for the documentation, from the same source as the form."""
     rows = []
     for name, schema in param_schemas(model).items():
-        kind = schema.get("type", "object")
+        field = model.model_fields[name]
+        kind = schema.get("type", "any")
         limits = [f"{word} {schema[key]}" for key, word in LIMITS.items() if key in schema]
         values = [str(v) for v in schema.get("enum", []) if v is not None]
-        kind_text = " or ".join(kind) if isinstance(kind, list) else str(kind)
+        kind_text = " or ".join(k for k in ([kind] if isinstance(kind, str) else kind) if k != "null")
         extra = "; ".join(limits + ([f"one of {', '.join(values)}"] if values else []))
-        default = json.dumps(schema["default"])
+        default = "required" if field.is_required() else f"`{json.dumps(schema['default'])}`"
         rows.append(
             {
                 "field": name,
+                "title": field.title or name,
                 "type": f"{kind_text} ({extra})" if extra else kind_text,
-                "default": default,
-                "description": schema["description"],
+                "default": "none" if default in ("`null`", "`[]`") else default,
+                "description": field.description or "",
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Commands on another host over SSH, for tasks and triggers: one connection, few sessions on it, every end told apart.
+"""Commands on another host over SSH, for tasks and triggers: one connection, few sessions on it.
 
 A connection that drops raises nothing in asyncssh: output is empty and the exit status None (docs/protocols/ssh.md). Read as
 an empty queue that would be a duplicate job.
@@ -192,7 +192,7 @@ class SshClient:
                 process = await self._open(link, session, asked)
                 try:
                     async with asyncio.timeout(asked.seconds):
-                        return await _talk(process, session, asked)
+                        return _judged(process, link, session, asked, *await _talk(process, asked))
                 finally:
                     process.channel.abort()
             except TimeoutError:
@@ -281,12 +281,13 @@ class _Link:
 
 
 class _Session:
-    """What is known of one session: whether the command has left, and whether the connection was lost."""
+    """What is known of one session: whether the command has left, and whether the host has ended its output."""
 
     def __init__(self, fence: Callable[[], None]):
         self._fence = fence
         self.left = False
-        self.lost = False
+        self.whole = False
+        self.over = False
 
     def process(self) -> Any:
         return _process_class()(self)
@@ -315,14 +316,18 @@ def _process_class() -> Any:
                 raise
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._of.lost = self._of.lost or exc is not None
+            self._of.over = True
             super().connection_lost(exc)
+
+        def eof_received(self) -> bool:
+            self._of.whole = self._of.whole or not self._of.over  # asyncssh calls this also when the connection is lost
+            return bool(super().eof_received())
 
     return Process
 
 
-async def _talk(process: Any, session: _Session, asked: _Command) -> CommandReply:
-    """Gives the command its input and takes its output, to its end."""
+async def _talk(process: Any, asked: _Command) -> tuple[str, str]:
+    """Gives the command its input and takes its output and error output, to its end."""
     ssh = library()
     room = [asked.limit_bytes]
     readers = [asyncio.ensure_future(_taken(stream, room)) for stream in (process.stdout, process.stderr)]
@@ -334,25 +339,26 @@ async def _talk(process: Any, session: _Session, asked: _Command) -> CommandRepl
             pass  # it ended without reading all of it: the exit status says more
         stdout, stderr = await asyncio.gather(*readers)
         await process.channel.wait_closed()
+        return stdout, stderr
     except (ssh.Error, OSError) as error:
-        if isinstance(error, TimeoutError):
-            raise
         raise _Ended(SshTrouble.LOST, reason_of(error)) from None
     finally:
         await stop(readers)
-    return _judged(process, session, asked, CommandReply(stdout, stderr, -1))
 
 
-def _judged(process: Any, session: _Session, asked: _Command, got: CommandReply) -> CommandReply:
+def _judged(process: Any, link: _Link, session: _Session, asked: _Command, stdout: str, stderr: str) -> CommandReply:
+    """The reply, where the end of the command is an answer."""
     signal, status = process.exit_signal, process.exit_status
-    # A connection that is lost may have cut the output even where the exit status came: sshd sends that first.
-    if session.lost or (status is None and not signal):
+    # The output may be cut even where the exit status came: sshd sends that first. Some servers end no output, but close
+    # the session; that is as good while the connection lives.
+    cut = not session.whole and link.connection.is_closed()
+    if cut or (status is None and not signal):
         raise _Ended(SshTrouble.LOST)
-    reply = CommandReply(got.stdout, got.stderr, -1 if signal else status)
-    if not signal and status in asked.answers:
+    reply = CommandReply(stdout, stderr, -1 if signal else status)
+    if status in asked.answers:  # of a process that a signal has ended it is -1
         return reply
     end = f"signal {printable(str(signal[0]), 20, quotes=False)}" if signal else f"exit status {status}"
-    words = _last_words(got.stderr.strip() or got.stdout.strip(), asked.hide)
+    words = _last_words(stderr.strip() or stdout.strip(), asked.hide)
     raise _Ended(SshTrouble.STATUS, f"{end}: {words}" if words else end, reply)
 
 

@@ -40,9 +40,10 @@ def is_bare_uri(uri: str) -> bool:
 
 def hiding(secrets: Iterable[str]) -> Hide:
     """Takes these out of a text, also as they are written in a URL."""
-    forms = {form for secret in secrets if secret for form in (secret, quote(secret, safe=""), quote_plus(secret))}
+    given = {secret for secret in secrets if secret}
 
     def hide(text: str) -> str:
+        forms = {form for secret in given for form in (secret, quote(secret, safe=""), quote_plus(secret))}
         for form in sorted(forms, key=len, reverse=True):
             text = text.replace(form, "…")
         return text

@@ -22,12 +22,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 
-from include.core.errors import AuthError, Forbidden, QuotaExceeded, TransientError, WaybillError
+from include.core.errors import LONGEST_WAIT_SECONDS, AuthError, Forbidden, QuotaExceeded, TransientError, WaybillError
 from include.core.ledger import Ledger, Owner, State, Submission
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER_LIMIT_SECONDS = 3600.0  # a remote that asks for more is looked at after an hour all the same
 QUOTA_PAUSE_SECONDS = 60.0  # the least: a window frees its bytes one submission after the other
 
 # -- errors -----------------------------------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ def asked_pause(error: BaseException, now: float) -> float | None:
     if isinstance(error, QuotaExceeded):
         return max(QUOTA_PAUSE_SECONDS, error.available_at - now)
     asked = error.retry_after if isinstance(error, TransientError) else None
-    return min(asked, RETRY_AFTER_LIMIT_SECONDS) if asked else None
+    return min(asked, LONGEST_WAIT_SECONDS) if asked else None
 
 
 def said_of(error: BaseException) -> str:

@@ -19,6 +19,7 @@ import httpx
 from include.core.concurrency import map_by_key
 from include.core.errors import NotFound, RemoteError, TransientError
 from include.core.http import Conflict, Credentials, HttpClient, HttpPolicy
+from include.core.http_reply import parse_answer as _read
 from include.icav2.credentials import MEDIA_TYPE
 from include.icav2.models import Data, Frozen, Job
 
@@ -261,14 +262,6 @@ class ICAv2Client:
 
         asked = await map_by_key([job_id for job_id in wanted if job_id not in found], ask, SINGLE_LOOKUPS)
         return found | {job_id: job for job_id, job in asked.items() if job is not None}
-
-
-def _read(make: Callable[[Any], T], answer: Any, what: str) -> T:
-    """What an answer says. A success that does not look like ICA's says nothing: the request is in doubt, not refused."""
-    try:
-        return make(answer)
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise TransientError(f"{what}: the answer is not as ICA documents it") from None
 
 
 def _chunks(paths: Sequence[str]) -> list[tuple[str, ...]]:

@@ -47,7 +47,5 @@ class KeptToken:
     async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
         token = await self.fetch()
         if not token.strip():
-            raise AuthError(
-                "the secret that connection waybill_icav2 names is empty: store the service user's JWT there"
-            )
+            raise AuthError(f"the secret that {client.where} names is empty: store the service user's JWT there")
         return await Header("Authorization", token, "Bearer").credential(client, refresh=refresh)

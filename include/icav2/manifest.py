@@ -119,7 +119,17 @@ def parse_json(data: bytes, field: str) -> Any:
 
 
 def checked(value: Any, field: str) -> Manifest:
-    """The manifest, if it is an object with something in it; `refusals` looks inside. Raises RequestError."""
+    """The manifest, if it is an object with something in it; `refusals` looks inside. Raises RequestError.
+
+    People paste the whole conf of an example where its manifest belongs: `{"manifest": …}` is understood.
+    """
+    if isinstance(value, dict) and CopyRequest.model_fields.keys() & value.keys():
+        if value.keys() != {"manifest"}:
+            names = ", ".join(printable(name, quotes=False) for name in value)
+            raise RequestError(
+                f"{field} holds a whole conf ({names}): give only the manifest here, and each other value in its own field"
+            )
+        value = value["manifest"]
     if not isinstance(value, dict) or not value:
         was = "is empty" if value in ({}, None) else f"holds {JSON_NAMES.get(type(value), 'something else')}"
         raise RequestError(f"{field} {was}: give an object of source → list of destinations, with at least one source")

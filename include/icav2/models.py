@@ -12,11 +12,15 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from include.core.request import BULKY, DEADLINE_DAYS, DeadlineDays, Request
+from include.core.request import BULKY, DEADLINE_DAYS, DeadlineDays, Request, in_section
 from include.core.text import bare_uri, is_bare_uri
 
 Manifest = dict[str, list[str]]
 INPUTS = ("manifest", "manifest_b64gz", "manifest_uri")
+
+
+CHECKS = in_section("Checks before and after the copy")
+SPEED = in_section("Speed and repeats")
 
 
 class CopyRequest(Request):
@@ -24,54 +28,96 @@ class CopyRequest(Request):
 
     manifest: dict[str, Any] | None = Field(
         None,
-        description="What to copy: each key is a source file (icav2://PROJECT-ID/path), each value the list of folders it "
-        "is copied to (icav2://PROJECT-ID/path/).",
-        json_schema_extra=BULKY,
-    )
-    manifest_b64gz: str | None = Field(
-        None,
-        description="The same manifest as JSON, gzipped, then base64 encoded.",
+        title="Manifest",
+        description="What to copy. Each key is a source: a file, or a folder if it ends with `/`. Each value is the list of "
+        "folders that it is copied to.",
+        examples=[
+            {
+                "icav2://b23fb516-d852-4985-adcc-831c12e8cd22/run/a.fastq.gz": [
+                    "icav2://7595e8f2-32d3-4c76-a324-c6a85dae87b5/cache/"
+                ]
+            }
+        ],
         json_schema_extra=BULKY,
     )
     manifest_uri: str | None = Field(
-        None, description="The same manifest as a JSON file under one of the prefixes of connection waybill_inputs."
+        None,
+        title="Manifest as a file",
+        description="Instead of the manifest above: where it lies as a JSON file, below a prefix of connection "
+        "`waybill_inputs`.",
+        examples=["s3://our-inputs/manifests/L2301368.json"],
+    )
+    manifest_b64gz: str | None = Field(
+        None,
+        title="Packed manifest",
+        description="Instead of the manifest above: the same JSON, compressed by gzip, then encoded in base64. Such a text "
+        "begins with `H4sI`.",
+        json_schema_extra=BULKY,
+    )
+    verify: Literal["size_and_etag", "size"] = Field(
+        "size_and_etag",
+        title="Proof of a copied file",
+        description="`size_and_etag`: by its size, and by its MD5 where ICA has it on both sides. `size`: by its size only.",
+        json_schema_extra=CHECKS,
+    )
+    require_empty_destination: bool = Field(
+        True,
+        title="Refuse folders that are not empty",
+        description="Refuse a destination that holds files which Waybill did not create there.",
+        json_schema_extra=CHECKS,
+    )
+    same_project: Literal["refuse", "allow"] = Field(
+        "refuse",
+        title="Copies within one project",
+        description="ICA has refused them in the past. `allow` sends them all the same.",
+        json_schema_extra=CHECKS,
+    )
+    small_files: Literal["batch", "stream"] = Field(
+        "batch",
+        title="Small files",
+        description="ICA's batch copy has been seen to refuse files below 8 MiB, and single-part ones. `batch`: copy them as all "
+        "others. `stream`: the worker downloads and uploads them, up to 100 MiB each; tags are not copied.",
+        json_schema_extra=SPEED,
     )
     max_resubmissions: int = Field(
-        5, ge=0, le=20, description="How often a failed copy job is sent again for one destination in this run."
+        5,
+        ge=0,
+        le=20,
+        title="Repeats of a failed job",
+        description="How many times this run may send a failed copy job again, for each destination.",
+        json_schema_extra=SPEED,
     )
-    max_in_flight: int = Field(200, ge=1, le=2000, description="How many copy jobs may run at once.")
+    max_in_flight: int = Field(
+        200,
+        ge=1,
+        le=2000,
+        title="Copy jobs at once",
+        description="How many copy jobs may run at once.",
+        json_schema_extra=SPEED,
+    )
     poll_seconds: float = Field(
         30.0,
         ge=1,
         le=3600,
-        description="The longest pause between two looks at the jobs. Young jobs are looked at sooner.",
+        title="Longest pause between two looks (seconds)",
+        description="How long to wait, at most, before the jobs are looked at again. New jobs are looked at sooner.",
+        json_schema_extra=SPEED,
     )
     job_timeout_minutes: float = Field(
         120.0,
         gt=0,
         le=10080,
-        description="A job that runs longer is stuck: what it copied is verified, the rest sent once more.",
+        title="Time limit of a copy job (minutes)",
+        description="A job that takes longer is stuck: what it has copied is checked, and the rest is sent once more.",
+        json_schema_extra=SPEED,
     )
-    deadline_days: DeadlineDays = DEADLINE_DAYS
-    verify: Literal["size_and_etag", "size"] = Field(
-        "size_and_etag",
-        description="How a copied file is proved: by its size, and by its MD5 ETag where both sides are single-part; or by size.",
-    )
-    require_empty_destination: bool = Field(
-        True, description="Refuse destinations that hold files which Waybill did not create there."
-    )
-    small_files: Literal["batch", "stream"] = Field(
-        "batch",
-        description="How files are copied that ICA's batch copy has been seen to refuse: those below 8 MiB, and single-part "
-        "ones of at most 100 MiB. batch: as all others. stream: the worker downloads and uploads them; tags are not copied.",
-    )
-    same_project: Literal["refuse", "allow"] = Field(
-        "refuse", description="What to do with a copy within one project, which ICA has refused in the past."
-    )
+    deadline_days: DeadlineDays = Field(DEADLINE_DAYS, json_schema_extra=SPEED)
 
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
-        given = [name for name in INPUTS if conf.get(name) is not None]
+        said = [name for name in INPUTS if conf.get(name) is not None]
+        # The form's editor leaves {} in a field that was opened and left: it counts only if there is nothing else.
+        given = [name for name in said if conf[name] not in ({}, "")] or said
         if len(given) == 1:
             return []
         what = ", ".join(given) or "none"

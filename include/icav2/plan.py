@@ -15,6 +15,10 @@ from include.icav2.manifest import Uri, parse_uri
 from include.icav2.models import Content, CopyPlan, Data, Destination, Flipped, Item, Verdict
 from include.icav2.verify import prove
 
+NO_PROJECT = (
+    "ICA knows no such project, or hides it from the user of connection waybill_icav2 (404): correct the project's id, or give "
+    "the user the right to it"
+)
 FORBIDDEN = "ICA forbids a look at its project (403): give the user of connection waybill_icav2 the right to it"
 
 
@@ -74,8 +78,16 @@ def _item(text: str, uri: Uri, listing: Mapping[str, Data] | None, tree: Mapping
         raise ValueError(FORBIDDEN)
     data = listing.get(uri.path)
     if data is None:
+        other = uri.path.rstrip("/") if uri.is_folder else uri.path + "/"
+        if other in listing:
+            kind = "a file: did you mean it without the last /" if uri.is_folder else "a folder: did you mean …/"
+            raise ValueError(f"this source is {kind}? ({printable(f'icav2://{uri.project_id}{other}')})")
         raise ValueError("this source does not exist (case counts); correct the path or take it out")
     parts = list(tree.values()) if uri.is_folder else [data]
+    if not parts:
+        raise ValueError(
+            "this folder holds no file, and ICA copies no empty folders: take it out, or put a file into it"
+        )
     unready = [part for part in parts if part.status != "AVAILABLE"]
     if unready:
         more = f" (and {len(unready) - 1} more)" if len(unready) > 1 else ""
@@ -102,13 +114,18 @@ def _destination(entry: Flipped, items: Mapping[str, Item]) -> Destination:
 async def look_at(client: ICAv2Client, destination: Destination) -> dict[str, Data]:
     """Everything at a destination that matters to its items, by full path. A missing folder is empty."""
     try:
-        there = {data.path: data for data in await client.list_folder(destination.project_id, destination.path)}
-        for item in destination.items:
-            if item.is_folder and destination.path + item.name + "/" in there:
-                tree = await client.list_tree(destination.project_id, destination.path + item.name + "/")
-                there |= {data.path: data for data in tree}
+        return await _look(client, destination)
     except NotFound:
         return {}
+
+
+async def _look(client: ICAv2Client, destination: Destination) -> dict[str, Data]:
+    """As `look_at`. Raises NotFound where there is no such project."""
+    there = {data.path: data for data in await client.list_folder(destination.project_id, destination.path)}
+    for item in destination.items:
+        if item.is_folder and destination.path + item.name + "/" in there:
+            tree = await client.list_tree(destination.project_id, destination.path + item.name + "/")
+            there |= {data.path: data for data in tree}
     return there
 
 
@@ -126,19 +143,21 @@ async def occupied(
     An unmanaged file with the name of ours and other content is always refused: SKIP would keep it in silence.
     """
 
-    async def look(index: int) -> dict[str, Data] | None:
+    async def look(index: int) -> dict[str, Data] | str:
         try:
-            return await look_at(client, plan.destinations[index])
+            return await _look(client, plan.destinations[index])
         except Forbidden:
-            return None
+            return FORBIDDEN
+        except NotFound:
+            return NO_PROJECT
 
     listings = await map_by_key(range(len(plan.destinations)), look)
     listed = {d.key: _files_in(d, listings[index] or {}) for index, d in enumerate(plan.destinations)}
     names, problems = created(listed), list[str]()
     for index, destination in enumerate(plan.destinations):
         there = listings[index]
-        if there is None:
-            problems.append(f"{printable(destination.dest_uri)}: {FORBIDDEN}")
+        if isinstance(there, str):
+            problems.append(f"{printable(destination.dest_uri)}: {there}")
         else:
             mine = names.get(destination.key, set())
             problems += _occupants(destination, there, mine, refuse_unmanaged=refuse_unmanaged, use_etag=use_etag)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 
 from include.core.errors import RequestError
-from include.core.request import Request
+from include.core.request import Request, in_section
 from include.core.text import printable
 from include.plates.layout import BROAD2018, PRESETS, disambiguate, own_layout, plates_from_csv
 from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention
@@ -21,6 +21,13 @@ CSV_LIMIT_BYTES = 1024 * 1024
 MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
 _OWN = ("part_prefixes", "archive_prefix", "backup_prefix")
 _BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+
+
+WHERE = in_section("Buckets and folders")
+OWN_LAYOUT = in_section("Own folder layout")
+ARCHIVE = in_section("How the archive is written")
+ANSWER = in_section("Approval and undo")
+COLD = in_section("Cold storage")
 
 
 class PlateRow(pydantic.BaseModel):
@@ -35,28 +42,97 @@ class PlateRow(pydantic.BaseModel):
 class PlatesRequest(Request):
     """Which plates, and where they and their archives lie: the same for backup and restore."""
 
-    project: str = pydantic.Field(min_length=1, description="Project, as 2013_Gustafsdottir_PLOSONE.")
-    batch: str = pydantic.Field(min_length=1, description="Batch, as BBBC022.")
-    source: str = pydantic.Field("", description="Source, for layouts that have one (cpg: source_4).")
+    dry_run: bool = pydantic.Field(
+        False,
+        title="Dry run",
+        description="Stop after the plan: it lists what would be done and what would go wrong, and changes nothing.",
+    )
+    project: str = pydantic.Field(
+        min_length=1,
+        title="Project",
+        description="The project's folder in the bucket.",
+        examples=["2013_Gustafsdottir_PLOSONE"],
+    )
+    batch: str = pydantic.Field(
+        min_length=1, title="Batch", description="The batch's folder in the project.", examples=["BBBC022"]
+    )
     plates: list[PlateRow] | None = pydantic.Field(
-        None, description="The plates as rows of plate_id and plate_id_full. Or give plates_uri."
+        None,
+        title="Plates",
+        description="The plates, one row each. `plate_id_full` is the folder's name under `images/`, `plate_id` the short "
+        "name that everything else uses; they may be equal.",
+        examples=[[{"plate_id": "20585", "plate_id_full": "20585"}, {"plate_id": "20586", "plate_id_full": "20586"}]],
     )
     plates_uri: str | None = pydantic.Field(
-        None, description="URI of a plates.csv (header plate_id,plate_id_full) under a prefix of waybill_inputs."
+        None,
+        title="Plates as a file",
+        description="Instead of the plates above: where they lie as a `plates.csv` (its first line is "
+        "`plate_id,plate_id_full`), below a prefix of connection `waybill_inputs`.",
+        examples=["s3://our-inputs/BBBC022/plates.csv"],
     )
-    bucket: str = pydantic.Field("imaging-platform", pattern=_BUCKET, description="The live bucket.")
-    archive_bucket: str = pydantic.Field("imaging-platform-cold", pattern=_BUCKET, description="The archive bucket.")
+    bucket: str = pydantic.Field(
+        "imaging-platform",
+        pattern=_BUCKET,
+        title="Bucket of the plates",
+        description="The bucket where the plates lie, or are restored to.",
+        json_schema_extra=WHERE,
+    )
+    archive_bucket: str = pydantic.Field(
+        "imaging-platform-cold",
+        pattern=_BUCKET,
+        title="Bucket of the archive",
+        description="The bucket where the tarballs lie.",
+        json_schema_extra=WHERE,
+    )
     layout: Literal["broad2018", "cpg", "own"] = pydantic.Field(
-        "broad2018", description="Where plates lie: the SOP's folders, the Cell Painting Gallery's, or own templates."
+        "broad2018",
+        title="Folder layout",
+        description="`broad2018`: the folders of the written procedure. `cpg`: those of the Cell Painting Gallery, which "
+        "needs a source. `own`: the folders that you name in the part below.",
+        json_schema_extra=WHERE,
+    )
+    source: str = pydantic.Field(
+        "",
+        title="Source",
+        description="Only for layouts that have one, as `cpg`.",
+        examples=["source_4"],
+        json_schema_extra=WHERE,
     )
     part_prefixes: dict[str, str] | None = pydantic.Field(
         None,
-        description="Layout own: part name to prefix template over {project} {source} {batch} {plate_id} {plate_id_full}.",
+        title="Prefix of each part",
+        description="For each part of a plate, the prefix of its keys. It may hold `{project}`, `{source}`, `{batch}`, "
+        "`{plate_id}` and `{plate_id_full}`.",
+        examples=[{"images": "{project}/{batch}/images/{plate_id_full}/"}],
+        json_schema_extra=OWN_LAYOUT,
     )
-    archive_prefix: str | None = pydantic.Field(None, description="Layout own: prefix template of the tarballs.")
-    backup_prefix: str | None = pydantic.Field(None, description="Layout own: prefix template of the listings.")
-    strip: str = pydantic.Field("", description="Layout own: cut from the front of keys to make member names.")
-    tag: str = pydantic.Field(BROAD2018.tag, description="Layout own: template of the archive's name.")
+    archive_prefix: str | None = pydantic.Field(
+        None,
+        title="Prefix of the tarballs",
+        description="Where the tarballs are stored in the bucket of the archive.",
+        examples=["archive/{project}/plates/"],
+        json_schema_extra=OWN_LAYOUT,
+    )
+    backup_prefix: str | None = pydantic.Field(
+        None,
+        title="Prefix of the listings",
+        description="Where the listings are stored in the bucket of the plates.",
+        examples=["{project}/backup/"],
+        json_schema_extra=OWN_LAYOUT,
+    )
+    strip: str = pydantic.Field(
+        "",
+        title="Cut from the front of keys",
+        description="What is left out at the front of a key when the file is named in the tarball.",
+        examples=["projects/"],
+        json_schema_extra=OWN_LAYOUT,
+    )
+    tag: str = pydantic.Field(
+        BROAD2018.tag,
+        title="Name of an archive",
+        description="What the names of a plate's tarballs begin with.",
+        json_schema_extra=OWN_LAYOUT,
+    )
 
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
@@ -110,28 +186,75 @@ class PlatesRequest(Request):
 class BackupRequest(PlatesRequest):
     """Conf of plate_backup. With project, batch and plates alone it archives and verifies, and deletes nothing."""
 
-    compression: Literal["default", "none", "gzip", "zstd"] = pydantic.Field(
-        "default", description="By default the layout's: gzip for broad2018, none for the others."
-    )
-    level: int = pydantic.Field(1, ge=1, le=19, description="Compression level (gzip: up to 9).")
-    volume_gib: int = pydantic.Field(300, ge=1, le=300, description="A tarball is split beyond this many GiB.")
-    copy_from_mib: int | None = pydantic.Field(
-        None, ge=10, description="Members from this size on are copied inside the store (compression none only)."
-    )
-    storage_class: str | None = pydantic.Field(
-        None, pattern=r"^[A-Z_]+$", description="Storage class of the tarballs; by default the bucket's."
+    delete_parts: list[str] = pydantic.Field(
+        default=[],
+        title="Parts to delete",
+        description="The parts that are deleted from the bucket of the plates, once they are proved and a person has "
+        "approved it. Nothing is deleted if this is empty.",
+        examples=[["images", "illum", "analysis", "backend"]],
     )
     retention: Retention = pydantic.Field(
-        "versioned", description="What must protect a tarball before its source is deleted: none, versioned, locked."
-    )
-    delete_parts: list[str] = pydantic.Field(
-        default=[], description="Parts to delete once proved and approved, as images; nothing by default."
+        "versioned",
+        title="Protection of the tarballs",
+        description="What must protect a tarball before its source is deleted. `versioned`: its bucket keeps old versions. "
+        "`locked`: an object lock or a legal hold lies on it. `none`: nothing.",
     )
     undo_days: float = pydantic.Field(
-        0, ge=0, le=365, description="On a versioned bucket: set delete markers, and purge after so many days."
+        0,
+        ge=0,
+        le=365,
+        title="Undo time (days)",
+        description="Only where the bucket of the plates is versioned. Files are marked as deleted first, and are deleted "
+        "permanently after so many days; until then they can be brought back.",
+        json_schema_extra=ANSWER,
     )
-    approval_days: float = pydantic.Field(14, gt=0, le=365, description="How long the approval is waited for.")
-    dry_run: bool = pydantic.Field(False, description="Stop after the plan: list and check, write nothing.")
+    approval_days: float = pydantic.Field(
+        14,
+        gt=0,
+        le=365,
+        title="Wait for the approval (days)",
+        description="Without an answer in this time nothing is deleted.",
+        json_schema_extra=ANSWER,
+    )
+    compression: Literal["default", "none", "gzip", "zstd"] = pydantic.Field(
+        "default",
+        title="Compression",
+        description="`default`: gzip for layout `broad2018`, none for the others.",
+        json_schema_extra=ARCHIVE,
+    )
+    level: int = pydantic.Field(
+        1,
+        ge=1,
+        le=19,
+        title="Compression level",
+        description="Higher takes more time and less space. More than 9 is for zstd only.",
+        json_schema_extra=ARCHIVE,
+    )
+    volume_gib: int = pydantic.Field(
+        300,
+        ge=1,
+        le=300,
+        title="Volume size (GiB)",
+        description="A tarball that would be larger is split into volumes of this size.",
+        json_schema_extra=ARCHIVE,
+    )
+    copy_from_mib: int | None = pydantic.Field(
+        None,
+        ge=10,
+        title="Copy inside the store from (MiB)",
+        description="Files from this size on are copied by the store itself and do not pass through the worker. Only with "
+        "compression `none`.",
+        examples=[64],
+        json_schema_extra=ARCHIVE,
+    )
+    storage_class: str | None = pydantic.Field(
+        None,
+        pattern=r"^[A-Z_]+$",
+        title="Storage class",
+        description="The storage class of the tarballs. Empty: the default of the bucket.",
+        examples=["DEEP_ARCHIVE"],
+        json_schema_extra=ARCHIVE,
+    )
 
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
@@ -189,21 +312,57 @@ class BackupRequest(PlatesRequest):
 class RestoreRequest(PlatesRequest):
     """Conf of plate_restore. With project, batch and plates alone it gives every file back at its own key."""
 
-    parts: list[str] = pydantic.Field(default=[], description="Only these parts, as images; all by default.")
+    parts: list[str] = pydantic.Field(
+        default=[], title="Parts", description="Only these parts. Empty: all.", examples=[["images"]]
+    )
     files: list[str] = pydantic.Field(
-        default=[], description="Only these files: a key, the end of a key, or a pattern as */Images/r01*."
+        default=[],
+        title="Files",
+        description="Only these files: a key, the end of a key, or a pattern. Empty: all.",
+        examples=[["20586.sqlite", "*/Images/r01*"]],
     )
     to_prefix: str = pydantic.Field(
-        "", description="Restore below this prefix of the live bucket; by default files get their own keys back."
+        "",
+        title="Restore to another place",
+        description="A prefix in the bucket of the plates, which ends with a slash. Empty: files get their own keys back.",
+        examples=["restored/2026-11-26/"],
     )
-    overwrite: bool = pydantic.Field(False, description="Replace what is there and differs. Otherwise it is refused.")
-    days: int = pydantic.Field(7, ge=1, le=365, description="How long cold storage keeps the restored copy.")
+    overwrite: bool = pydantic.Field(
+        False,
+        title="Replace files that differ",
+        description="Replace a file that is there and differs. Otherwise such a file is kept, and the run fails.",
+    )
     tier: Literal["Standard", "Bulk", "Expedited"] = pydantic.Field(
-        "Standard", description="Retrieval tier: speed against cost."
+        "Standard",
+        title="Retrieval tier",
+        description="How fast cold storage gives a tarball back: `Expedited` is the fastest and costs most, `Bulk` the "
+        "slowest and costs least.",
+        json_schema_extra=COLD,
     )
-    wait_hours: float = pydantic.Field(72, gt=0, le=240, description="How long to wait for cold storage.")
-    poll_seconds: float = pydantic.Field(600, ge=1, le=3600, description="Longest pause between two looks.")
-    dry_run: bool = pydantic.Field(False, description="Stop after the plan: say what would be restored.")
+    days: int = pydantic.Field(
+        7,
+        ge=1,
+        le=365,
+        title="Keep the restored tarball (days)",
+        description="How long cold storage keeps a tarball readable.",
+        json_schema_extra=COLD,
+    )
+    wait_hours: float = pydantic.Field(
+        72,
+        gt=0,
+        le=240,
+        title="Wait for cold storage (hours)",
+        description="If a tarball is not readable after this time, the run fails.",
+        json_schema_extra=COLD,
+    )
+    poll_seconds: float = pydantic.Field(
+        600,
+        ge=1,
+        le=3600,
+        title="Longest pause between two looks (seconds)",
+        description="How long to wait, at most, before cold storage is asked again.",
+        json_schema_extra=COLD,
+    )
 
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:

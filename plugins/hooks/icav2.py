@@ -46,5 +46,5 @@ def _credentials(connection: Connection, aws: Connection | None = None) -> Crede
             f"connection {connection.conn_id} holds no credential: give the API key as password, or the extra "
             "ssm_parameter or secret_id"
         )
-    mask_secret(connection.password)
+    mask_secret(connection.password.strip())  # as it is sent: a copied key may end with a line break
     return ApiKey(connection.password, extra.get("tenant"))

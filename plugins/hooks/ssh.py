@@ -4,34 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow.sdk import BaseHook, Connection
+from airflow.sdk import Connection
 from airflow.sdk.log import mask_secret
+from hooks.client import ClientHook
 
 from include.core.errors import RequestError
 from include.core.ssh import SshClient
 from include.core.ssh_login import SshTarget
 
 
-class SshHook(BaseHook):
+class SshHook(ClientHook[SshClient]):
     """Connection fields as in Airflow's ssh provider: host, port, login, password; extras `private_key` (with
     `private_key_passphrase`) or `key_file`, and `host_key` or `known_hosts`. The host's key is always checked, but on a
     rehearsal's own machine where the extra `no_host_key_check` says so."""
 
     conn_name_attr = "ssh_conn_id"
+    default_conn_name = "waybill_ssh"
     conn_type = "ssh"
     hook_name = "Waybill SSH"
 
-    def __init__(self, ssh_conn_id: str):
-        super().__init__()
-        self.ssh_conn_id = ssh_conn_id
-
-    def client(self) -> SshClient:
-        """For tasks. Use as an async context manager."""
-        return SshClient(ssh_target(self.get_connection(self.ssh_conn_id)))
-
-    async def aclient(self) -> SshClient:
-        """For triggers."""
-        return SshClient(ssh_target(await self.aget_connection(self.ssh_conn_id)))
+    def connect(self, connection: Connection, *_others: Connection) -> SshClient:
+        return SshClient(ssh_target(connection))
 
 
 def ssh_target(connection: Connection) -> SshTarget:
@@ -42,7 +35,7 @@ def ssh_target(connection: Connection) -> SshTarget:
     passphrase = _text(extra, "private_key_passphrase") or _text(extra, "passphrase")
     for secret in (connection.password, _text(extra, "private_key"), passphrase):
         if secret:
-            mask_secret(secret)
+            mask_secret(secret.strip())
     known_hosts = _text(extra, "known_hosts")
     return SshTarget(
         name=connection.conn_id,

@@ -80,11 +80,17 @@ def prefixes_of(connection: Connection) -> list[Objects]:
     given = extra.get("prefixes") or [extra.get("prefix") or connection.host]
     if not all(isinstance(prefix, str) and prefix for prefix in given):
         raise RequestError(f'connection {connection.conn_id}: give the extra {{"prefix": "file:///srv/waybill/…"}}')
-    return [Objects(prefix, extra.get("options")) for prefix in given]
+    return [Objects(prefix, extra.get("options"), named_by=f"connection {connection.conn_id}") for prefix in given]
 
 
 def receipts(conn_id: str = RECEIPTS) -> ReceiptStore:
-    return ReceiptStore(prefixes_of(BaseHook.get_connection(conn_id))[0])
+    """Where receipts lie. Raises RequestError, RemoteError where the connection cannot be used; both name it."""
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        what = f'connection {conn_id} does not exist: create it with the extra {{"prefix": "file:///srv/waybill/receipts"}}'
+        raise RequestError(what) from None
+    return ReceiptStore(prefixes_of(connection)[0])
 
 
 async def areceipts(conn_id: str = RECEIPTS) -> ReceiptStore:
@@ -134,4 +140,5 @@ def journals(*steps: str, conn_id: str = RECEIPTS) -> JournalFor:
         folder = Path(unquote(parts.path))
         return lambda name: FileJournal(folder / f"{file_name(name)}.jsonl")
     options = connection.extra_dejson.get("options")
-    return lambda name: ObjectJournal(Objects(f"{place}{file_name(name)}", options))
+    named_by = f"connection {conn_id}"
+    return lambda name: ObjectJournal(Objects(f"{place}{file_name(name)}", options, named_by=named_by))

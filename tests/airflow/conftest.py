@@ -1,7 +1,8 @@
 """One real Airflow per test session: separate components that tests may kill, two triggerers, and the ICA simulator.
 
 Invariant: it boots once (about 40 s) and is shared, so a test that kills a component waits
-until it is healthy again, and every test copies to folders of its own.
+until it is healthy again, and every test copies to folders of its own. All waits, and how long simulated jobs take, are
+multiplied by how slow the machine is now (`Stack.slowness`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pytest
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
 from include.core.ledger.audit import verify
 from rehearsal.demo import own_connections
+from rehearsal.scenes import plates
 from rehearsal.scenes.icav2 import ICAv2Scene
 from rehearsal.stack import Stack
 
@@ -27,6 +29,7 @@ TARGET = (
     "0d9e8f10-4a6b-4f0e-9d0c-3c1f6f2a7b55"  # not the published inputs' target, which one scenario checks as a whole
 )
 DAG_ID = "icav2_copy_batch"
+HANG = pytest.mark.timeout(3600)  # every wait has a deadline of its own, which is longer on a slow machine
 
 
 class Rehearsal:
@@ -65,8 +68,9 @@ class Rehearsal:
 
     def fate(self, *overrides: dict[str, Any]) -> None:
         """How long jobs take and how they end, by destination (simulator knob `overrides`)."""
+        slowness = self.stack.slowness
         with self._lock:
-            self._fates += overrides
+            self._fates += [{**one, "duration_seconds": one["duration_seconds"] * slowness} for one in overrides]
             self.sim.patch("/_sim/settings", json={"overrides": self._fates}).raise_for_status()
 
     def document(self, run_id: str, name: str = "receipt.json") -> Any:
@@ -81,9 +85,10 @@ class Rehearsal:
         self.api.wait_task(DAG_ID, run_id, "copy", 90, states={"deferred"})
 
     def until(self, reached: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+        seconds *= self.stack.slowness
         deadline = time.monotonic() + seconds
         while not (found := reached()):
-            assert time.monotonic() < deadline, f"after {seconds} s not yet: {what}"
+            assert time.monotonic() < deadline, f"after {seconds:.0f} s not yet: {what}"
             time.sleep(0.2)
         return found
 
@@ -122,11 +127,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         short_timings=True,
         triggerers=2,
         simulators=("--seed", "5", "--scenario", "sop"),
-        extra_env=lambda addresses: {**connections, **ICAv2Scene.connections(addresses)},
+        extra_env=lambda addresses: {
+            **connections,
+            **ICAv2Scene.connections(addresses),
+            **plates.connections(addresses["s3"]),
+        },
     )
     with stack:
         project = {"id": TARGET, "name": "targets of tests"}
         httpx.post(f"{stack.addresses['icav2']}/_sim/projects", json=project, trust_env=False).raise_for_status()
+        plates.make_pool(stack.api)
         stack.api.unpause(DAG_ID)
         yield stack
 

@@ -18,9 +18,9 @@ from include.core.ledger.audit import verify
 from rehearsal.api import ApiError
 from rehearsal.scenes.icav2 import ICAv2Scene
 from rehearsal.stack import Stack
-from tests.airflow.conftest import DAG_ID, TARGET, Rehearsal
+from tests.airflow.conftest import DAG_ID, HANG, TARGET, Rehearsal
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.airflow, HANG]
 
 LONG = 20.0  # seconds: a job that is still running when the test strikes
 

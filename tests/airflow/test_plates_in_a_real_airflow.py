@@ -18,9 +18,9 @@ from include.core.ledger import State
 from include.core.ledger.audit import verify
 from rehearsal.scenes import plates
 from rehearsal.stack import Stack
-from tests.airflow.conftest import Rehearsal
+from tests.airflow.conftest import HANG, Rehearsal
 
-pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, HANG]
 
 IDS = plates.plate_ids()
 DAMAGED, KILLED_ARCHIVING, KILLED_DELETING, GREW = IDS[2], IDS[4], IDS[6], IDS[8]
@@ -29,23 +29,13 @@ LIVE, COLD = "twenty-plates", "twenty-plates-cold"
 
 @pytest.fixture(scope="module")
 def store(stack: Stack) -> Any:
-    """Two buckets, twenty plates in the first, the connections, and the pool."""
-    address = stack.addresses["s3"]
-    client = plates.s3_client(address)
+    """Two buckets, and twenty plates in the first."""
+    client = plates.s3_client(stack.addresses["s3"])
     for bucket in (LIVE, COLD):
         client.create_bucket(Bucket=bucket)
     for plate_id in IDS:
         for key, data in plates.plate_files(plate_id, wells=1).items():
             client.put_object(Bucket=LIVE, Key=key, Body=data)
-    for name, value in plates.connections(address).items():
-        given = json.loads(value)
-        body = {
-            **given,
-            "connection_id": name.removeprefix("AIRFLOW_CONN_").lower(),
-            "extra": json.dumps(given["extra"]),
-        }
-        stack.api.request("POST", "/api/v2/connections", json=body)
-    plates.make_pool(stack.api)
     for dag_id in (plates.BACKUP, plates.RESTORE):
         stack.api.unpause(dag_id)
     return client

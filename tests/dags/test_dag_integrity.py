@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,15 +108,66 @@ def test_no_task_starts_in_the_triggerer(dag: Any):
 def test_every_param_is_described_and_its_schema_is_flat(dag: Any):
     for name in dag.params:
         param = dag.params.get_param(name)
-        assert param.description, f"{name} has no description"
+        assert param.schema["description_md"], f"{name} has no description"
+        assert param.description is None, "the form would show it instead of the text with the example"
         assert "$ref" not in json.dumps(param.schema)
         assert "anyOf" not in param.schema, f"{name}: nullable is a list of types"
         assert "type" in param.schema
         jsonschema.Draft202012Validator.check_schema(param.schema)
-        optional = param.value is not None  # a required field has no default
-        assert not optional or jsonschema.Draft202012Validator(param.schema).is_valid(param.value), (
-            f"{name}: its default"
-        )
+        required = model_of(dag).model_fields[name].is_required()
+        assert required or jsonschema.Draft202012Validator(param.schema).is_valid(param.value), f"{name}: its default"
+
+
+def model_of(dag: Any) -> Any:
+    return dag.get_task("load_request").model if dag.dag_id not in NOBODY_ASKS else Request
+
+
+def test_every_field_of_a_form_has_a_title_in_words_and_a_sentence(dag: Any):
+    for name, field in model_of(dag).model_fields.items():
+        assert field.title, f"{name} has no title"
+        assert "_" not in field.title and field.title[0].isupper(), f"{name}: {field.title}"
+        for ending, unit in UNITS.items():
+            assert not name.endswith(ending) or f"({unit})" in field.title, f"{name}: its title names no unit"
+        assert field.description.endswith("."), f"{name}: {field.description}"
+
+
+UNITS = {"_gib": "GiB", "_mib": "MiB", "_seconds": "seconds", "_minutes": "minutes", "_hours": "hours", "_days": "days"}
+
+
+def test_optional_fields_are_optional_and_required_ones_are_seen_at_once(dag: Any):
+    """The form blocks its button, without a word, while a field that is not nullable is empty."""
+    for name, field in model_of(dag).model_fields.items():
+        schema = dag.params.get_param(name).schema
+        assert ("null" in schema["type"]) != field.is_required(), name
+        assert not (field.is_required() and "section" in schema), f"{name}: its section is closed at first"
+        assert dag.params.get_param(name).value != "", name
+
+
+def test_a_scheduled_dag_asks_for_nothing_since_its_runs_have_an_empty_conf(dag: Any):
+    if dag.schedule is not None:
+        assert not [name for name, field in model_of(dag).model_fields.items() if field.is_required()]
+        assert model_of(dag).model_validate({})
+
+
+def test_a_dry_run_comes_first_and_what_few_people_need_is_in_a_closed_section(dag: Any):
+    names = list(dag.params)
+    assert "dry_run" not in names[1:]
+    sections = [dag.params.get_param(name).schema.get("section") for name in names]
+    assert sections.count(None) <= 10, "the part that is open shows what most people need"
+    assert not {"Run Parameters", "Advanced Options"} & set(sections), "Airflow's own parts of the form"
+    assert all(section is None or section[0].isupper() for section in sections)
+
+
+def test_every_json_field_has_an_example_that_the_model_takes(dag: Any):
+    for name, field in model_of(dag).model_fields.items():
+        schema = dag.params.get_param(name).schema
+        as_json = "object" in schema["type"] or schema.get("items", {}).get("type") == "object"
+        assert not as_json or "```json" in schema["description_md"], f"{name} has no example"
+        for example in field.examples or []:
+            assert jsonschema.Draft202012Validator(schema).is_valid(example), f"{name}: {example}"
+            assert not faults(model_of(dag), name, example, strict=True), f"{name}: {example}"
+        for code in re.findall(r"```\w+\n(.*?)```", schema["description_md"], re.DOTALL):
+            assert max(map(len, code.splitlines())) <= 72, f"{name}: wide code pushes the titles aside"
 
 
 VALUES = [
@@ -138,7 +190,7 @@ def test_what_the_form_accepts_the_model_accepts_too(dag: Any):
 
 def verdicts(dag: Any) -> Iterator[tuple[str, Any, bool, bool, bool]]:
     """Each field alone with each value: accepted by the form, by the model, by the model without conversions."""
-    model = dag.get_task("load_request").model if dag.dag_id not in NOBODY_ASKS else Request
+    model = model_of(dag)
     assert dag.params.keys() == model.model_fields.keys()
     for name in model.model_fields:
         form = jsonschema.Draft202012Validator(dag.params.get_param(name).schema)

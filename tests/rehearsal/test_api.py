@@ -22,7 +22,7 @@ def _client(script: Script, tokens: int = 9) -> tuple[Api, list[httpx.Request]]:
 
 
 def _client_on_a_clock(
-    script: Script, tokens: int = 9, request_seconds: float = 0.0
+    script: Script, tokens: int = 9, request_seconds: float = 0.0, slowness: float = 1.0
 ) -> tuple[Api, list[httpx.Request], list[float]]:
     """The same with the pauses it made, on a clock that only pauses and requests move."""
     now = 0.0
@@ -47,7 +47,9 @@ def _client_on_a_clock(
         return next_one
 
     transport = httpx.MockTransport(answer)
-    client = Api("http://127.0.0.1:1", "amy", "secret", transport=transport, sleep=sleep, clock=lambda: now)
+    client = Api(
+        "http://127.0.0.1:1", "amy", "secret", transport=transport, sleep=sleep, clock=lambda: now, slowness=slowness
+    )
     return client, seen, pauses
 
 
@@ -90,6 +92,13 @@ def test_a_read_is_given_up_half_a_minute_after_it_began() -> None:
     with pytest.raises(UnreachableError, match="ConnectTimeout"):
         client.run("d", "r")
     assert (len(seen), pauses) == (3, [1, 1])  # the first also fetched the token: 18 s, 28 s, 38 s
+
+
+def test_on_a_slow_machine_all_waits_are_longer() -> None:
+    client, _, pauses = _client_on_a_clock([httpx.Response(404, json={})] * 200, slowness=3.0)
+    with pytest.raises(StackError, match="after 30 s"):
+        client.wait_task("d", "r", "t", 10, states={"success"})
+    assert 29 <= sum(pauses) <= 31
 
 
 def test_what_is_refused_after_all_is_not_repeated_as_a_busy_database_would_be() -> None:

@@ -237,7 +237,7 @@ def engine_for(url: URL, *, must_exist: bool = True, mounts: str | None = None) 
         "keepalives_count": 3,
         "tcp_user_timeout": PATIENCE_SECONDS * 1000,
     }
-    return sa.create_engine(
+    engine = sa.create_engine(
         url,
         # Under any other level the statement that waits for the lock would fix what the transaction sees, before it has it.
         isolation_level="READ COMMITTED",
@@ -245,6 +245,41 @@ def engine_for(url: URL, *, must_exist: bool = True, mounts: str | None = None) 
         pool_size=2,
         hide_parameters=True,
         connect_args={name: value for name, value in patience.items() if name not in url.query},
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(dialect: sa.Dialect, _record: Any, args: Any, options: Any) -> Any:
+        try:
+            return dialect.connect(*args, **options)
+        except dialect.loaded_dbapi.OperationalError as error:
+            raise _not_connected(url, str(error)) from None
+
+    return engine
+
+
+# psycopg2 has no SQLSTATE for a connection that was refused (tried), so the server's words decide. One that speaks another
+# language than English is taken for one that is away.
+_WHY_REFUSED = {
+    "password authentication failed": "28P01, wrong password or user",
+    "no password supplied": "28P01, no password is given",
+    "no pg_hba.conf entry": "28000, the server lets nobody in from here",
+    "is not permitted to log in": "28000, this user may not log in",
+    'role ".*" does not exist': "28000, there is no such user",
+    'database ".*" does not exist': "3D000, there is no such database",
+}
+
+
+def _not_connected(url: URL, said: str) -> LedgerError | TransientError:
+    """Why there is no connection: a refused login is not mended by waiting. The server's words may quote the URL: not told."""
+    secret = str(url.password or "")
+    where = "its host" if secret and secret in str(url.host) else f"{url.host}:{url.port or 5432}"
+    why = next((why for words, why in _WHY_REFUSED.items() if re.search(words, said)), None)
+    if why is not None:
+        return LedgerError(f"PostgreSQL at {where} refuses the login ({why}): correct connection waybill_ledger")
+    if "could not translate host name" in said:
+        where = f"{where}, a host that is not known here,"
+    return TransientError(
+        f"the ledger's PostgreSQL at {where} does not answer now. Check connection waybill_ledger if this lasts"
     )
 
 
@@ -362,6 +397,7 @@ def init(url: URL, *, migrations: list[Callable[[Connection], None]] | None = No
     try:
         with plain_errors("opened"), engine.begin() as conn:
             lock(conn)
+            _refuse_other_encodings(conn)
             before = schema_version(conn) or 0
             if before > len(steps):
                 raise LedgerError(_newer(before, len(steps)))
@@ -374,6 +410,18 @@ def init(url: URL, *, migrations: list[Callable[[Connection], None]] | None = No
             return before, len(steps)
     finally:
         engine.dispose()
+
+
+def _refuse_other_encodings(conn: Connection) -> None:
+    """File names hold every script; a database of another encoding refuses some of them in the middle of a run."""
+    if conn.dialect.name != "postgresql":
+        return
+    encoding = str(conn.exec_driver_sql("SHOW server_encoding").scalar_one())
+    if encoding != "UTF8":
+        raise LedgerError(
+            f"the database keeps text as {encoding}, and the ledger needs UTF8: create another one, as "
+            "CREATE DATABASE waybill ENCODING 'UTF8' TEMPLATE template0, and name it in connection waybill_ledger"
+        )
 
 
 def check_schema(conn: Connection) -> str:

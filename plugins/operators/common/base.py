@@ -16,11 +16,11 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator, Context
 from airflow.sdk.definitions.retry_policy import RetryDecision, RetryPolicy
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 from hooks.task import run_async, step_records
-from hooks.waybill import RECEIPTS, write_note
+from hooks.waybill import write_note
 
-from include.core.errors import RequestError, WaybillError
+from include.core.errors import RemoteError, RequestError, WaybillError
 from include.core.request import truncate_for_xcom
 from include.core.steps import StepRecords
 from include.core.text import few, pluralize, shorten
@@ -96,18 +96,9 @@ class WaybillOperator(BaseOperator):
         try:
             records = self.records(context)
             run_async(records.begin(step, **facts))
-        except AirflowNotFoundException:
-            why = "it does not exist"
-        except RequestError as error:
-            why = str(error)
-        except OSError as error:
-            why = f"its place cannot be used: {error.strerror or type(error).__name__}"
-        else:
-            return records
-        raise RequestError(
-            f'connection {RECEIPTS}: {why}; give it the extra {{"prefix": …}} of a folder or bucket that every worker can '
-            "write to: nothing is done without a place for the receipt"
-        ) from None
+        except (RequestError, RemoteError) as error:
+            raise RequestError(f"{error}; it needs a folder or bucket that every worker can write to") from None
+        return records
 
     def _record_failure(self, records: StepRecords, error: WaybillError, facts: dict[str, Any]) -> None:
         connections = [value for name, value in vars(self).items() if name.endswith("_conn_id")]

@@ -20,8 +20,8 @@ class LoadRequestOperator(WaybillOperator):
     """Checks `dag_run.conf` against `model` (strictly: Airflow lets unknown keys pass) and returns it with its defaults.
 
     What the model declares as bulky is left out, since it would not fit XCom. `check(request, input_places)` may check more,
-    without touching a remote; it raises RequestError. A missing or unreadable ledger is refused here too, before anything
-    remote happens.
+    without touching a remote; it raises RequestError. A ledger that is missing or unreadable, and receipts that cannot be
+    written, are refused here too, before anything remote happens.
     """
 
     step = "load_request"

@@ -133,6 +133,16 @@ def test_an_answer_that_never_ends_is_given_up_in_time():
     assert "TimeoutError" in str(failure(remote, read, read_attempts=1, timeout_seconds=30.0))
 
 
+def test_a_call_has_its_own_timeout():
+    async def call(client: HttpClient) -> float:
+        with pytest.raises(TransientError, match="TimeoutError") as caught:
+            await client.write("/thing", what="x", timeout_seconds=7.0)
+        assert not caught.value.no_effect
+        return asyncio.get_running_loop().time()
+
+    assert ask(Remote(1e6), call, timeout_seconds=30.0) == 14.0
+
+
 def test_retry_after_is_kept_to_and_a_long_one_is_handed_to_the_caller():
     remote = Remote(refuse(503, Retry_After="7"), ok())
     ask(remote, read)
@@ -152,7 +162,8 @@ def test_without_retry_after_the_pauses_grow_and_are_bounded():
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("5", 5.0), (" 5 ", 5.0), ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
+    [("5", 5.0), (" 5 ", 5.0), ("9999999999", 3600.0), ("9" * 400, 3600.0), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
+     ("Thu, 01 Jan 2026 00:01:00 GMT", 60.0), ("Wed, 31 Dec 2025 00:00:00 GMT", 0.0),
      ("soon", None), ("-3", None), ("²", None), ("", None), (None, None)],
 )  # fmt: skip
 def test_retry_after_may_be_a_number_or_a_date_on_the_remotes_clock(value, seconds):

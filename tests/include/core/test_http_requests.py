@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -312,6 +313,13 @@ def test_a_remote_that_quotes_a_secret_is_not_quoted(world: World, status: int, 
     assert "you sent … and …" in str(error)
 
 
+def test_no_log_line_holds_a_secret_of_a_request(world: World, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.DEBUG):
+        world.ask(lambda client: client.read("/x", what="x", params={"token": SECRET}), Header("Api-Key", SECRET))
+    assert SECRET not in caplog.text
+    assert quote(SECRET, safe="") not in caplog.text
+
+
 def test_the_credential_and_our_headers_go_to_the_remotes_own_host_alone(world: World):
     other = Echo()
     headers = {"X-Tenant": "ours"}
@@ -363,6 +371,27 @@ def test_a_request_is_signed_for_aws(world: World, tmp_path: Path, body: dict[st
     assert verified_by_aws(world.last, "SECRETKEY/1")
     assert not verified_by_aws(world.last, "SECRETKEY/2")
     assert world.last.headers["x-amz-security-token"] == "session-token"
+
+
+def test_keys_that_aws_does_not_give_prove_that_nothing_was_sent(world: World):
+    from botocore.exceptions import ClientError, EndpointConnectionError
+
+    def fails(error: Exception) -> Callable[[], Any]:
+        def fetch() -> Any:
+            raise error
+
+        return fetch
+
+    for fetch, kind in (
+        (lambda: None, AuthError),
+        (fails(EndpointConnectionError(endpoint_url="http://169.254.169.254")), TransientError),
+        (fails(ClientError({"Error": {"Code": "AccessDenied"}}, "AssumeRole")), TransientError),
+    ):
+        error = world.failure(lambda client: client.write("/x", what="x"), AwsSignature(fetch, "execute-api", "r"))
+        assert isinstance(error, kind)
+        assert error.no_effect
+        assert "connection waybill_echo" in str(error)
+    assert world.echo.calls == []
 
 
 def test_a_remote_that_quotes_a_signature_or_session_token_is_not_quoted(world: World):
@@ -457,10 +486,3 @@ def test_an_answer_in_memory_is_bounded_too(world: World):
     error = world.failure(lambda client: client.get("/file", what="x"), policy=policy)
     assert type(error) is RemoteError
     assert "longer than" in str(error)
-
-
-def test_a_call_has_its_own_timeout(world: World):
-    world.fault("hold_after_commit", seconds=3600.0)
-    error = world.failure(lambda client: client.write("/x", what="x", timeout_seconds=0.05))
-    assert isinstance(error, TransientError)
-    assert not error.no_effect

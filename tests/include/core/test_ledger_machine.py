@@ -307,11 +307,12 @@ def play(examples: int, steps: int, *, derandomize: bool) -> None:
     run_state_machine_as_test(Workers, settings=how)
 
 
+@pytest.mark.cpu_seconds(300)
 def test_no_interleaving_makes_a_duplicate_or_forgets_a_job():
     play(120, 40, derandomize=True)
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.cpu_seconds(1800)
 def test_no_interleaving_makes_a_duplicate_or_forgets_a_job_in_many_more():
     play(2_000, 60, derandomize=False)

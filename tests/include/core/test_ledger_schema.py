@@ -316,13 +316,44 @@ def test_a_server_that_was_restarted_between_two_calls_is_not_noticed(cluster: p
 
 
 def test_a_server_that_is_away_is_transient(cluster: postgres.Cluster, pg: URL):
-    with pytest.raises(TransientError, match="cannot be read now"):
+    with pytest.raises(TransientError, match="does not answer now"):
         Ledger(pg.set(port=1))
 
 
 # -- URLs and secrets -------------------------------------------------------------------------------------------------
 
 SECRET = "s3cr3t-of-the-ledger"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"password": "another"}, "28P01, wrong password or user"),
+        ({"username": "nobody"}, "28P01, wrong password or user"),
+        ({"password": None}, "28P01, no password is given"),
+        ({"database": "nowhere"}, "3D000, there is no such database"),
+    ],
+)
+def test_a_refused_login_is_not_mended_by_waiting(pg: URL, wrong: dict[str, str], why: str):
+    for open_it in (init, Ledger):
+        with pytest.raises(LedgerError, match=why) as refused:
+            open_it(pg._replace(**wrong))  # `set` takes None for "as it was"
+        assert f"127.0.0.1:{pg.port}" in str(refused.value)
+        assert "waybill_ledger" in str(refused.value)
+
+
+def test_a_host_that_is_not_known_is_named_and_may_come_back(pg: URL):
+    with pytest.raises(TransientError, match=r"db\.invalid:\d+, a host that is not known here"):
+        Ledger(pg.set(host="db.invalid"))
+
+
+def test_a_database_that_is_not_utf8_is_refused_by_init_with_the_remedy(cluster: postgres.Cluster):
+    cluster.execute("CREATE DATABASE old ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+    old = cluster.url().set(database="old")
+    with pytest.raises(LedgerError, match=r"keeps text as SQL_ASCII.*ENCODING 'UTF8' TEMPLATE template0"):
+        init(old)
+    with pytest.raises(LedgerError, match="holds no ledger"):
+        Ledger(old)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from include.core.errors import NotFound, RequestError
+from include.core.errors import NotFound, RemoteError, RequestError
 from include.core.objects import Objects, read_input
+from simulators.common import serve
 
 SECRET = b'{"password": "correct horse"}'
 
@@ -62,6 +67,38 @@ def test_a_prefix_that_is_not_understood_is_refused_without_its_secrets(prefix):
     with pytest.raises(RequestError) as caught:
         Objects(prefix)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "why"),
+    [
+        (403, "AccessDenied", "PermissionDeniedError"),
+        (401, "Unauthorized", "UnauthenticatedError"),
+        (404, "NoSuchBucket", "FileNotFoundError"),
+    ],
+)
+def test_a_store_that_refuses_to_be_written_is_named_and_not_waited_for(status: int, code: str, why: str):
+    body = f"<Error><Code>{code}</Code><Message>correct horse</Message></Error>"
+
+    async def refuse(_: Request) -> Response:
+        return Response(body, status, media_type="application/xml")
+
+    with serve(Starlette(routes=[Route("/{path:path}", refuse, methods=["PUT", "GET", "HEAD"])])) as server:
+        options = {
+            "endpoint": server.url, "access_key_id": "a", "secret_access_key": "b", "region": "us-east-1",
+            "client_options": {"allow_http": True},
+        }  # fmt: skip
+        store = Objects("s3://receipts/waybill", options, named_by="connection waybill_receipts")
+        with pytest.raises(RemoteError, match=rf"cannot be written \({why}\)") as caught:
+            run(store.put("a.json", b"{}"))
+    assert str(caught.value).startswith("connection waybill_receipts: s3://receipts/waybill/a.json ")
+    assert "horse" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_named_and_not_waited_for():
+    with pytest.raises(RemoteError, match="connection c: file:///etc/hostname/in/ cannot be written") as caught:
+        Objects("file:///etc/hostname/in", named_by="connection c")
+    assert "Not a directory" in str(caught.value)
 
 
 def read(uri: str, *places: Objects, limit: int = 1000) -> bytes:

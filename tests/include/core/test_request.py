@@ -10,7 +10,7 @@ import pydantic
 import pytest
 
 from include.core.errors import RequestError
-from include.core.request import BULKY, Request, asked_of, bulky_fields, described, load, param_schemas
+from include.core.request import BULKY, Request, asked_of, bulky_fields, described, in_section, load, param_schemas
 from include.core.text import bare_uri, is_bare_uri, printable
 from include.icav2.models import CopyRequest
 
@@ -92,7 +92,7 @@ def test_faults_between_fields_are_told_together_with_those_of_fields():
 
 
 def test_no_conf_is_an_empty_one():
-    with pytest.raises(RequestError, match=r"name: .* Field required"):
+    with pytest.raises(RequestError, match=r"^name: this field is required; give it a value$"):
         load(Order, None)
 
 
@@ -114,18 +114,68 @@ def test_the_form_has_one_flat_schema_per_field():
     schemas = param_schemas(Order)
     assert "$ref" not in str(schemas) and "$defs" not in str(schemas)
     assert schemas["name"]["default"] is None
-    assert schemas["name"]["pattern"] == "^[a-z]+$"
-    assert (schemas["colour"]["type"], schemas["colour"]["enum"], schemas["colour"]["default"]) == (
-        "string",
-        ["red", "blue"],
-        "red",
-    )
+    assert (schemas["name"]["type"], schemas["name"]["pattern"]) == ("string", "^[a-z]+$")
+    colour = schemas["colour"]
+    assert (colour["type"], colour["enum"], colour["default"]) == (["string", "null"], ["red", "blue", None], "red")
     assert (schemas["note"]["type"], schemas["note"]["default"]) == (["string", "null"], None)
     assert (schemas["kind"]["type"], schemas["kind"]["enum"]) == (["string", "null"], ["big", "small", None])
     assert schemas["parts"]["items"]["properties"]["size"]["minimum"] == 1
     assert schemas["parts"]["default"] == []
-    assert "anyOf" in schemas["count"]
-    assert all(schema["description"] for schema in schemas.values())
+    assert {"type": "null"} in schemas["count"]["anyOf"]
+    assert all(schema["description_md"] for schema in schemas.values())
+
+
+class Form(Request):
+    needed: str = pydantic.Field(title="Needed", description="In a line: `a_b` and *_c_*.")
+    text: str = pydantic.Field("", title="Text", description="Text.", examples=["a_{b}_c"])
+    number: int = pydantic.Field(5, ge=1, title="Number (GiB)", description="Number.")
+    lines: list[str] = pydantic.Field(default=[], title="Lines", description="Lines.", examples=[["one", "two"]])
+    rows: list[Part] | None = pydantic.Field(
+        None, title="Rows", description="Rows.", examples=[[{"size": 1}, {"size": 2}]]
+    )
+    tree: dict[str, int] | None = pydantic.Field(
+        None, title="Tree", description="Tree.", examples=[{"a": 1}], json_schema_extra=BULKY | in_section("Rare")
+    )
+
+
+def test_a_field_with_a_default_may_be_left_empty_in_the_form():
+    """The form blocks its button, without a word, for a string field whose default is "" (docs/protocols/airflow.md 4.3)."""
+    schemas = param_schemas(Form)
+    assert schemas["needed"]["type"] == "string"
+    for name in Form.model_fields.keys() - {"needed"}:
+        assert "null" in schemas[name]["type"], name
+        assert schemas[name]["default"] != ""
+
+
+def test_null_and_empty_lines_are_what_the_form_sends_for_nothing():
+    nothing = dict.fromkeys(Form.model_fields) | {"needed": "x"}
+    assert load(Form, nothing) == load(Form, {"needed": "x"}) == Form.model_validate(nothing)
+    assert load(Form, {"needed": "x", "lines": ["a", "", "b", ""]}).lines == ["a", "b"]
+    with pytest.raises(RequestError, match=r"^needed: this field is required; give it a value$"):
+        load(Form, nothing | {"needed": None})
+
+
+def test_title_section_and_example_come_from_the_one_declaration():
+    schemas = param_schemas(Form)
+    assert (schemas["number"]["title"], schemas["tree"]["section"]) == ("Number (GiB)", "Rare")
+    assert "section" not in schemas["number"]
+    assert not {"examples", "bulky", "description"} & {key for schema in schemas.values() for key in schema}
+    told = {name: schema["description_md"] for name, schema in schemas.items()}
+    assert told["needed"] == r"In a line: a_b and \*\_c\_\*."
+    assert told["text"] == r"Text." + "\n\n" + r"Example: a\_{b}\_c"
+    assert told["lines"].endswith("Example, one per line:\n\n```text\none\ntwo\n```")
+    assert told["rows"].endswith('```json\n[\n  {"size": 1},\n  {"size": 2}\n]\n```')
+    assert told["tree"].endswith('```json\n{\n  "a": 1\n}\n```')
+    assert bulky_fields(Form) == {"tree"}
+
+
+class Nightly(Request):
+    count: int = pydantic.Field(3, description="How many.")
+
+
+@pytest.mark.parametrize("conf", [None, {}, {"count": None}])
+def test_a_scheduled_run_has_an_empty_conf_and_takes_every_default(conf: dict[str, Any] | None):
+    assert load(Nightly, conf) == Nightly(count=3)
 
 
 @pytest.mark.parametrize("model", [Order, CopyRequest])
@@ -142,11 +192,14 @@ def test_the_documentation_names_type_limits_default_and_meaning_of_each_field()
     assert set(rows) == set(CopyRequest.model_fields)
     assert rows["max_in_flight"] == {
         "field": "max_in_flight",
+        "title": "Copy jobs at once",
         "type": "integer (minimum 1; maximum 2000)",
-        "default": "200",
+        "default": "`200`",
         "description": "How many copy jobs may run at once.",
     }
-    assert {r["field"]: r["type"] for r in described(Order)}["kind"] == "string or null (one of big, small)"
+    assert rows["manifest"]["default"] == "none"
+    assert {r["field"]: r["type"] for r in described(Order)}["kind"] == "string (one of big, small)"
+    assert {r["field"]: r["default"] for r in described(Order)}["name"] == "required"
     assert rows["same_project"]["type"] == "string (one of refuse, allow)"
     assert all(row["description"] for row in rows.values())
 

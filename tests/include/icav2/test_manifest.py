@@ -201,6 +201,24 @@ def test_an_empty_manifest_is_refused_in_the_plain_form_too():
     assert "manifest is empty" in only(manifest={})
 
 
+def test_a_whole_conf_where_its_manifest_belongs_is_understood_in_every_form():
+    """As the README shows it, pasted into the field of the form; and as the file that is given to `airflow dags trigger`."""
+    whole = {"manifest": {f"{S}/a": [f"{D}/x/"]}}
+    expected = plan(**whole)
+    assert plan(manifest=whole) == plan(manifest_b64gz=packed(whole)) == expected
+    by_uri = flipped(load(CopyRequest, {"manifest_uri": "s3://b/m.json"}), json.dumps(whole).encode())
+    assert [entry.model_dump() for entry in by_uri] == expected
+
+
+def test_a_whole_conf_with_more_than_its_manifest_is_not_taken_for_a_manifest():
+    problem = only(manifest={"manifest": {f"{S}/a": [f"{D}/x/"]}, "max_in_flight": 5})
+    assert problem.startswith("manifest holds a whole conf (manifest, max_in_flight): give only the manifest here")
+
+
+def test_an_editor_that_was_opened_and_left_is_no_second_manifest():
+    assert plan(manifest={}, manifest_b64gz=packed({f"{S}/a": [f"{D}/x/"]}))
+
+
 def test_within_one_project_a_destination_inside_its_source_and_a_copy_onto_itself_are_refused():
     inside = only(manifest={f"{S}/run/": [f"{S}/run/copy/"]}, same_project="allow")
     assert "lies inside its source" in inside

@@ -7,18 +7,21 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from operators.common.load_request import LoadRequestOperator
 from operators.icav2.plan import read_and_flip
 
 from include.core.errors import LedgerError, RequestError
 from include.core.ledger import Ledger
-from include.core.request import XCOM_LIMIT_BYTES
+from include.core.request import XCOM_LIMIT_BYTES, Request, param_schemas
 from include.icav2.models import CopyRequest
 from tests.plugins.conftest import SOURCE, TARGET, Connect
 from tests.plugins.doubles import Run
 
 GOOD = {f"icav2://{SOURCE}/run/a.fastq.gz": [f"icav2://{TARGET}/cache/"]}
+
+pytestmark = pytest.mark.usefixtures("receipts_folder")
 
 
 @pytest.fixture
@@ -116,6 +119,51 @@ def test_a_missing_ledger_is_refused_with_the_command_that_creates_it(
     with pytest.raises(LedgerError, match=r"python -m include\.core\.ledger init"):
         Run({"manifest": GOOD}).execute(load)
     assert not (tmp_path / "nowhere.db").exists(), "a task never creates a ledger"
+
+
+class Nightly(Request):
+    """What a DAG with a schedule asks for: its runs have no conf."""
+
+    count: int = pydantic.Field(3, description="How many.")
+
+
+def test_an_empty_conf_takes_the_defaults_where_every_field_has_one(ledger: Ledger):
+    assert Run().execute(LoadRequestOperator(task_id="load_request", model=Nightly)) == {"count": 3}
+
+
+def test_what_the_form_sends_for_fields_that_were_left_empty_is_taken(load: LoadRequestOperator, ledger: Ledger):
+    form = {name: schema["default"] for name, schema in param_schemas(CopyRequest).items()}
+    assert Run(form | {"manifest": GOOD}).execute(load)["manifest_uri"] is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "why"),
+    [
+        ("file:///proc/waybill", "No such file or directory"),
+        ("file:///proc/self", "cannot be written"),
+        ("file:///etc/hostname/receipts", "Not a directory"),
+    ],
+)
+def test_receipts_that_cannot_be_written_are_refused_with_connection_and_path(
+    load: LoadRequestOperator, ledger: Ledger, connect: Connect, prefix: str, why: str
+):
+    connect("waybill_receipts", json.dumps({"conn_type": "generic", "extra": {"prefix": prefix}}))
+    run = Run({"manifest": GOOD})
+    with pytest.raises(RequestError):  # permanent: waiting does not mend it
+        run.execute(load)
+    (told,) = run.xcoms["load_request", "request_errors"]
+    assert told.startswith(f"connection waybill_receipts: {prefix}/")
+    assert why in told
+
+
+def test_receipts_without_a_connection_are_refused_and_not_retried(
+    load: LoadRequestOperator, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("AIRFLOW_CONN_WAYBILL_RECEIPTS")
+    run = Run({"manifest": GOOD})
+    with pytest.raises(RequestError):
+        run.execute(load)
+    assert "connection waybill_receipts does not exist: create it" in run.xcoms["load_request", "request_errors"][0]
 
 
 def test_a_ledger_newer_than_the_code_is_refused(load: LoadRequestOperator, ledger: Ledger, tmp_path: Path):

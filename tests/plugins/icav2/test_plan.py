@@ -58,6 +58,28 @@ def test_every_source_that_cannot_be_copied_is_refused_at_once(plan: ICAv2PlanOp
         assert any(name in line for line in told)
 
 
+def test_a_source_folder_without_its_slash_and_a_file_with_one_say_what_was_meant(plan: ICAv2PlanOperator, ica: Ica):
+    ica.call(lambda sim: sim.seed_file(SOURCE, "/run/Reports/a.html", 5))
+    sources = (f"icav2://{SOURCE}/run/Reports", f"icav2://{SOURCE}/run/Reports/a.html/")
+    told = refusals(Run({"manifest": {uri: [f"icav2://{TARGET}/cache/"] for uri in sources}}), plan)
+    assert f"did you mean …/? (“{sources[0]}/”)" in told[0]
+    assert f"did you mean it without the last /? (“{sources[1][:-1]}”)" in told[1]
+
+
+def test_a_folder_without_any_file_is_refused_since_ica_would_copy_nothing(plan: ICAv2PlanOperator, ica: Ica):
+    ica.call(lambda sim: sim.seed_folder(SOURCE, "/run/empty/"))
+    (told,) = refusals(Run({"manifest": {f"icav2://{SOURCE}/run/empty/": [f"icav2://{TARGET}/cache/"]}}), plan)
+    assert "holds no file, and ICA copies no empty folders" in told
+
+
+def test_a_destination_in_a_project_that_ica_does_not_know_is_refused(plan: ICAv2PlanOperator, ica: Ica):
+    conf, unknown = ica.conf(1), "icav2://00000000-0000-4000-8000-000000000000/cache/"
+    for folders in conf["manifest"].values():
+        folders[:] = [unknown]
+    (told,) = refusals(Run(conf), plan)
+    assert told.startswith(f"“{unknown}”: ICA knows no such project")
+
+
 def test_destinations_that_hold_strangers_are_refused_all_at_once(plan: ICAv2PlanOperator, ica: Ica):
     conf = ica.conf(2)
     for folder in ("d0", "d1"):
