@@ -152,7 +152,11 @@ async def occupied(
             return NO_PROJECT
 
     listings = await map_by_key(range(len(plan.destinations)), look)
-    listed = {d.key: _files_in(d, listings[index] or {}) for index, d in enumerate(plan.destinations)}
+    listed = {
+        plan.destinations[index].key: _files_in(plan.destinations[index], found)
+        for index, found in listings.items()
+        if not isinstance(found, str)
+    }
     names, problems = created(listed), list[str]()
     for index, destination in enumerate(plan.destinations):
         there = listings[index]
