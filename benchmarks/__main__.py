@@ -29,6 +29,7 @@ MODULES = {
     "icav2.disturbed": "ICAv2 copies: slow, paused and killed",
     "icav2.real_airflow": "ICAv2 copies: a real Airflow at full size",
     "core.kills": "Workers killed while they submit",
+    "core.interleavings": "Every interleaving of workers that submit, in a small scope",
     "plates.faults": "Plates: what is lost when things go wrong",
     "plates.kills": "Plates: workers killed at random instants",
     "core.ledger": "The ledger",

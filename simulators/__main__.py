@@ -55,7 +55,8 @@ def _speed(text: str) -> tuple[str, float]:
 
 def setups(arguments: argparse.Namespace, folder: Path) -> dict[str, Setup]:
     """How each service is built: its own clock, and what all share."""
-    speeds, shared = dict(arguments.speed), Shared(folder)
+    speeds: dict[str, float] = dict(arguments.speed)
+    shared = Shared(folder)
     return {
         name: Setup(Clock(speed=speeds.get(name, speeds.get("", 1.0))), arguments.seed, arguments.scenario, shared)
         for name in arguments.only or SERVICES

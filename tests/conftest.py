@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+from harness.fixtures import connect, inputs_folder, ledger, quick_looks, receipts_folder
 from rehearsal import database
 from rehearsal.settings import base_environment
 
+__all__ = ["connect", "inputs_folder", "ledger", "quick_looks", "receipts_folder"]  # fixtures of all tests
 HOME = Path(tempfile.mkdtemp(prefix="waybill-tests-"))
 # The tests' own process keeps its PATH, HOME and proxies; only what Airflow reads is laid over them.
 AIRFLOW = {name: value for name, value in base_environment(HOME, short_timings=False).items() if "AIRFLOW" in name}
@@ -90,13 +92,3 @@ def metadata_database() -> Iterator[Path]:
     home = Path(os.environ["AIRFLOW_HOME"])
     database.prepare(home, {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})
     yield home / database.DATABASE_NAME
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Gives Airflow a connection for the length of a test, as JSON or URI."""
-
-    def give(conn_id: str, value: str) -> None:
-        monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", value)
-
-    return give

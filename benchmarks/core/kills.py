@@ -33,7 +33,7 @@ from include.core.ledger import init
 
 ROOT = Path(__file__).resolve().parents[2]
 STATE = ROOT / ".bench" / "kills"
-HARNESS = [ROOT / "tests/core" / name for name in ("journal_server.py", "kill_harness.py")]
+HARNESS = [ROOT / "harness/core" / name for name in ("journal_server.py", "kills.py")]
 PEER = "Airflow ResumableJobMixin"
 SEEDS, PEER_SEEDS = 200, 25
 BUDGET_SECONDS = 1_500

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from harness.icav2.ica_world import Killed, World, manifest, play
+from harness.core.mortal_ledger import Killed
+from harness.icav2.ica_world import World, manifest, play
 from simulators.icav2 import Outcome, Override
 
 Row = dict[str, Any]

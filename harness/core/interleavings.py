@@ -11,21 +11,30 @@ question) is remembered because it depends on nothing else.
 
 from __future__ import annotations
 
+import re
 import sqlite3
+import sys
 import tempfile
 from array import array
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from types import FrameType, FunctionType, MethodType
 from typing import Any
 from unittest import mock
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import StaticPool
 
 from include.core.errors import TransientError, WaybillError
 from include.core.ledger import (
+    OPEN,
+    Accepted,
+    ClientKey,
     DuplicateSafe,
     Intent,
     Owner,
@@ -41,8 +50,10 @@ from include.core.ledger import (
 
 TIMEOUT, VISIBILITY_WINDOW = 1.0, 1.0  # ticks of the remote's clock
 PROVES, FINDS, HARMLESS = "absence is proved", "jobs can only be found", "a second job does no harm"
+NAMELESS, SAME_KEY = "the answer names nothing", "a second request under one key is dropped"
 START, DONE = 0, -1  # a worker before its call; one whose call has returned
 KEY = "the effect"
+REMEMBERED = 1_000_000  # steps; a bound of memory alone
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,21 @@ class Scope:
     late_commits: int = 1  # the client gives up first, and the request arrives after that
     hidden_jobs: int = 1
     partial_searches: int = 0  # a page that fails: what was found is all that is known
-    ended_jobs: int = 0  # jobs that end well and are closed, so that their effect is there
-    ticks: int = 4
+    refusals: int = 0  # the remote refuses without any effect: a credential that has expired, or "slow down"
+    ended_jobs: int = 0  # jobs that end well: their effect is there, and whoever looks for it before sees it
+    ticks: int = (
+        4  # of the remote's clock, while workers are overtaken; to bring things to an end there are as many as it takes
+    )
+    prepares: bool = False  # the ground is cleared before it is sent
+    between_writes: bool = False  # pause also between two calls to the ledger, not only at each call to the remote
+
+
+# What is published: three workers, two crashes, one lost answer, one late commit, one hidden job.
+FULL = {
+    "absence is proved by the search": (PROVES, Scope()),
+    "a second job does no harm": (HARMLESS, Scope(ticks=3)),
+    "the answer names nothing": (NAMELESS, Scope(ticks=3)),
+}
 
 
 @dataclass(frozen=True)
@@ -66,10 +90,13 @@ class Request:
     arrives_by: float
     visible_at: float | None = None
     gone: bool = False
+    refused: bool = False
+    key: str | None = None
+    repeats: int | None = None  # the request of the same key that was first
 
     @property
     def under_way(self) -> bool:
-        return self.visible_at is None and not self.gone
+        return self.visible_at is None and not self.gone and not self.refused and self.repeats is None
 
 
 @dataclass(frozen=True)
@@ -79,6 +106,8 @@ class World:
     scope: Scope
     now: float = 0.0
     requests: tuple[Request, ...] = ()
+    effect: bool = False
+    keys: int = 0
 
     def spend(self, what: str) -> World | None:
         left = getattr(self.scope, what)
@@ -87,6 +116,14 @@ class World:
     def with_request(self, index: int, **changes: Any) -> World:
         request = replace(self.requests[index], **changes)
         return replace(self, requests=(*self.requests[:index], request, *self.requests[index + 1 :]))
+
+    def arrived(self, index: int, **changes: Any) -> World:
+        """A request is there: a new job, or none where the remote has had its key before."""
+        key = self.requests[index].key
+        first = next(
+            (i for i, r in enumerate(self.requests) if key and r.key == key and r.visible_at is not None), None
+        )
+        return self.with_request(index, **(changes if first is None else {"repeats": first}))
 
     @property
     def jobs(self) -> list[str]:
@@ -106,13 +143,17 @@ class Question:
     args: tuple[Any, ...] = ()
     more: tuple[tuple[str, Any], ...] = ()
 
+    @cached_property
+    def key(self) -> str:
+        return f"{self.name} {self.args!r} {self.more!r}"
+
 
 @dataclass(frozen=True)
 class Answer:
     value: Any = None
     error: BaseException | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         return f"{type(self.error).__name__} {self.error}" if self.error else repr(self.value)
 
@@ -124,6 +165,7 @@ class _Tape:
         self._answers = answers
         self._at = 0
         self.question: Question | None = None
+        self.standing = ""  # where the worker stands: its frames, each with its place in the code and its variables
 
     def ask(self, question: Question) -> Any:
         if self._at < len(self._answers):
@@ -132,9 +174,26 @@ class _Tape:
             if answer.error is not None:
                 raise answer.error
             return answer.value
-        # Handlers of the worker that run while it is stopped ask too; only the first question is one.
-        self.question = self.question or question
+        if self.question is None:  # handlers of the worker that run while it is stopped ask too
+            self.question, self.standing = question, _standing(sys._getframe(1))
         raise _Halt
+
+
+_NOT_STATE = ("_", "tape", "self")  # the count of turns decides nothing: `run` lifts its limit
+
+
+def _standing(frame: FrameType | None) -> str:
+    """All that decides what a worker does next: the same text, the same future."""
+    told = []
+    while frame is not None and frame.f_code.co_name != "_next_question":
+        variables = [f"{name}={value!r}" for name, value in sorted(frame.f_locals.items()) if _is_state(name, value)]
+        told.append(f"{frame.f_code.co_qualname} {frame.f_lasti} {variables}")
+        frame = frame.f_back
+    return "\n".join(told)
+
+
+def _is_state(name: str, value: Any) -> bool:
+    return name not in _NOT_STATE and not isinstance(value, Intent | Probe | FunctionType | MethodType)
 
 
 class _AskedLedger:
@@ -145,58 +204,126 @@ class _AskedLedger:
         self.monotonic = lambda: 0.0
         self.on_step = lambda _step, _row: None
 
+    def __repr__(self) -> str:
+        return "the ledger"
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return lambda *args, **more: self._tape.ask(Question("ledger", name, args, tuple(sorted(more.items()))))
+
+
+_TOKEN = re.compile(r"token-\d+")
+Tokens = frozenset[str]
+
+
+_INTENT = Intent("remote", "job", KEY, {"what": KEY}, Owner("explored", "run", "submit"))
+_NAMES = [f"token-{number}" for number in range(100, 150)]  # of one length, none a part of another
+
+
+class _Texts:
+    """Texts as (number of what is the same in them but for tokens, their tokens): which token it is says nothing."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def __call__(self, text: str) -> tuple[int, tuple[str, ...]]:
+        tokens = tuple(dict.fromkeys(_TOKEN.findall(text)))
+        for number, token in enumerate(tokens):
+            text = text.replace(token, f"#{number}#")
+        return self._numbers.setdefault(text, len(self._numbers)), tokens
+
+
+class _Client:
+    """The system's side of `submit_once`, as an honest one writes it."""
+
+    def __init__(self, tape: _Tape, kind: str, accepted: type[Accepted]):
+        self._tape, self._kind, self._accepted = tape, kind, accepted
+
+    def __repr__(self) -> str:
+        return "the client"
+
+    async def client_key(self, _row: Any) -> str:
+        return str(self.ask("a new key"))
+
+    def ask(self, name: str, *args: Any) -> Any:
+        return self._tape.ask(Question("remote", name, args))
+
+    async def prepare(self, _row: Any, fence: Any) -> None:
+        self.ask("now")
+        fence()
+
+    async def send(self, row: Any, fence: Any) -> str | Accepted:
+        for _logged_in_again in (False, True):
+            passed = self.ask("now")  # the request arrives within its timeout, counted from the last look, or never
+            fence()
+            answer = str(self.ask("answer", self.ask("post", passed, row.client_key)))
+            if answer != "log in again":
+                return self._accepted(named_within_seconds=sys.maxsize) if self._kind == NAMELESS else answer
+        raise TransientError("refused twice", no_effect=True)
+
+    async def search(self, _row: Any) -> RemoteSearch:
+        now, seen, complete = self.ask("list")
+        return RemoteSearch(seen, complete=complete, remote_now=now)
+
+    async def verified(self, _row: Any) -> bool:
+        return bool(self.ask("list")[1])
 
 
 class _RealLedger:
     """The real ledger on a database in memory that can be set to any state that was seen. States have numbers, from 0."""
 
-    def __init__(self, ledger_class: type[store.Ledger]):
+    def __init__(self, ledger_class: type[store.Ledger], texts: _Texts):
+        self.clock = 0.0
         with tempfile.TemporaryDirectory() as folder:
             url = URL.create("sqlite", database=str(Path(folder) / "ledger.db"))
             init(url)
-            self.ledger = ledger_class(url, clock=lambda: 0.0, monotonic=lambda: 0.0)
-            self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-            with sqlite3.connect(str(url.database)) as on_disk:
-                on_disk.backup(self._memory)
-            on_disk.close()
+            self.ledger = ledger_class(url, clock=lambda: self.clock, monotonic=lambda: 0.0)
             self.ledger.close()
+            self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            with closing(sqlite3.connect(str(url.database))) as on_disk:
+                on_disk.execute("PRAGMA journal_mode = DELETE")  # in memory there is no write-ahead log
+                on_disk.backup(self._memory)
         self.ledger._engine = self._in_memory()
+        self._texts = texts
         self._numbers: dict[str, int] = {}
         self._snapshots: list[bytes] = []
+        self.texts: list[tuple[int, tuple[str, ...]]] = []
         self.rows: list[list[dict[str, Any]]] = []
-        self._known: dict[tuple[int, str], tuple[Answer, int]] = {}
+        self._known: dict[tuple[int, str, str, float], tuple[Answer, int]] = {}
         self.problems: list[str] = []
-        self._state = self._number()
+        self.state = self._number()
 
     def _in_memory(self) -> sa.Engine:
         engine = sa.create_engine("sqlite://", creator=lambda: self._memory, poolclass=StaticPool)
 
-        @sa.event.listens_for(engine, "begin")
+        @event.listens_for(engine, "begin")
         def _on_begin(conn: sa.Connection) -> None:
             conn.exec_driver_sql("BEGIN")
 
         return engine
 
-    def ask(self, state: int, question: Question) -> tuple[Answer, int]:
-        """What the ledger in this state answers, and the state it is in then."""
-        key = (state, repr(question))
+    def ask(self, state: int, question: Question, held: Tokens = frozenset(), clock: float = 0.0) -> tuple[Answer, int]:
+        """What the ledger in this state answers, and the state it is in then. `held`: tokens that workers still hold.
+
+        A new token is the first that nobody holds: so equal states have equal names far more often.
+        """
+        used = held.union(self.texts[state][1])
+        free = [name for name in _NAMES if name not in used]
+        key = (state, question.key, free[0], clock)
         if key not in self._known:
-            self._known[key] = self._really_ask(state, question)
+            self.clock = clock
+            self._known[key] = self._really_ask(state, question, iter(free))
         return self._known[key]
 
-    def _really_ask(self, state: int, question: Question) -> tuple[Answer, int]:
-        if state != self._state:
+    def _really_ask(self, state: int, question: Question, tokens: Iterator[str]) -> tuple[Answer, int]:
+        if state != self.state:
             self._memory.deserialize(self._snapshots[state])
-        tokens = iter(range(100))
-        with mock.patch("uuid.uuid4", lambda: f"token-{state}-{next(tokens)}"):
+        with mock.patch("uuid.uuid4", lambda: next(tokens)):
             try:
                 answer = Answer(getattr(self.ledger, question.name)(*question.args, **dict(question.more)))
             except WaybillError as error:
                 answer = Answer(error=error)
-        self._state = self._number()
-        return answer, self._state
+        self.state = self._number()
+        return answer, self.state
 
     def _number(self) -> int:
         """The number of the state that the database is in. The chain is not part of it: it says how one came here."""
@@ -210,6 +337,7 @@ class _RealLedger:
         if key not in self._numbers:
             self._numbers[key] = len(self._snapshots)
             self._snapshots.append(self._memory.serialize())
+            self.texts.append(self._texts(key))
             self.rows.append([dict(row._mapping) for row in self._select()])
             if len(self._snapshots) > 1:
                 self.problems += verify(self.ledger).problems
@@ -221,7 +349,7 @@ class _RealLedger:
 
 
 Step = tuple[str, Answer, World]
-Place = tuple[int, World, tuple[int, ...]]  # state of the ledger, the remote, the workers (in order: none has a name)
+Place = tuple[int, int, tuple[int, ...]]  # numbers: of the ledger's state, of the remote's, of the workers' histories
 
 
 def _remote(world: World, question: Question) -> Iterator[Step]:
@@ -229,22 +357,26 @@ def _remote(world: World, question: Question) -> Iterator[Step]:
     if question.name == "now":
         yield "reads the clock", Answer(world.now), world
     elif question.name == "post":
-        (passed,) = question.args
+        passed, key = question.args
         if world.now > passed + TIMEOUT:
             yield "gives up before a byte has left", Answer(error=TransientError("nothing left in time")), world
         else:
-            sent = replace(world, requests=(*world.requests, Request(passed + TIMEOUT)))
+            sent = replace(world, requests=(*world.requests, Request(passed + TIMEOUT, key=key)))
             yield "sends", Answer(len(world.requests)), sent
+    elif question.name == "a new key":
+        yield "gets a new key", Answer(f"key-{world.keys}"), replace(world, keys=world.keys + 1)
+    elif question.name == "look":
+        yield f"sees that the effect is {'there' if world.effect else 'not there'}", Answer(world.effect), world
     elif question.name == "answer":
         yield from _answers(world, *question.args)
     else:
         seen = tuple(
             f"job-{i}" for i, r in enumerate(world.requests) if r.visible_at is not None and r.visible_at <= world.now
         )
-        yield f"sees {seen}", Answer((seen, True)), world
-        spent = world.spend("partial_searches")
+        yield f"sees {seen}", Answer((world.now, seen, True)), world
+        spent = world.spend("partial_searches") if world.scope.partial_searches else None
         if spent is not None:
-            yield "sees a part of the list", Answer(((), False)), spent
+            yield "sees a part of the list", Answer((world.now, (), False)), spent
 
 
 def _answers(world: World, index: int) -> Iterator[Step]:
@@ -252,8 +384,12 @@ def _answers(world: World, index: int) -> Iterator[Step]:
     silence = Answer(error=TransientError("no answer"))
     if request.gone:
         yield "gets no answer", silence, world
-    elif request.visible_at is not None:
-        yield "gets its answer", Answer(f"job-{index}"), world
+    elif request.refused:
+        yield "is told to log in again", Answer("log in again"), world
+        yield "is told to slow down", Answer(error=TransientError("slow down", no_effect=True)), world
+    elif request.visible_at is not None or request.repeats is not None:
+        job = index if request.repeats is None else request.repeats
+        yield "gets its answer", Answer(f"job-{job}"), world
         spent = world.spend("lost_answers")
         if spent is not None:
             yield "loses its answer", silence, spent
@@ -268,17 +404,35 @@ def _surroundings(world: World) -> Iterator[tuple[str, World]]:
     for index, request in enumerate(world.requests):
         if not request.under_way:
             continue
-        yield f"request {index} arrives", world.with_request(index, visible_at=world.now)
+        yield f"request {index} arrives", world.arrived(index, visible_at=world.now)
         spent = world.spend("hidden_jobs")
         if spent is not None:
             visible_at = world.now + VISIBILITY_WINDOW
-            yield f"request {index} arrives, its job hidden", spent.with_request(index, visible_at=visible_at)
+            yield f"request {index} arrives, its job hidden", spent.arrived(index, visible_at=visible_at)
         spent = world.spend("lost_answers")
         if spent is not None:
             yield f"request {index} is lost", spent.with_request(index, gone=True)
+        spent = world.spend("refusals")
+        if spent is not None:
+            yield f"request {index} is refused", spent.with_request(index, refused=True)
+    spent = None if world.effect or not world.jobs else world.spend("ended_jobs")
+    if spent is not None:
+        yield "the job ends well", replace(spent, effect=True)
     in_time = all(not r.under_way or r.arrives_by > world.now for r in world.requests)
     if world.now < world.scope.ticks and in_time:
-        yield "time passes", replace(world, now=world.now + 1)
+        yield "time passes", _later(world)
+
+
+def _later(world: World) -> World:
+    """One tick on. Of what is past the time is forgotten, since it makes no difference any more."""
+    now = world.now + 1
+    requests = tuple(
+        replace(r, arrives_by=0.0, visible_at=r.visible_at if r.visible_at > now else 0.0)
+        if r.visible_at is not None
+        else r
+        for r in world.requests
+    )
+    return replace(world, now=now, requests=requests)
 
 
 @dataclass
@@ -289,7 +443,6 @@ class Found:
     scope: Scope
     states: int = 0
     edges: int = 0
-    ledger_states: int = 0
     violations: list[str] = field(default_factory=list)
 
 
@@ -305,43 +458,53 @@ class Explorer:
         ledger_class: type[store.Ledger] = store.Ledger,
     ):
         self._kind, self._scope, self._submit_once = kind, scope or Scope(), submit_once
-        self._ledger = _RealLedger(ledger_class)
+        self.found = Found(kind, self._scope)
+        # Where a row stands of which a job may exist that it does not know yet; under one key asking again is no second job.
+        self._found_later = ("SENDING", "IN_DOUBT", "ACCEPTED", "HELD", *(("RESERVED",) if kind == SAME_KEY else ()))
+        self._texts = _Texts()
+        self._ledger = _RealLedger(ledger_class, self._texts)
+        self._worlds: list[World] = []
+        self._world_numbers: dict[World, int] = {}
+        self._steps_known: dict[tuple[int, int, int, Tokens], list[tuple[str, int, int, int]]] = {}
+        self._surroundings_known: dict[tuple[int, int], list[tuple[str, int, int]]] = {}
+        self._ends_alone: dict[tuple[int, int], str | None] = {}
+        self._standings: dict[str, int] = {}  # where a worker stands → the first history that brings it there
+        self._standing_texts: dict[int, tuple[int, tuple[str, ...]]] = {DONE: (DONE, ())}
         self._histories: list[tuple[int, Answer]] = [(-1, Answer())]
         self._children: dict[tuple[int, str], int] = {}
         self._questions: list[Question | None] = []  # by history; None: the call has returned
-        self._ends: dict[int, int] = {}  # history of a call that has ended → START or DONE
+        self._ends: dict[int, int] = {}  # history → the first one that stands where it stands, START or DONE
         self._questions.append(self._next_question(START))
 
     def run(self, *, violations: int = 1) -> Found:
         """Explores everything, or until so many violations were found."""
-        found = Found(self._kind, self._scope)
-        first: Place = (self._ledger._state, World(self._scope), (START,) * self._scope.workers)
-        numbers: dict[Place, int] = {first: 0}
-        places, cause = [first], [(0, "begin")]
-        sources, targets, stack = array("L"), array("L"), [0]
+        with mock.patch.dict(self._submit_once.__globals__, MAX_TURNS=sys.maxsize):
+            return self._explore(violations)
+
+    def _explore(self, violations: int) -> Found:
+        found = self.found
+        first: Place = (self._ledger.state, self._world(World(self._scope)), (START,) * self._scope.workers)
+        seen = {hash(self._key(first))}  # of ten million states two have one hash with a probability of one in 400,000
+        labels: dict[str, int] = {}
+        cause, how = array("L", [0]), array("L", [0])  # by state: from which, by which step
+        stack = [(0, first)]
         while stack and len(found.violations) < violations:
-            number = stack.pop()
-            for label, place in self._successors(places[number]):
+            number, place = stack.pop()
+            for label, then in self._successors(place):
                 found.edges += 1
-                known = numbers.get(place)
-                if known is None:
-                    known = numbers[place] = len(places)
-                    places.append(place)
-                    cause.append((number, label))
-                    wrong = self._wrong(place)
-                    if wrong:
-                        found.violations.append(f"{wrong}: {_trace(cause, known)}")
-                        continue
-                    stack.append(known)
-                sources.append(number)
-                targets.append(known)
-        found.states, found.ledger_states = len(places), len(self._ledger.rows)
-        if not found.violations:
-            ended = [number for number, place in enumerate(places) if self._is_good_end(place)]
-            found.violations += [
-                f"nobody can bring this to an end: {_trace(cause, number)}"
-                for number in _without_way(len(places), sources, targets, ended)[:violations]
-            ]
+                key = hash(self._key(then))
+                if key in seen:
+                    continue
+                seen.add(key)
+                known = len(cause)
+                cause.append(number)
+                how.append(labels.setdefault(label, len(labels)))
+                wrong = self._wrong(then) or self._wrong_at_the_end(then)
+                if wrong:
+                    found.violations.append(f"{wrong}: {_trace(cause, how, list(labels), known)}")
+                else:
+                    stack.append((known, then))
+            found.states = len(cause)
         found.violations += self._ledger.problems[:violations]
         return found
 
@@ -357,6 +520,8 @@ class Explorer:
         try:
             self._call(tape).send(None)
         except _Halt:
+            self._ends[history] = self._standings.setdefault(tape.standing, history)
+            self._standing_texts.setdefault(history, self._texts(tape.standing))
             return tape.question
         except StopIteration:
             self._ends[history] = DONE
@@ -364,30 +529,24 @@ class Explorer:
             self._ends[history] = START  # Airflow's retry asks again
         return None
 
-    def _call(self, tape: _Tape) -> Coroutine[Any, Any, Any]:
-        def remote(name: str, *args: Any) -> Any:
-            return tape.ask(Question("remote", name, args))
-
-        async def prepare(_row: Any, fence: Any) -> None:
-            fence()
-
-        async def send(_row: Any, fence: Any) -> str:
-            fence()
-            sent = remote("post", remote("now"))
-            return str(remote("answer", sent))
-
-        async def search(_row: Any) -> RemoteSearch:
-            began = remote("now")
-            seen, complete = remote("list")
-            return RemoteSearch(seen, complete=complete, remote_now=began)
-
-        async def verified(_row: Any) -> bool:
-            return bool(remote("list")[0])
-
-        harmless = DuplicateSafe("it leaves what is there", verified) if self._kind == HARMLESS else None
-        probe = Probe(search, VISIBILITY_WINDOW, TIMEOUT, proves_absence=self._kind == PROVES, harmless=harmless)
-        intent = Intent("remote", "job", KEY, {"what": KEY}, Owner("explored", "run", "submit"))
-        return self._submit_once(_AskedLedger(tape), intent, send=send, probe=probe, prepare=prepare)
+    async def _call(self, tape: _Tape) -> Any:
+        """What a worker does: it looks whether the effect is there, where the scope says so, and asks for it."""
+        accepted = self._submit_once.__globals__["Accepted"]  # of the module that may lack a guard
+        client, ledger, seen_absent = _Client(tape, self._kind, accepted), _AskedLedger(tape), None
+        if self._scope.ended_jobs:
+            rows = ledger.generations(_INTENT.system, _INTENT.kind, _INTENT.business_key)
+            if not rows or rows[-1].state not in OPEN:
+                if client.ask("look"):
+                    return None
+                seen_absent = rows[-1].generation if rows else 0
+        harmless = DuplicateSafe("it leaves what is there", client.verified) if self._kind == HARMLESS else None
+        keys = ClientKey(client.client_key, valid_seconds=sys.maxsize) if self._kind == SAME_KEY else None
+        proves = self._kind in (PROVES, NAMELESS)
+        probe = Probe(client.search, VISIBILITY_WINDOW, TIMEOUT, proves, harmless, keys)
+        prepare = client.prepare if self._scope.prepares else None
+        return await self._submit_once(
+            ledger, _INTENT, send=client.send, probe=probe, prepare=prepare, seen_absent=seen_absent
+        )
 
     def _after(self, history: int, answer: Answer) -> int:
         """The worker that has got one more answer: its history, START or DONE."""
@@ -397,64 +556,163 @@ class Explorer:
             child = self._children[key] = len(self._histories)
             self._histories.append((history, answer))
             self._questions.append(self._next_question(child))
-        return self._ends.get(child, child)
+        return self._ends[child]
+
+    def _key(self, place: Place) -> tuple[Any, ...]:
+        """Two places with one key have the same future: they differ by nothing but the names of tokens."""
+        ledger, world, workers = place
+        names: dict[str, int] = {}
+
+        def told(text: tuple[int, tuple[str, ...]]) -> tuple[int, ...]:
+            return (text[0], *(names.setdefault(token, len(names)) for token in text[1]))
+
+        of_ledger = told(self._ledger.texts[ledger])
+        standing = sorted((self._standing_texts[worker] for worker in workers), key=lambda text: text[0])
+        return of_ledger, world, tuple(told(text) for text in standing)
 
     # -- the graph ----------------------------------------------------------------------------------------------------
 
+    def _world(self, world: World) -> int:
+        number = self._world_numbers.setdefault(world, len(self._worlds))
+        if number == len(self._worlds):
+            self._worlds.append(world)
+        return number
+
+    def _clock(self, world: World) -> float:
+        """The ledger's clock. It stands still, so that nothing can rest on it, but where a claim runs out by it."""
+        return world.now if self._scope.prepares else 0.0
+
     def _successors(self, place: Place) -> Iterator[tuple[str, Place]]:
         ledger, world, workers = place
+        held = frozenset(token for worker in workers for token in self._standing_texts[worker][1])
         for position, history in enumerate(workers):
             if history == DONE or history in workers[:position]:
                 continue  # none has a name: of two alike only one need go
-            for label, answer, after, remote in self._answered(ledger, world, history):
-                yield (
-                    f"{_name(position)} {label}",
-                    (after, remote, _with(workers, position, self._after(history, answer))),
-                )
-            spent = world.spend("crashes") if history != START else None
-            if spent is not None:
-                yield f"{_name(position)} dies", (ledger, spent, _with(workers, position, START))
-        for label, remote in _surroundings(world):
-            yield label, (ledger, remote, workers)
-        ended = world.spend("ended_jobs")
-        if ended is not None:
-            for row in self._ledger.ask(ledger, Question("ledger", "in_states", (State.SENT,)))[0].value:
-                move = Question("ledger", "move", (row, State.DONE), (("why", "ended"),))
-                yield "the job ends", (self._ledger.ask(ledger, move)[1], ended, workers)
+            for label, after, remote, then in self._steps(ledger, world, history, held):
+                yield f"{_name(position)} {label}", (after, remote, _with(workers, position, then))
+        for label, after, remote in self._surroundings(ledger, world):
+            yield label, (after, remote, workers)
 
-    def _answered(self, ledger: int, world: World, history: int) -> Iterator[tuple[str, Answer, int, World]]:
+    def _steps(self, ledger: int, world: int, history: int, held: Tokens) -> list[tuple[str, int, int, int]]:
+        """What a worker can come to with its next step: label, the states of ledger and remote then, its history."""
+        key = (ledger, world, history, held)
+        if key not in self._steps_known:
+            if len(self._steps_known) > REMEMBERED:
+                self._steps_known.clear()
+            self._steps_known[key] = list(self._find_steps(*key))
+        return self._steps_known[key]
+
+    def _find_steps(self, ledger: int, world: int, history: int, held: Tokens) -> Iterator[tuple[str, int, int, int]]:
         question = self._questions[history]
-        assert question is not None
-        if question.subject == "ledger":
-            answer, after = self._ledger.ask(ledger, question)
-            yield f"{question.name}: {_told(answer)}", answer, after, world
+        if question is not None and question.subject == "remote":
+            for label, answer, remote in _remote(self._worlds[world], question):
+                then, after = self._on_to_a_pause(self._after(history, answer), ledger, world, held)
+                yield label, after, self._world(remote), then
         else:
-            for label, answer, remote in _remote(world, question):
-                yield label, answer, ledger, remote
+            then, after = self._on_to_a_pause(history, ledger, world, held, least=1)
+            yield "goes on", after, world, then
+        spent = self._worlds[world].spend("crashes") if history != START else None
+        if spent is not None:
+            yield "dies", ledger, self._world(spent), START
+
+    def _surroundings(self, ledger: int, world: int) -> list[tuple[str, int, int]]:
+        """What can happen without any worker."""
+        key = (ledger, world)
+        if key not in self._surroundings_known:
+            now = self._worlds[world]
+            found = [(label, ledger, self._world(remote)) for label, remote in _surroundings(now)]
+            if now.effect:
+                for row in self._ledger.ask(ledger, Question("ledger", "in_states", (State.SENT,)))[0].value:
+                    move = Question("ledger", "move", (row, State.DONE), (("why", "ended"),))
+                    found.append(("its row is closed", self._ledger.ask(ledger, move)[1], world))
+            self._surroundings_known[key] = found
+        return self._surroundings_known[key]
+
+    def _on_to_a_pause(self, history: int, ledger: int, world: int, held: Tokens, least: int = 0) -> tuple[int, int]:
+        """The worker's calls to the ledger up to where it may be overtaken; at least so many."""
+        limit = least if self._scope.between_writes else 1000
+        while limit > 0 and history != DONE:
+            question = self._questions[history]
+            if question is None or question.subject != "ledger" or (history == START and not least):
+                break
+            answer, ledger = self._ledger.ask(ledger, question, held, self._clock(self._worlds[world]))
+            history, limit, least = self._after(history, answer), limit - 1, 0
+            held |= set(self._standing_texts[history][1])
+        return history, ledger
 
     # -- what must hold -----------------------------------------------------------------------------------------------
 
     def _wrong(self, place: Place) -> str | None:
-        ledger, world, workers = place
+        ledger, number, workers = place
+        world, rows = self._worlds[number], self._ledger.rows[ledger]
         if len(world.jobs) > 1:
             return "two jobs for one effect"
-        rows = self._ledger.rows[ledger]
-        if sum(row["state"] in ("RESERVED", "SENDING", "SENT", "IN_DOUBT", "HELD") for row in rows) > 1:
+        if sum(row["state"] in _OPEN for row in rows) > 1:
             return "two open rows for one effect"
         at_rest = not any(r.under_way for r in world.requests) and all(w in (START, DONE) for w in workers)
-        if at_rest and rows and not set(world.jobs) <= _known(rows) and rows[-1]["state"] not in _SEARCHED:
+        if at_rest and rows and not set(world.jobs) <= _known(rows) and rows[-1]["state"] not in self._found_later:
             return "a job is forgotten"
         return None
 
-    def _is_good_end(self, place: Place) -> bool:
+    def _wrong_at_the_end(self, place: Place) -> str | None:
+        """All workers die here, and what is under way arrives, or is lost; then one worker alone must bring it to its end."""
         ledger, world, _ = place
+        key = (ledger, world)
+        if key not in self._ends_alone:
+            calm = [_calm(self._worlds[world], arrives=arrives) for arrives in (True, False)]
+            self._ends_alone[key] = next(filter(None, (self._alone(ledger, one) for one in calm)), None)
+        return self._ends_alone[key]
+
+    def _alone(self, ledger: int, world: World) -> str | None:
+        for _ in range(_TURNS):
+            history = START
+            while history != DONE:
+                question = self._questions[history]
+                if question is not None and question.subject == "ledger":
+                    tokens = frozenset(self._standing_texts[history][1])
+                    answer, ledger = self._ledger.ask(ledger, question, tokens, self._clock(world))
+                else:
+                    assert question is not None
+                    world = _calm(world, arrives=True)
+                    _, answer, world = next(_remote(world, question))
+                history = self._after(history, answer)
+                if history == START:
+                    break
+            if history == DONE:
+                return self._wrong((ledger, self._world(world), (DONE,))) or self._open_end(ledger, world)
+            if self._kind == FINDS and self._ledger.rows[ledger][-1]["state"] == "HELD":
+                return self._wrong((ledger, self._world(world), (DONE,)))
+            world = _later(world)
+        return "one worker alone cannot bring it to its end"
+
+    def _open_end(self, ledger: int, world: World) -> str | None:
+        """Its call has returned: the effect's one job must be in the ledger."""
         rows = self._ledger.rows[ledger]
-        if not rows or not set(world.jobs) <= _known(rows):
-            return False
-        return rows[-1]["state"] in ("SENT", "DONE", *(["HELD"] if self._kind == FINDS else []))
+        return None if world.jobs and set(world.jobs) <= _known(rows) else "a job that the ledger does not know"
 
 
-_SEARCHED = ("SENDING", "IN_DOUBT", "HELD")
+_TURNS = 12
+
+
+def _calm(world: World, *, arrives: bool) -> World:
+    """Nothing is under way any more, and nothing more goes wrong."""
+    for index, request in enumerate(world.requests):
+        if request.under_way:
+            world = world.arrived(index, visible_at=world.now) if arrives else world.with_request(index, gone=True)
+    scope = replace(
+        world.scope,
+        crashes=0,
+        lost_answers=0,
+        late_commits=0,
+        hidden_jobs=0,
+        partial_searches=0,
+        refusals=0,
+        ended_jobs=0,
+    )
+    return replace(world, scope=scope)
+
+
+_OPEN = tuple(str(state) for state in OPEN)
 
 
 def _known(rows: list[dict[str, Any]]) -> set[str]:
@@ -465,36 +723,16 @@ def _known(rows: list[dict[str, Any]]) -> set[str]:
 
 
 def _with(workers: tuple[int, ...], position: int, history: int) -> tuple[int, ...]:
-    return tuple(sorted((*workers[:position], history, *workers[position + 1 :])))
+    return (*workers[:position], history, *workers[position + 1 :])
 
 
 def _name(position: int) -> str:
     return f"worker {position}"
 
 
-def _told(answer: Answer) -> str:
-    if answer.error is not None:
-        return str(answer.error)
-    return str(getattr(answer.value, "state", answer.value))
-
-
-def _trace(cause: list[tuple[int, str]], number: int) -> str:
+def _trace(cause: array[int], how: array[int], labels: list[str], number: int) -> str:
     steps = []
     while number:
-        number, label = cause[number]
-        steps.append(label)
+        steps.append(labels[how[number]])
+        number = cause[number]
     return "; ".join(steps[::-1])
-
-
-def _without_way(count: int, sources: array[int], targets: array[int], ends: list[int]) -> list[int]:
-    """The states from which no end can be reached."""
-    back: dict[int, list[int]] = {}
-    for source, target in zip(sources, targets, strict=True):
-        back.setdefault(target, []).append(source)
-    reached, stack = set(ends), list(ends)
-    while stack:
-        for source in back.get(stack.pop(), ()):
-            if source not in reached:
-                reached.add(source)
-                stack.append(source)
-    return [number for number in range(count) if number not in reached]

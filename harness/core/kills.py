@@ -30,17 +30,20 @@ from include.core.ledger import (
     InDoubt,
     Intent,
     Ledger,
+    LookAgain,
     Owner,
     Probe,
     RemoteSearch,
     SendFence,
+    State,
     Submission,
     submit_once,
     verify,
 )
 
-KILLS = ("before the intent", "intent", "sending", "accepted", "answered", "recorded", "any instant")
-OTHERS = ("commit delayed", "job hidden", "two workers", "paused holder", "clock steps")
+BEFORE = "before the intent"
+KILLS = (BEFORE, "intent", "sending", "accepted", "answered", "recorded", "any instant")
+OTHERS = ("commit delayed", "job hidden", "two workers", "paused holder", "stale look", "clock steps")
 SCENARIOS = KILLS + OTHERS
 # Generous: on a loaded machine the server itself is late, and must still keep what the probe declares.
 REQUEST_TIMEOUT_SECONDS = 1.0
@@ -85,7 +88,9 @@ def _client(server: JournalServer, *, patient: bool = False) -> HttpClient:
     return HttpClient(server.address, transport=transport, policy=policy)
 
 
-async def _submit(asked: Asked, client: HttpClient, ledger: Ledger, faults: dict[str, float]) -> Submission:
+async def _submit(
+    asked: Asked, client: HttpClient, ledger: Ledger, faults: dict[str, float], seen_absent: int | None
+) -> Submission:
     async def send(row: Submission, fence: SendFence) -> str:
         answer = await client.write("/jobs", what="POST /jobs", json={"key": row.business_key, **faults}, fence=fence)
         return str(answer["id"])
@@ -102,7 +107,7 @@ async def _submit(asked: Asked, client: HttpClient, ledger: Ledger, faults: dict
     owner = Owner("kills", f"run-{os.getpid()}", "submit")
     intent = Intent("journal", "job", asked.key, {"key": asked.key}, owner)
     probe = Probe(search, VISIBILITY_WINDOW_SECONDS, REQUEST_TIMEOUT_SECONDS, proves_absence=True)
-    return await submit_once(ledger, intent, send=send, probe=probe)
+    return await submit_once(ledger, intent, send=send, probe=probe, seen_absent=seen_absent)
 
 
 def _clock_of(scenario: str) -> Callable[[], float] | None:
@@ -114,9 +119,12 @@ def _clock_of(scenario: str) -> Callable[[], float] | None:
 
 
 def _worker(asked: Asked, *, die_at: str = "", stop_at: str = "", patient: bool = False, **faults: float) -> None:
-    """A task: opens the ledger and submits, trying again as Airflow would, until the row is SENT."""
+    """A task: opens the ledger and submits, trying again as Airflow would, until the row is SENT.
 
-    def on_step(step: str, _row: Submission) -> None:
+    One that stops at its `look` has seen before that nothing is there.
+    """
+
+    def on_step(step: str, _row: Submission | None) -> None:
         if step == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == stop_at:
@@ -125,18 +133,19 @@ def _worker(asked: Asked, *, die_at: str = "", stop_at: str = "", patient: bool 
     async def until_sent() -> None:
         async with _client(asked.server, patient=patient) as client:
             ledger = Ledger(asked.url, clock=_clock_of(asked.scenario), on_step=on_step)
-            if die_at == "before the intent":
-                os.kill(os.getpid(), signal.SIGKILL)
+            on_step(BEFORE, None)
+            on_step("look", None)
+            seen_absent = 0 if stop_at == "look" else None
             while True:
                 try:
-                    await _submit(asked, client, ledger, faults)
+                    await _submit(asked, client, ledger, faults, seen_absent)
                     return
-                except InDoubt as pending:
-                    await asyncio.sleep(min(pending.retry_after or 0.1, 2.5))
+                except LookAgain:
+                    seen_absent = None  # it looks, and sees what is there now
                 except TransientError as error:
                     if stop_at and isinstance(error, AttemptLost):
                         os._exit(3)  # what the paused holder is expected to find
-                    await asyncio.sleep(0.05)
+                    await asyncio.sleep(min(error.retry_after or 0.1, 2.5) if isinstance(error, InDoubt) else 0.05)
 
     asyncio.run(until_sent())
 
@@ -200,8 +209,8 @@ def play(asked: Asked) -> None:
     elif scenario == "two workers":
         for child in [fork(lambda: _worker(asked, hold=rng.random() * 0.05)) for _ in range(2)]:
             must_end_well(child)
-    elif scenario == "paused holder":
-        _play_paused_holder(asked)
+    elif scenario in STOPPED:
+        STOPPED[scenario](asked)
     must_end_well(fork(lambda: _worker(asked)))
 
 
@@ -218,6 +227,30 @@ def _play_paused_holder(asked: Asked) -> None:
     status = reap(holder)
     if os.waitstatus_to_exitcode(status) != 3:
         raise RuntimeError(f"the paused holder did not see that it had lost its attempt: {status}")
+
+
+def _play_stale_look(asked: Asked) -> None:
+    """A worker stops after it has looked; another does everything, and its effect is there; then the first goes on."""
+    looked = fork(lambda: _worker(asked, stop_at="look"))
+    _, status = os.waitpid(looked, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        raise RuntimeError(f"the worker did not stop after its look: {status}")
+    try:
+        must_end_well(fork(lambda: _worker(asked)))
+        must_end_well(fork(lambda: _close(asked)))
+    finally:
+        os.kill(looked, signal.SIGCONT)
+    must_end_well(looked)
+
+
+def _close(asked: Asked) -> None:
+    """The job has ended well, and its row is closed."""
+    ledger = Ledger(asked.url)
+    (row,) = ledger.generations("journal", "job", asked.key)
+    ledger.move(row, State.DONE, why="ended")
+
+
+STOPPED = {"paused holder": _play_paused_holder, "stale look": _play_stale_look}
 
 
 def run_scenario(server: JournalServer, url: URL, scenario: str, seeds: range) -> list[Outcome]:

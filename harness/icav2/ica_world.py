@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import URL
 
+from harness.core.mortal_ledger import MortalLedger
 from harness.virtual_time import VirtualTimeLoop, run_virtual
 from include.core.http import HttpPolicy
 from include.core.ledger import Ledger, Owner, State, init, verify
@@ -43,32 +43,6 @@ def manifest(destinations: int, files: int = 2) -> dict[str, list[str]]:
         for d in range(destinations)
         for f in range(files)
     }
-
-
-class Killed(BaseException):
-    """What a process meets that was killed: it does nothing more."""
-
-
-class MortalLedger(Ledger):
-    """The ledger as one process sees it. Once `dead`, that process reads and writes nothing any more, as after SIGKILL."""
-
-    dead = False
-
-    @contextmanager
-    def reading(self) -> Iterator[Any]:
-        self._alive()
-        with super().reading() as conn:
-            yield conn
-
-    @contextmanager
-    def _write(self, *args: Any, **options: Any) -> Iterator[Any]:
-        self._alive()
-        with super()._write(*args, **options) as tx:
-            yield tx
-
-    def _alive(self) -> None:
-        if self.dead:
-            raise Killed
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +44,7 @@ class LedgeredBatches:
     """Wraps each batch of a plate's deletion (`around_batch` of include/plates/delete.py).
 
     Outcomes lie as JSON Lines in `folder` of the receipts; the ledger's event holds their digest. `answer_seconds` is how
-    long a dead worker's last request may still be on its way to the store.
+    long a dead worker's last request may still be on its way to the store. `sleep` may be a virtual clock's.
     """
 
     book: Ledger
@@ -53,6 +54,7 @@ class LedgeredBatches:
     objects: Objects
     folder: str
     answer_seconds: float = 20.0
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def __call__(self, batch: DeleteBatch, send: SendBatch) -> Outcomes:
         """The outcomes of a batch, sent now or before. Raises what `submit_once` raises."""
@@ -83,7 +85,7 @@ class LedgeredBatches:
             try:
                 return await submit_once(self.book, self._intent(batch), send=send, probe=probe)
             except (AttemptLost, InDoubt) as pending:  # another worker is at it, or may have been
-                await asyncio.sleep(pending.retry_after or self.answer_seconds)
+                await self.sleep(pending.retry_after or self.answer_seconds)
         return await submit_once(self.book, self._intent(batch), send=send, probe=probe)
 
     def _intent(self, batch: DeleteBatch) -> Intent:

@@ -1,7 +1,7 @@
 """What all simulators share: clock and agenda, journal, fault script, HTTP shell, side channel, loopback server, registry."""
 
 from simulators.common.clock import Agenda, Clock, http_date, iso_millis
-from simulators.common.faults import Asked, FaultScript, Rule
+from simulators.common.faults import FaultScript, Rule
 from simulators.common.journal import Entry, Journal
 from simulators.common.registry import SERVICES, HttpService, HttpServices, Service, Setup, Shared, build, named
 from simulators.common.server import RunningServer, serve
@@ -13,7 +13,6 @@ __all__ = [
     "SERVICES",
     "Agenda",
     "Answer",
-    "Asked",
     "Call",
     "Clock",
     "ConnectionDropped",

@@ -34,22 +34,17 @@ A rule chooses its requests by:
 | method | this method |
 | path | a substring or regular expression of the decoded path |
 | query | a substring or regular expression of the query string as it was sent (S3's operations differ by nothing else) |
-| command | a substring or regular expression of a command line (a cluster's front end, over SSH) |
-| contains | a substring of the body, or of what a command reads on its input |
+| contains | a substring of the body |
 | after, times | the first `after` of those that match pass, the next `times` (null: all) suffer |
-
-A rule with `method`, `path` or `query` is for HTTP requests alone, one with `command` for commands alone, and one with none of
-them for both. For commands the faults mean the same: *before commit*, the command did not run; *after commit*, it ran, and
-what it printed, or its exit status, did not arrive. `code` is the exit status, `body` what is on its error output.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 GENERIC = frozenset(
     {
@@ -68,17 +63,6 @@ GENERIC = frozenset(
 NOT_COMMITTED = frozenset({"status", "drop_before_commit", "non_json", "outage"})
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What rules are matched against: an HTTP request, or a command (`body`: what it reads on its input)."""
-
-    method: str = ""
-    path: str = ""
-    query: str = ""
-    body: bytes = b""
-    command: str | None = None
-
-
 class Rule(BaseModel):
     """One line of the script. Requests that match are counted; the first `after` pass, the next `times` suffer.
 
@@ -92,7 +76,6 @@ class Rule(BaseModel):
     method: str | None = None
     path: str | None = None
     query: str | None = None
-    command: str | None = None
     contains: str | None = None
     after: int = Field(default=0, ge=0)
     times: int | None = Field(default=1, ge=0)
@@ -105,7 +88,7 @@ class Rule(BaseModel):
     problem: dict[str, Any] | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
-    @field_validator("path", "query", "command")
+    @field_validator("path", "query")
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         try:
@@ -114,20 +97,12 @@ class Rule(BaseModel):
             raise ValueError(f"{value!r} is not a regular expression: {error}") from error
         return value
 
-    @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
-        if self.command is not None and (self.method or self.path or self.query):
-            raise ValueError("give command, or some of method, path and query: nothing has both")
-        return self
-
-    def matches(self, asked: Asked) -> bool:
-        if asked.command is None:
-            if self.command is not None or (self.method and self.method.upper() != asked.method):
-                return False
-            chosen = _found(self.path, asked.path) and _found(self.query, asked.query)
-        else:
-            chosen = not (self.method or self.path or self.query) and _found(self.command, asked.command)
-        return chosen and (not self.contains or self.contains.encode() in asked.body)
+    def matches(self, method: str, path: str, query: str, body: bytes) -> bool:
+        if self.method and self.method.upper() != method:
+            return False
+        if not (_found(self.path, path) and _found(self.query, query)):
+            return False
+        return not self.contains or self.contains.encode() in body
 
 
 def _found(wanted: str | None, text: str) -> bool:
@@ -141,9 +116,9 @@ class _Tally:
     matched: int = 0
     fired: int = 0
 
-    def takes(self, asked: Asked) -> bool:
+    def takes(self, method: str, path: str, query: str, body: bytes) -> bool:
         """Counts the request if it matches; whether it would suffer this rule, were there no other."""
-        if not self.rule.matches(asked):
+        if not self.rule.matches(method, path, query, body):
             return False
         self.matched += 1
         spent = self.rule.times is not None and self.fired >= self.rule.times
@@ -177,11 +152,11 @@ class FaultScript:
         if rule_id is None:
             self._outage = None
 
-    def due(self, asked: Asked, now: float) -> list[Rule]:
-        """Count this request (or command) and return the rules it suffers; a running outage hides it from all others."""
+    def due(self, method: str, path: str, query: str, body: bytes, now: float) -> list[Rule]:
+        """Count this request and return the rules it suffers; a running outage hides it from all others."""
         if self._outage and now < self._outage[0]:
             return [self._outage[1]]
-        ready = [tally for tally in self._tallies if tally.takes(asked)]
+        ready = [tally for tally in self._tallies if tally.takes(method, path, query, body)]
         generic = next((tally for tally in ready if tally.rule.fault in GENERIC), None)
         if generic is not None and generic.rule.fault in NOT_COMMITTED:
             ready = [generic]  # a fault that acts where the simulator commits is kept for a request that it commits

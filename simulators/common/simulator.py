@@ -30,7 +30,7 @@ from simulators.common.controls import (
     settings_controls,
     state_controls,
 )
-from simulators.common.faults import GENERIC, NOT_COMMITTED, Asked, FaultScript, Rule
+from simulators.common.faults import GENERIC, NOT_COMMITTED, FaultScript, Rule
 from simulators.common.journal import Journal
 from simulators.common.wire import (
     Answer,
@@ -194,7 +194,7 @@ class Simulator:
         if latency:
             await self.clock.sleep(latency)
         now = self.run_due()
-        rules = self.faults.due(Asked(call.method, call.path, call.raw_query, call.body), now)
+        rules = self.faults.due(call.method, call.path, call.raw_query, call.body, now)
         names.extend(rule.fault for rule in rules)
         special = [rule for rule in rules if rule.fault not in GENERIC]
         transport = next((rule for rule in rules if rule.fault in GENERIC), None)

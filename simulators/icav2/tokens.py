@@ -68,6 +68,10 @@ class Tokens:
             return user
         return self._check(call.headers.get("authorization", ""))[0]
 
+    def issued(self) -> list[str]:
+        """Every token that was issued and not revoked."""
+        return list(self._issued)
+
     def revoke_all(self) -> int:
         """Make every token issued so far invalid and return how many there were."""
         count = len(self._issued)

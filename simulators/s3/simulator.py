@@ -36,6 +36,11 @@ class S3World(Simulator):
         self._store.reset()
         self.journal.record("reset")
 
+    def dump(self, bucket: str) -> list[tuple[str, str]]:
+        """Every version in a bucket as (key, version id), in key order; delete markers are none."""
+        self.run_due()
+        return self._store.versions(bucket)
+
     # What the shell asks
 
     def problem(self, status: int, title: str, detail: str, fields: dict[str, Any] | None = None) -> Answer:

@@ -86,6 +86,13 @@ class MotoStore:
             stored._etag = etag.strip('"')
         return True
 
+    def versions(self, bucket: str) -> list[tuple[str, str]]:
+        """Every version as (key, version id), in key order; delete markers are none."""
+        with self.running():
+            keys = self.buckets[bucket].keys
+            found = [(name, stored) for name in sorted(keys) for stored in keys.getlist(name)]
+            return [(name, str(stored.version_id)) for name, stored in found if hasattr(stored, "etag")]
+
     @property
     def buckets(self) -> dict[str, Any]:
         """moto's buckets by name."""

@@ -1,19 +1,16 @@
-"""Waybill's own connections in a folder of the test, and an ICA simulator on a loopback socket whose clock a test moves."""
+"""An ICA simulator on a loopback socket, whose clock a test moves."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from include.core.ledger import Ledger, State, Submission, init, ledger_url
-from include.core.watch import WatchPolicy
+from harness.fixtures import Connect
+from include.core.ledger import Ledger, State, Submission
 from simulators.common import Clock, serve
 from simulators.common.server import RunningServer
 from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Settings
@@ -21,46 +18,6 @@ from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Settings
 SOURCE = "b23fb516-d852-4985-adcc-831c12e8cd22"
 TARGET = "7595e8f2-32d3-4c76-a324-c6a85dae87b5"
 SIZE_BYTES = 3_000_000
-
-Connect = Callable[[str, str], None]
-
-
-@pytest.fixture
-def ledger(tmp_path: Path, connect: Connect, receipts_folder: Path) -> Iterator[Ledger]:
-    """The ledger that connection waybill_ledger names; no step begins without a place for its record either."""
-    connection = f"sqlite:///{tmp_path / 'ledger.db'}"
-    init(ledger_url(connection))
-    connect("waybill_ledger", connection)
-    book = Ledger(ledger_url(connection))
-    yield book
-    book.close()
-    assert connections_to(book) == 0, "somebody has opened the ledger and not closed it"
-
-
-def connections_to(ledger: Ledger, place: Path | None = None) -> int:
-    """How many connections this process holds to a SQLite ledger, or to the file `place`."""
-    path, held = str(place or ledger._engine.url.database), 0
-    for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # closed meanwhile
-            held += str(descriptor.readlink()) == path
-    return held
-
-
-@pytest.fixture
-def receipts_folder(tmp_path: Path, connect: Connect) -> Path:
-    """Where the documents of connection waybill_receipts lie."""
-    folder = tmp_path / "receipts"
-    connect("waybill_receipts", json.dumps({"conn_type": "generic", "extra": {"prefix": folder.as_uri()}}))
-    return folder
-
-
-@pytest.fixture
-def inputs_folder(tmp_path: Path, connect: Connect) -> Path:
-    """Where inputs may lie by connection waybill_inputs."""
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    connect("waybill_inputs", json.dumps({"conn_type": "generic", "extra": {"prefixes": [folder.as_uri()]}}))
-    return folder
 
 
 @dataclass
@@ -120,9 +77,3 @@ def ica(connect: Connect) -> Iterator[Ica]:
 
 def rows_of(ledger: Ledger) -> list[Submission]:
     return ledger.in_states(*State)
-
-
-@pytest.fixture
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triggers look at once: nothing here can be woken too early."""
-    monkeypatch.setattr("triggers.watch.WatchPolicy", partial(WatchPolicy, quiet_seconds=0.05, first_poll_seconds=0.1))

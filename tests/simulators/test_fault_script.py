@@ -8,8 +8,6 @@ import httpx
 import pytest
 from ica_rehearsal import SOURCE, TARGET
 
-from simulators.common import Asked, FaultScript
-
 COPY = "dataCopyBatch"
 
 
@@ -199,27 +197,3 @@ def test_a_setting_with_a_wrong_name_or_value_changes_nothing(ica):
     for change in ({"failure_rat": 1}, {"failure_rate": 2}, {"failure_rate": 0.9, "same_project": "perhaps"}):
         assert ica.control.patch("/settings", json=change).status_code == 400
     assert ica.control.get("/settings").json()["failure_rate"] == 0
-
-
-def test_one_language_speaks_of_requests_and_of_commands():
-    script = FaultScript()
-    script.add(fault="status", path="/jobs", code=503, times=None)
-    script.add(fault="drop_after_commit", command=r"^sbatch ", contains="#SBATCH", times=None)
-    script.add(fault="slow", seconds=1, times=None)
-
-    def due(**asked) -> list[str]:
-        return [rule.fault for rule in script.due(Asked(**asked), 0.0)]
-
-    assert due(method="GET", path="/jobs") == ["status"]
-    assert due(method="GET", path="/sbatch /jobs") == ["status"]
-    assert due(command="sbatch --parsable", body=b"#!/bin/sh\n#SBATCH -t 5") == ["drop_after_commit"]
-    assert due(command="squeue /jobs") == ["slow"]
-    assert due(command="sbatch --version") == ["slow"]
-    assert due(method="POST", path="/other", body=b"#SBATCH") == ["slow"]
-
-
-def test_a_rule_for_both_a_command_and_a_request_is_refused():
-    with pytest.raises(ValueError, match="command, or some of method"):
-        FaultScript().add(fault="slow", command="sbatch", method="POST")
-    with pytest.raises(ValueError, match="regular expression"):
-        FaultScript().add(fault="slow", command="(")

@@ -384,6 +384,20 @@ class Ledger:
             raise error
         return row
 
+    def record_found(self, row: Submission, external_id: str) -> Submission:
+        """Writes down a job that a search found, if the row still waits for one; else returns it as it now is.
+
+        Unlike an answer, what is found is of no attempt: where it was sent anew since the search began, the job may be the new
+        attempt's, or the next generation's, and must stay there to be found.
+        """
+        with self._changing(row) as (tx, now):
+            if now.state == State.RESERVED:  # thought absent, and here it is
+                now = tx.change(now, {"state": State.SENDING}, why="found after all")
+            elif now.state not in (State.IN_DOUBT, State.ACCEPTED):
+                return now
+            values = {"state": State.SENT, "external_id": external_id, "accept_deadline": tx.now}
+            return tx.change(now, values, why="found by probe")
+
     def record_accepted(self, attempt: Submission, detail: Mapping[str, Any], *, named_within: float) -> Submission:
         """Writes down that the remote said yes and named nothing. `named_within` (seconds): by when it shows the job.
 
@@ -436,8 +450,9 @@ class Ledger:
                 )
             # Accepted at any instant up to now: a commit may come long after the client has given up.
             values: dict[str, Any] = {"external_id": external_id, "accept_deadline": tx.now}
-            # Under one client key the remote has one job: the answer to any attempt of the row names it.
-            if now.state in NAMEABLE and (now.fencing_token == attempt.fencing_token or now.client_key is not None):
+            # Under one client key every attempt's answer is about one job.
+            its_own = now.fencing_token == attempt.fencing_token or now.client_key is not None
+            if now.state in NAMEABLE and its_own:
                 values |= {"state": State.SENT, "detail": {**now.detail, **detail}}
                 return tx.change(now, values, why=why), True
             if now.external_id is None and now.state in (State.SUPERSEDED, State.CANCELLED):

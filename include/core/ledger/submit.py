@@ -354,7 +354,7 @@ async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
     fresh = sorted(set(found.candidates) - ledger.known(row.system, row.kind, found.candidates))
     if len(fresh) == 1:
         try:
-            return ledger.record_sent(row, fresh[0], why="found by probe")
+            return ledger.record_found(row, fresh[0])
         except LedgerError:  # another worker found it at the same time
             return ledger.get(row.id)
     if len(fresh) > 1:

@@ -26,6 +26,7 @@ from include.core.ledger import (
     InDoubt,
     Ledger,
     LookAgain,
+    RemoteSearch,
     SendFence,
     Sent,
     State,
@@ -285,6 +286,56 @@ def test_an_error_is_not_hidden_by_a_ledger_that_fails_too(
     with pytest.raises(TransientError, match="429"):
         submit(ledger, remote, intent("other"))
     assert {row.state for row in ledger.in_states(*State)} == {S.SENDING}
+
+
+def resent_while(ledger: Ledger, remote: Remote, row: Submission) -> None:
+    """Another worker proves absence, sends anew, and loses its answer."""
+    attempt = ledger.begin(ledger.move(row, S.RESERVED, why="absence proved"), response_deadline=2 * TIMEOUT)
+    assert attempt is not None
+    remote.accept("plate-7")
+    ledger.move(attempt, S.IN_DOUBT, why="no answer")
+
+
+def test_a_slow_search_that_finds_the_job_of_a_later_attempt_does_not_take_it_from_that_attempt(
+    ledger: Ledger, remote: Remote
+):
+    async def slow(row: Submission) -> RemoteSearch:
+        resent_while(ledger, remote, row)
+        return await remote.search(row)
+
+    row = ledger.move(begun(ledger), S.IN_DOUBT, why="no answer")
+    found = run(resolve(ledger, row, replace(remote.probe(), search=slow)))
+    assert (found.state, found.external_id, found.detail.get("late_answers")) == (S.SENT, "job-1", None)
+    assert submit(ledger, remote).external_id == "job-1"
+    assert remote.requests == 0
+
+
+@pytest.mark.parametrize("state", [S.SENDING, S.SUPERSEDED])
+def test_what_a_slow_search_finds_is_left_to_whoever_has_sent_it_since(ledger: Ledger, remote: Remote, state: State):
+    async def slow(row: Submission) -> RemoteSearch:
+        if state == S.SENDING:
+            ledger.begin(ledger.move(row, S.RESERVED, why="absence proved"), response_deadline=2 * TIMEOUT)
+        else:
+            ledger.move(row, S.SUPERSEDED, why="not found", detail={"is_effective": False})
+        remote.accept("plate-7")
+        return await remote.search(row)
+
+    row = ledger.move(begun(ledger), S.IN_DOUBT, why="no answer")
+    found = run(resolve(ledger, row, replace(remote.probe(), search=slow)))
+    assert (found.state, found.external_id) == (state, None)
+    assert ledger.known("tape", "restore", ["job-1"]) == set()
+
+
+def test_under_one_client_key_the_answer_of_an_earlier_attempt_is_the_later_ones_too(ledger: Ledger, remote: Remote):
+    row = ledger.keep_client_key(ledger.open(intent()), "key")
+    first = ledger.begin(row, response_deadline=2 * TIMEOUT)
+    assert first is not None
+    again = ledger.move(ledger.move(first, S.IN_DOUBT, why="no answer"), S.RESERVED, why="sent again under the key")
+    second = ledger.begin(again, response_deadline=2 * TIMEOUT)
+    assert second is not None
+    for attempt in (first, second):
+        recorded = ledger.record_sent(attempt, "job-1", why="answer")
+        assert (recorded.state, recorded.external_id, recorded.detail.get("late_answers")) == (S.SENT, "job-1", None)
 
 
 def test_a_dead_workers_sending_is_put_in_doubt_first(ledger: Ledger, remote: Remote):

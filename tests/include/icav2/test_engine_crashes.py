@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from harness.icav2.ica_world import TARGET, Killed, World, manifest, play
+from harness.core.mortal_ledger import Killed
+from harness.icav2.ica_world import TARGET, World, manifest, play
 from simulators.icav2 import Outcome, Override
 
 SEEDS = 40

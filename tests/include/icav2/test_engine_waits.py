@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from harness.icav2.ica_world import Killed, World, manifest, play
+from harness.core.mortal_ledger import Killed
+from harness.icav2.ica_world import World, manifest, play
 from include.core.ledger import Intent, State
 from include.icav2.reconcile import Reconciler
 from include.icav2.rules import KIND, SYSTEM, clock

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from harness.icav2.ica_world import SOURCE, TARGET, Killed, World, play
+from harness.core.mortal_ledger import Killed
+from harness.icav2.ica_world import SOURCE, TARGET, World, play
 from include.core.ledger import State
 from include.icav2 import report
 from include.icav2.models import Content, CopyPlan

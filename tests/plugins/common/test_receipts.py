@@ -20,6 +20,7 @@ from operators.common.receipt import ReceiptLink, receipt_url
 from operators.icav2.receipt import ICAv2ReceiptOperator
 from portal.app import app, may_read_run
 
+from harness.fixtures import Connect, connections_to
 from include.core.errors import (
     AuthError,
     ConflictingRequest,
@@ -40,7 +41,6 @@ from include.core.receipt import Receipt
 from include.core.receipt import folder as run_folder
 from include.core.request import Request
 from include.core.steps import StepRecords
-from tests.plugins.conftest import Connect, connections_to
 from tests.plugins.doubles import DAG_ID, RUN_ID, Run
 
 

@@ -25,11 +25,12 @@ from triggers.icav2_jobs import ICAv2JobsTrigger
 from triggers.until import UntilTrigger
 from triggers.watch import WatchTrigger
 
+from harness.fixtures import Connect, connections_to
 from harness.virtual_time import VirtualTimeLoop, run_virtual
 from include.core.errors import AuthError, LedgerError, TransientError
 from include.core.ledger import Intent, Ledger, Owner, Probe, Submission, submit_once
 from include.core.watch import Observation, Observe, WatchPolicy
-from tests.plugins.conftest import Connect, Ica, connections_to, rows_of
+from tests.plugins.conftest import Ica, rows_of
 from tests.plugins.doubles import DAG_ID
 
 RUN_ID = "first"

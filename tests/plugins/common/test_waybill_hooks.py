@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from harness.fixtures import Connect, connections_to
 from include.core.errors import LedgerError, RequestError
 from include.core.ledger import Ledger
 from simulators.common import serve
-from tests.plugins.conftest import Connect, connections_to
 
 ROOT = Path(__file__).parents[3]
 

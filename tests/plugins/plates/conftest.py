@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from harness.fixtures import connections_to
 from harness.plates import servers
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
 from include.s3.bucket import S3Access
-from tests.plugins.conftest import connections_to
 from tests.plugins.plates.doubles import Run
 
 Connect = Callable[[str, str], None]
