@@ -26,6 +26,7 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results.json", ROOT / "docs" / "figures.m
 # Module → what it measures, in the order of the page.
 MODULES = {
     "icav2.engine": "ICAv2 copies: the engine on a virtual clock",
+    "icav2.disturbed": "ICAv2 copies: slow, paused and killed",
     "icav2.real_airflow": "ICAv2 copies: a real Airflow at full size",
     "core.kills": "Workers killed while they submit",
     "core.interleavings": "Every interleaving of workers that submit, in a small scope",

@@ -22,7 +22,8 @@ from include.icav2.engine import CopyEngine, Progress
 from include.icav2.manifest import checked, flip
 from include.icav2.models import CopyPlan
 from include.icav2.plan import resolve
-from include.icav2.rules import CopySettings
+from include.icav2.rules import KIND, CopySettings
+from include.icav2.small_files import STREAM_KIND
 from simulators.common import Clock, InProcessTransport
 from simulators.icav2 import IcaSimulator, Settings
 
@@ -136,7 +137,10 @@ class World:
         self.check_records(twins=twins)
 
     def check_records(self, *, twins: bool = False) -> None:
-        rows = self.submissions()
+        rows = [row for row in self.submissions() if row.kind == KIND]
+        streamed = {row.external_id for row in self.submissions() if row.kind == STREAM_KIND}
+        uploaded = {entry.details["id"] for entry in self.sim.journal.entries("file_uploaded")}
+        assert uploaded - streamed == set(), "files that the ledger does not know"
         known = {row.external_id for row in rows if row.external_id}
         known |= {late for row in rows for late in row.detail.get("late_answers", [])}
         at_ica = {job["id"] for job in self.jobs()}

@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ from include.icav2.models import Data, Frozen, Job
 
 PAGE_SIZE = 1000
 QUERY_BYTES = 5000  # of file paths in one query, as they are written in a URL; servers and proxies cut at 8 kB
+FILE_SECONDS = 600.0  # for a small file on its way to or from the worker
 SINGLE_LOOKUPS = 16  # when a listing has shown all but so many of the jobs, the rest is asked for one by one
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ class ICAv2Client:
         rng: random.Random | None = None,
     ):
         headers = {"Accept": MEDIA_TYPE, "Content-Type": MEDIA_TYPE}
+        policy = policy or HttpPolicy(file_seconds=FILE_SECONDS)
         self.http = HttpClient(
             base_url, credentials, name=name, headers=headers, policy=policy, transport=transport, sleep=sleep, rng=rng
         )
@@ -119,6 +122,40 @@ class ICAv2Client:
         if any(data.path == file for data in await self._data(project_id, {"filePath": file, "type": "FILE"}, what)):
             raise RemoteError(f"{what}: a file of that name is there; choose another folder", no_effect=True)
         raise TransientError(f"{what}: it is just being made or deleted by somebody else", retry_after=2.0)
+
+    async def make_file(
+        self, project_id: str, folder_id: str | None, name: str, *, key: str, fence: Callable[[], None]
+    ) -> str:
+        """The id of a new file without content; `folder_id` None is the project's root. The same `key` gives the same file,
+        for a week. Raises TransientError, nothing done, where there is one of that name (409): look again."""
+        what = f"making file {name}"
+        body = {"name": name, **({"folderPath": "/"} if folder_id is None else {"folderId": folder_id})}
+        path, headers = f"/api/projects/{project_id}/data:createFileWithUploadUrl", {"Idempotency-Key": key}
+        try:
+            made = await self.http.write(path, what=what, json=body, headers=headers, fence=fence)
+        except Conflict as error:
+            raise TransientError(str(error), retry_after=5.0, no_effect=True) from None
+        return _read(lambda answer: str(answer["data"]["id"]), made, what)
+
+    async def download(self, project_id: str, data_id: str, target: Path, *, size_bytes: int) -> None:
+        """The content of a file, into a file here."""
+        what = f"downloading {data_id}"
+        url = await self._signed_url(project_id, data_id, "createDownloadUrl", what)
+        await self.http.download(
+            url, target, what=what, limit_bytes=size_bytes, size_bytes=size_bytes, signed=False, secrets=[url]
+        )
+
+    async def upload(self, project_id: str, data_id: str, source: Path) -> None:
+        """The content of a file that was made and is PARTIAL, from a file here. Repeating it does no harm."""
+        what = f"uploading {data_id}"
+        url = await self._signed_url(project_id, data_id, "createUploadUrl", what)
+        headers = {"Content-Type": "application/octet-stream"}
+        await self.http.send_again("PUT", url, what=what, file=source, headers=headers, signed=False, secrets=[url])
+
+    async def _signed_url(self, project_id: str, data_id: str, verb: str, what: str) -> str:
+        """A URL of ICA's object store, good for a while and for whoever has it: it is a secret."""
+        path = f"/api/projects/{project_id}/data/{data_id}:{verb}"
+        return _read(lambda answer: str(answer["url"]), await self.http.write_again(path, what=what), what)
 
     async def delete_data(self, project_id: str, data_id: str, *, fence: Callable[[], None] | None = None) -> None:
         """Asks for the deletion of one exact id; it happens later. Already gone is as good."""
@@ -272,6 +309,7 @@ def _job(item: Mapping[str, Any]) -> Job:
         subject_id=item.get("subjectId"),
         created=_epoch(item.get("timeCreated")),
         finished=_epoch(item.get("timeFinished")) or None,
+        message=item.get("additionalStatusInformation") or "",
     )
 
 

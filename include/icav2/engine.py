@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 from include.core import effects
@@ -28,9 +29,10 @@ from include.icav2 import rules
 from include.icav2.client import ICAv2Client
 from include.icav2.context import CopyContext
 from include.icav2.folders import ensure_folders, missing_folders
-from include.icav2.models import CopyPlan, Destination, Proof
+from include.icav2.models import CopyPlan, Destination, Job, Proof
 from include.icav2.reconcile import Reconciler
 from include.icav2.rules import KIND, SYSTEM, CopySettings, CopyStanding
+from include.icav2.small_files import SmallFileCopier, batch_part
 from include.icav2.submit import Sender, Work
 from include.icav2.verify import prove
 from include.icav2.watch import created_at, job_watch, watched_jobs
@@ -61,6 +63,11 @@ class CopyEngine:
 
     # -- one pass -----------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _batches(self) -> CopyPlan:
+        """What is left to ICA's batch copy."""
+        return batch_part(self.plan) if self.settings.stream_small_files else self.plan
+
     async def act(self) -> CopyProgress:
         """Reconciles, proves, sends. Raises AuthError, LedgerError; where ICA is out of reach, all destinations wait."""
         rows = self.rows()
@@ -70,7 +77,14 @@ class CopyEngine:
             now = self.ledger.now()
             waiting = [effects.waits(d, error, now, OUT_OF_REACH_SECONDS) for d in self.plan.destinations]
             return Progress(waiting, now)
-        by_key, reconciler = {d.key: d for d in self.plan.destinations}, Reconciler(self._context, self.ledger.now())
+        batches = await self._act_on_batches(rows, jobs)
+        if not self.settings.stream_small_files:
+            return batches
+        return await SmallFileCopier(self._context, self.ledger.now()).act(self.plan, batches)
+
+    async def _act_on_batches(self, rows: dict[str, list[Submission]], jobs: Mapping[str, Job]) -> CopyProgress:
+        by_key = {d.key: d for d in self._batches.destinations}
+        reconciler = Reconciler(self._context, self.ledger.now())
         reconciled = await map_by_key(
             by_key, lambda key: self._guarded(by_key[key], reconciler.reconcile(by_key[key], rows[key], jobs))
         )
@@ -129,7 +143,8 @@ class CopyEngine:
     ) -> dict[str, CopyStanding]:
         places = [(w.destination.project_id, w.destination.path) for w in wanted]
         folders = await ensure_folders(self.client, places)
-        sender = Sender(self._context, self.ledger.now())
+        seen = rules.seen_jobs(row for found in rows.values() for row in found)
+        sender = Sender(self._context, self.ledger.now(), seen)
         work = {w.destination.key: w for w in wanted}
         return await map_by_key(
             work,
@@ -180,6 +195,17 @@ class CopyEngine:
             deadline = now() + max(wait, 0.0)
             await watch(watcher.observe, deadline=deadline, policy=policy, now=now, sleep=self.sleep, rng=rng, say=say)
 
+    def item_messages(self) -> dict[tuple[str, str], str]:
+        """ICA's last words about each item that it did not copy in this run, by destination and source."""
+        rows, said = self.rows(), dict[tuple[str, str], list[str]]()
+        for destination in self.plan.destinations:
+            for item in destination.items:
+                place = (destination.dest_uri, item.source_uri)
+                said[place] = rules.reasons_of(rows[destination.key], self.owner, item)
+        if self.settings.stream_small_files:
+            said |= {file.place: why for file, why in SmallFileCopier(self._context, 0.0).reasons(self.plan)}
+        return {place: messages[-1] for place, messages in said.items() if messages}
+
     async def final_proofs(self) -> list[Proof]:
         """A last fresh look at every destination: what the receipt says is what is there now.
 
@@ -188,7 +214,7 @@ class CopyEngine:
 
         async def look(destination: Destination) -> list[Proof]:
             try:
-                return await self._context.proofs(destination)
+                return await self._context.proofs(destination, rows[destination.key])
             except Forbidden:
                 return prove(destination, {}, use_etag=self.settings.use_etag)
 

@@ -3,7 +3,8 @@
 ICA takes no key of ours, and does not say who may see which job. A job that stays unfound is superseded, which is harmless,
 since a copy with SKIP leaves what is there.
 
-Invariant: a search can find a job, and never proves that there is none.
+Invariant: nothing is sent again because a search found nothing. What is shown to be absent (`JobSearch.find`) is only no
+longer waited for.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 
 from include.core.concurrency import map_by_key
 from include.core.errors import AuthError, Forbidden, TransientError, WaybillError
-from include.core.ledger import DuplicateSafe, Ledger, Probe, RemoteSearch, State, Submission
+from include.core.ledger import DuplicateSafe, Ledger, Probe, RemoteSearch, Submission
 from include.icav2.client import ICAv2Client
 from include.icav2.models import Destination, Job
-from include.icav2.rules import KIND, SYSTEM, CopySettings
+from include.icav2.rules import KIND, LONGEST_JOB_SECONDS, SYSTEM, CopySettings, lost
 from include.icav2.watch import CLOCK_SKEW_SECONDS
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class JobSearch:
         )
 
     async def _search(self, destination: Destination, row: Submission) -> RemoteSearch:
-        found = await self._matches(destination, row)
+        found = await self._matches(destination, row, await self._jobs_for(row))
         # Earlier attempts whose answers were lost too may come to light now: the oldest jobs are theirs.
         rows = self.ledger.generations(SYSTEM, KIND, destination.key)
         earlier = [r for r in lost(rows) if r.id < row.id and r.payload_sha256 == row.payload_sha256]
@@ -53,18 +54,36 @@ class JobSearch:
         return RemoteSearch(tuple(found), complete=True, remote_now=remote_now)
 
     async def find(self, destination: Destination, rows: Sequence[Submission]) -> bool:
-        """Looks once more for superseded jobs that were never found, and writes down what has come to light."""
-        any_found = False
-        for row in lost(rows):
-            found = await self._matches(destination, row)
+        """Looks once more for superseded jobs that were never found, and writes down what has come to light, or what shows
+        that there is none: such a one is not waited for any more."""
+        any_found, oldest = False, self.ledger.now() - LONGEST_JOB_SECONDS
+        for row in lost([row for row in rows if (row.closed_at or oldest) > oldest]):
+            jobs = await self._jobs_for(row)
+            found = await self._matches(destination, row, jobs)
             if found:
                 self.ledger.record_sent(row, found[0], why="found later")
                 any_found = True
+            elif "absent" not in row.detail and (why := self._absence(row, jobs)):
+                self.ledger.annotate(row, {"absent": why}, why=f"no job of it exists: {why}")
         return any_found
 
-    async def _matches(self, destination: Destination, row: Submission) -> list[str]:
+    def _absence(self, row: Submission, jobs: Sequence[Job]) -> str | None:
+        """What shows, in a complete listing without it, that a superseded job does not exist: a job of ours that was made
+        after the search for it had ended; or that this is the second time that it would have had to be visible."""
+        closed_at = row.closed_at or self.ledger.now()
+        decided = closed_at + self._clock_difference
+        later = [job.id for job in jobs if job.created > decided]
+        if self.ledger.known(SYSTEM, KIND, later):
+            return "a later job of ours is listed, and this one is not"
+        waited = self.ledger.now() - closed_at
+        return f"not listed {waited:.0f} s after it was given up" if waited >= self.settings.doubt_seconds else None
+
+    async def _jobs_for(self, row: Submission) -> list[Job]:
+        """All jobs among which the one of this row must be."""
+        return await self.client.jobs_since(self._not_before(row))
+
+    async def _matches(self, destination: Destination, row: Submission, jobs: Sequence[Job]) -> list[str]:
         """Jobs that no row has, whose batch has exactly the folder and the items of this row; oldest first."""
-        jobs = await self.client.jobs_since(self._not_before(row))
         known = self.ledger.known(SYSTEM, KIND, [job.id for job in jobs])
         unmanaged = [job for job in jobs if job.id not in known and job.subject_id]
         same = await map_by_key(unmanaged, lambda job: self._is_same(destination, row, job))
@@ -73,10 +92,16 @@ class JobSearch:
 
     def _not_before(self, row: Submission) -> float:
         """An instant on ICA's clock before which the job of this row cannot have been made."""
-        sending_at, remote_now = row.sending_at or row.reserved_at, self.client.http.remote_now
-        if remote_now is None:
+        sending_at = row.sending_at or row.reserved_at
+        if self.client.http.remote_now is None:
             return sending_at - CLOCK_SKEW_SECONDS
-        return sending_at + (remote_now - self.ledger.now()) - CLOCK_ERROR_SECONDS
+        return sending_at + self._clock_difference - CLOCK_ERROR_SECONDS
+
+    @property
+    def _clock_difference(self) -> float:
+        """How far ICA's clock is before ours, as its last answer said."""
+        remote_now = self.client.http.remote_now
+        return 0.0 if remote_now is None else remote_now - self.ledger.now()
 
     async def _is_same(self, destination: Destination, row: Submission, job: Job) -> bool:
         try:
@@ -91,8 +116,3 @@ class JobSearch:
         except WaybillError:  # another project's, or not a copy batch at all
             return False
         return sorted(item.data_id for item in items) == sorted(row.detail["data_ids"])
-
-
-def lost(rows: Sequence[Submission]) -> list[Submission]:
-    """Superseded submissions of which it is not known whether a job exists; oldest first."""
-    return [row for row in rows if row.state == State.SUPERSEDED and not row.external_id]

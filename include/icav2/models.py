@@ -72,6 +72,13 @@ class CopyRequest(Request):
         description="ICA has refused them in the past. `allow` sends them all the same.",
         json_schema_extra=CHECKS,
     )
+    small_files: Literal["batch", "stream"] = Field(
+        "batch",
+        title="Small files",
+        description="ICA's batch copy has been seen to refuse files below 8 MiB, and single-part ones. `batch`: copy them as all "
+        "others. `stream`: the worker downloads and uploads them, up to 100 MiB each; tags are not copied.",
+        json_schema_extra=SPEED,
+    )
     max_resubmissions: int = Field(
         5,
         ge=0,
@@ -151,13 +158,14 @@ TERMINAL = frozenset({JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.PARTIALL
 
 
 class Job(Frozen):
-    """A job as ICA lists it. `created` and `finished` are epoch seconds of ICA's clock."""
+    """A job as ICA lists it. `created` and `finished` are epoch seconds of ICA's clock, `message` ICA's words about it."""
 
     id: str
     status: str
     subject_id: str | None
     created: float
     finished: float | None = None
+    message: str = ""
 
     @property
     def ended(self) -> bool:
@@ -182,11 +190,12 @@ class Data(Frozen):
 
 
 class Content(Frozen):
-    """One file of an item: its path relative to the destination folder, and what proves it."""
+    """One file of an item: its path relative to the destination folder, what proves it, and its id at the source."""
 
     path: str
     size_bytes: int
     etag: str | None
+    data_id: str | None = None
 
 
 class Item(Frozen):
@@ -218,9 +227,13 @@ class Destination(Frozen):
 
 
 class CopyPlan(Frozen):
-    """Everything that a run will copy, resolved to ids and sizes. Written once, read by every leg."""
+    """Everything that a run will copy, resolved to ids and sizes. Written once, read by every leg.
+
+    `request_sha256`: of the request that it was made for. Another request under the same run id has another plan.
+    """
 
     destinations: list[Destination]
+    request_sha256: str = ""
 
     @property
     def files(self) -> int:

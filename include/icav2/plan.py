@@ -5,7 +5,7 @@ Invariant: it reads only, and refuses everything that is wrong at once, before a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from include.core.concurrency import map_by_key
 from include.core.errors import Forbidden, NotFound, RequestError
@@ -94,7 +94,10 @@ def _item(text: str, uri: Uri, listing: Mapping[str, Data] | None, tree: Mapping
         raise ValueError(
             f"{printable(unready[0].path)}{more} is {unready[0].status}, not AVAILABLE: restore or re-upload it first"
         )
-    files = [Content(path=part.path[len(uri.parent) :], size_bytes=part.size_bytes, etag=part.etag) for part in parts]
+    files = [
+        Content(path=part.path[len(uri.parent) :], size_bytes=part.size_bytes, etag=part.etag, data_id=part.id)
+        for part in parts
+    ]
     return Item(source_uri=text, data_id=data.id, name=data.name, is_folder=uri.is_folder, files=files)
 
 
@@ -127,9 +130,15 @@ async def _look(client: ICAv2Client, destination: Destination) -> dict[str, Data
 
 
 async def occupied(
-    client: ICAv2Client, plan: CopyPlan, created: Mapping[str, set[str]], *, refuse_unmanaged: bool, use_etag: bool
+    client: ICAv2Client,
+    plan: CopyPlan,
+    created: Callable[[Mapping[str, set[str]]], Mapping[str, set[str]]],
+    *,
+    refuse_unmanaged: bool,
+    use_etag: bool,
 ) -> list[str]:
-    """Why destinations cannot be used as they are. `created`: names that this ledger created, by destination key.
+    """Why destinations cannot be used as they are. `created` gives the names that this ledger created, by destination key,
+    given those of the files that lie there; it is asked after the look, since another run may place files meanwhile.
 
     An unmanaged file with the name of ours and other content is always refused: SKIP would keep it in silence.
     """
@@ -143,15 +152,24 @@ async def occupied(
             return NO_PROJECT
 
     listings = await map_by_key(range(len(plan.destinations)), look)
-    problems = []
+    listed = {
+        plan.destinations[index].key: _files_in(plan.destinations[index], found)
+        for index, found in listings.items()
+        if not isinstance(found, str)
+    }
+    names, problems = created(listed), list[str]()
     for index, destination in enumerate(plan.destinations):
         there = listings[index]
         if isinstance(there, str):
             problems.append(f"{printable(destination.dest_uri)}: {there}")
         else:
-            mine = created.get(destination.key, set())
+            mine = names.get(destination.key, set())
             problems += _occupants(destination, there, mine, refuse_unmanaged=refuse_unmanaged, use_etag=use_etag)
     return problems
+
+
+def _files_in(destination: Destination, there: Mapping[str, Data]) -> set[str]:
+    return {d.name for d in there.values() if not d.is_folder and d.path == destination.path + d.name}
 
 
 def _occupants(

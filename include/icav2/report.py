@@ -102,15 +102,19 @@ def _job(standing: CopyStanding, rows: Sequence[Submission], owner: Owner) -> di
     }
 
 
-def not_copied(standings: Sequence[CopyStanding], proofs: Sequence[Proof]) -> list[str]:
+def not_copied(
+    standings: Sequence[CopyStanding], proofs: Sequence[Proof], said: Mapping[tuple[str, str], str] | None = None
+) -> list[str]:
     """One sentence for each file that is not where it should be: what, where, and why, by the standings that the last look
-    left (`proved`)."""
+    left (`proved`). `said`: ICA's own words about an item, by destination and source."""
     why = {s.target.dest_uri: s.why for s in standings}
+    words = {place: f"ICA: {printable(message)}" for place, message in (said or {}).items()}
     return [
         f"{printable(proof.source_uri)} → {printable(proof.dest_uri)}: {str(proof.verdict).replace('_', ' ')}"
-        + (f" ({why[proof.dest_uri]})" if why.get(proof.dest_uri) else "")
+        + (f" ({'; '.join(reasons)})" if reasons else "")
         for proof in proofs
         if proof.verdict != Verdict.OK
+        for reasons in [[w for w in (why.get(proof.dest_uri), words.get((proof.dest_uri, proof.source_uri))) if w]]
     ]
 
 
@@ -211,8 +215,9 @@ _REPLACE = (
     "it at ICA, then trigger the DAG with the same conf: only what is missing is copied."
 )
 _NOT_COPIED = (
-    "All submissions of this run are used up: the reason that ICA gives stands behind each file. Deal with it, then "
-    "trigger the DAG with the same conf: it has new attempts, and copies only what is missing. Clearing the task gives none."
+    "This run tries no more: the reason that ICA gives stands behind each file. Deal with it, then trigger the DAG with the "
+    "same conf: it has new attempts, and copies only what is missing. Clearing the task gives none. Small files that ICA "
+    "refuses can be copied with small_files: stream."
 )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from include.core import effects
 from include.core.effects import Phase, Standing
@@ -20,8 +19,7 @@ from include.icav2.cleanup import partial_file_cleanup
 from include.icav2.context import CopyContext
 from include.icav2.folders import Place
 from include.icav2.models import Data, Destination, Item, Proof, Verdict
-from include.icav2.plan import look_at
-from include.icav2.rules import KIND, SYSTEM, CopyStanding
+from include.icav2.rules import KIND, SYSTEM, CopyStanding, Seen
 from include.icav2.verify import incomplete, partial_files, prove
 
 
@@ -37,10 +35,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Sender:
-    """Finds out what to send, and sends it, for one destination at a time. `now`: the ledger's time in this pass."""
+    """Finds out what to send, and sends it, for one destination at a time. `now`: the ledger's time in this pass; `seen`: how
+    long jobs have taken so far."""
 
     context: CopyContext
     now: float
+    seen: Sequence[Seen] = ()
 
     async def missing(
         self, destination: Destination, rows: list[Submission], *, bare: bool = False
@@ -51,38 +51,52 @@ class Sender:
         """
         limit = effects.rate_limited_until(rows, self.now)
         if limit is not None:
-            why = f"rate limited by ICA until {datetime.fromtimestamp(limit, UTC):%Y-%m-%d %H:%M:%S} UTC"
-            return Standing(destination, Phase.WAITING, why, look_again_at=limit)
-        there = {} if bare else await look_at(self.context.client, destination)
+            return Standing(destination, Phase.WAITING, rules.rate_limited(limit), look_again_at=limit)
+        there = {} if bare else await self.context.look(destination, rows)
         proofs = prove(destination, there, use_etag=self.context.settings.use_etag)
         rest = incomplete(destination, proofs)
         if not rest:
+            self.context.withdraw_unsent(rows, self.now, why="all its files are there")
             return Standing(destination, Phase.PASSED, "all files are there", rows[-1].external_id if rows else None)
+        listed_from = self._listed_from(rows)
+        if listed_from > self.now:
+            why = "another run has just copied to this folder, and its files may not be listed yet"
+            return Standing(destination, Phase.WAITING, why, look_again_at=listed_from)
         refusal = effects.refused(rows, self.context.owner)
         if refusal:
             return Standing(destination, Phase.FAILED, refusal)
         may = rules.may_send(rows, self.context.owner, rest, self.context.settings)
         if not may:
-            tries = self.context.settings.max_resubmissions + 1
-            return Standing(destination, Phase.FAILED, f"{len(rest)} items not copied after {tries} submissions")
+            why = rules.given_up(rows, self.context.owner, rest, self.context.settings)
+            return Standing(destination, Phase.FAILED, why)
         going = [data.path for data in there.values() if data.status == "DELETING" and _in_the_way(data, destination)]
         if going:  # SKIP would leave it, and then it is gone
             raise TransientError(f"{going[0]} is still being deleted", retry_after=self.context.come_back_seconds)
         return Work(destination, may[: self.context.settings.items_per_job], proofs, there)
+
+    def _listed_from(self, rows: list[Submission]) -> float:
+        """When a look shows what another run's last submission has done (ledger time); of our own it was seen."""
+        last = rows[-1] if rows else None
+        if last is None or not last.is_effective or last.belongs_to(self.context.owner):
+            return 0.0
+        return (last.closed_at or 0.0) + self.context.settings.listing_lag_seconds
 
     async def launch(
         self, work: Work, rows: list[Submission], folders: Mapping[Place, str | WaybillError]
     ) -> CopyStanding:
         destination = work.destination
         folder_id = _folder_id(destination, folders)
-        alive = rules.still_writing(rows, self.now, self.context.settings)
-        if alive and await self.context.search.find(destination, rows):
-            return Standing(destination, Phase.WAITING, "a lost job was found", look_again_at=self.now)
+        alive = rules.still_writing(rows, self.now, self.context.settings, self.seen)
+        if rules.lost(alive):
+            if await self.context.search.find(destination, rows):
+                return Standing(destination, Phase.WAITING, "a lost job was found", look_again_at=self.now)
+            again = self.context.ledger.generations(SYSTEM, KIND, destination.key)
+            alive = rules.still_writing(again, self.now, self.context.settings, self.seen)
         stopped = self._held_up(work, rows, alive)
         if isinstance(stopped, Standing):
             return stopped
         intent = self._intent(destination, stopped, folder_id)
-        self._withdraw_unsent(rows, intent)
+        seen = self.context.withdraw_unsent(rows, self.now, instead=intent)
         # Never while a superseded job may still write: what looks like a partial file of ours may be its work.
         removed = [] if alive else partial_files(destination, work.proofs, rules.made_by_us(rows), work.there)
         try:
@@ -92,7 +106,7 @@ class Sender:
                 probe=self.context.probe(destination),
                 prepare=partial_file_cleanup(self.context, destination, removed) if removed else None,
                 send=lambda attempt, fence: self._send(destination, attempt, fence),
-                seen_absent=rows[-1].generation if rows else 0,
+                seen_absent=seen,
             )
         except Busy as error:
             row = self.context.ledger.generations(SYSTEM, KIND, destination.key)[-1]
@@ -117,15 +131,17 @@ class Sender:
         free = [item for item in work.items if item.source_uri not in blocked]
         if free:
             return free
-        until = max(rules.lost_until(row, self.now, self.context.settings) for row in alive)
-        why = "what failed copies left is cleaned up once a job whose answer was lost can no longer write"
-        return Standing(work.destination, Phase.WAITING, why, look_again_at=until + 1.0)
-
-    def _withdraw_unsent(self, rows: Sequence[Submission], intent: Intent) -> None:
-        """An intent that never left (a dead run's, or an older plan's) makes room. Whoever is faster wins; nobody loses."""
-        last = rows[-1] if rows else None
-        if last is not None and last.state == State.RESERVED and last.payload_sha256 != intent.payload_sha256:
-            self.context.ledger.move(last, State.CANCELLED, why="never sent; what is missing now is sent instead")
+        settings = self.context.settings
+        until = max(rules.may_write_until(row, self.now, settings, self.seen) for row in alive)
+        shown = max(
+            (row.closed_at or self.now) + settings.doubt_seconds for row in alive
+        )  # its absence, by a look then
+        until = max(min(until, shown), self.now) + 1.0
+        why = (
+            "the answer to an earlier submission was lost, so its job may still write: until "
+            f"{rules.clock(until)} the partial files that failed copies left are not cleaned up"
+        )
+        return Standing(work.destination, Phase.WAITING, why, look_again_at=until)
 
     def _intent(self, destination: Destination, items: Sequence[Item], folder_id: str | None) -> Intent:
         data_ids = [item.data_id for item in items]
@@ -147,7 +163,8 @@ class Sender:
 
     async def _send(self, destination: Destination, attempt: Submission, fence: SendFence) -> Sent:
         folder_id, data_ids = attempt.detail["folder_id"], attempt.detail["data_ids"]
-        batch = await self.context.client.copy(destination.project_id, folder_id, data_ids, fence=fence)
+        copy = self.context.client.copy(destination.project_id, folder_id, data_ids, fence=fence)
+        batch = await self.context.into_folder(copy, destination.project_id, folder_id)
         return Sent(batch.job.id, {"batch_id": batch.id, "job_created": batch.job.created})
 
 

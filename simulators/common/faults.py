@@ -22,6 +22,7 @@ it commits, combine with one of the above, and take their parameters from `optio
 | simulator | fault | options | what happens |
 |---|---|---|---|
 | icav2 | hide_job | (`seconds`) | the new job is in no answer for that time |
+| icav2 | cut_upload | | half of what was uploaded to a signed URL is kept |
 | s3 | flip_bit | | the object that was written has one other bit at rest: same size, same ETag, no error |
 
 Commands over SSH suffer the same faults, and one more: see `simulators.common.commands`.

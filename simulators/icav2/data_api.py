@@ -166,7 +166,7 @@ class DataOperations:
 
     def create_file(self, call: Call) -> Answer:
         node = self._new_file(call)
-        body = self._show(node) | {"uploadUrl": self._storage_url(call, node)}
+        body = self._show(node) | {"uploadUrl": self._storage_url(call, node, "PUT")}
         return ok(body, 201, ref=node.id)
 
     def delete(self, call: Call) -> Answer:
@@ -179,43 +179,44 @@ class DataOperations:
         node = self._node(call)
         if node.is_folder or node.status != "AVAILABLE":
             raise ProblemError(409, "Conflict", f"Data in status {node.status} cannot be downloaded.")
-        return ok({"url": self._storage_url(call, node)})
+        return ok({"url": self._storage_url(call, node, "GET")})
 
     def upload_url(self, call: Call) -> Answer:
         node = self._node(call, write=True)
         if node.is_folder or node.status != "PARTIAL":
             raise ProblemError(409, "Conflict", "Only new and PARTIAL files can be uploaded.")
-        return ok({"url": self._storage_url(call, node)})
+        return ok({"url": self._storage_url(call, node, "PUT")})
 
     # The object store behind the presigned URLs
 
-    def _signature(self, node_id: str) -> str:
-        return hashlib.sha256(f"{self._sim.tokens.tenant_id}|{node_id}".encode()).hexdigest()[:32]
+    def _signature(self, verb: str, node_id: str, expires: str) -> str:
+        return hashlib.sha256(f"{self._sim.tokens.tenant_id}|{verb}|{node_id}|{expires}".encode()).hexdigest()[:32]
 
-    def _storage_url(self, call: Call, node: Node) -> str:
+    def _storage_url(self, call: Call, node: Node, verb: str) -> str:
         origin = call.base_url.removesuffix("/ica/rest")
-        return f"{origin}/storage/{node.id}?signature={self._signature(node.id)}"
+        expires = f"{self._sim.agenda.time + self._sim.settings.signed_url_seconds:.3f}"
+        return f"{origin}/storage/{node.id}?expires={expires}&signature={self._signature(verb, node.id, expires)}"
 
     def _signed(self, call: Call) -> Node:
-        node = self._sim.tree.by_id(call.params["dataId"])
-        if node is None or call.query.get("signature") != self._signature(node.id):
+        if call.headers.get("authorization"):
+            raise ProblemError(400, "Bad request", "Only one way to authorize is allowed: the URL is signed already.")
+        node, expires = self._sim.tree.by_id(call.params["dataId"]), call.query.get("expires", "0")
+        if node is None or call.query.get("signature") != self._signature(call.method, node.id, expires):
             raise ProblemError(403, "Forbidden", "The signature does not match.")
+        if float(expires) < self._sim.agenda.time:
+            raise ProblemError(403, "Forbidden", "The request has expired.")
         return node
 
     def store(self, call: Call) -> Answer:
-        node = self._signed(call)
+        """Takes a body as an object store does: whole, and shown as AVAILABLE once ICA has learned of it."""
+        node, seconds = self._signed(call), self._sim.settings.upload_seconds
         node.content = call.body
         etag = make_etag(self._sim.settings, node.content_key, len(call.body), call.body)
-        self._sim.tree.update(node, status="AVAILABLE", size_bytes=len(call.body), etag=etag)
-        self._sim.journal.record(
-            "file_uploaded",
-            project_id=node.project_id,
-            id=node.id,
-            path=node.path,
-            size_bytes=len(call.body),
-            etag=etag,
-        )
-        return Answer(200, headers={"ETag": f'"{etag}"'})
+        if seconds:
+            self._sim.agenda.schedule(self._sim.agenda.time + seconds, lambda: self._sim.tree.uploaded(node))
+        else:
+            self._sim.tree.uploaded(node)
+        return Answer(200, headers={"ETag": f'"{etag}"'}, ref=node.id)
 
     def fetch(self, call: Call) -> Answer:
         node = self._signed(call)

@@ -157,6 +157,11 @@ class JobEngine:
             return "Access denied when tagging the object."
         return None
 
+    def _passing_reason(self, job: Job) -> str:
+        """What ICA says of a failure that may not come again."""
+        which = "" if self._settings.repeated_messages else f" (job {job.id[:8]})"
+        return f"The copy of this file was interrupted{which}."
+
     def _apply(self, job: Job, outcome: Outcome) -> None:
         """Write the outcome into the fates of the files that would be copied."""
         works = [work for work in job.works if work.fate is Fate.COPY]
@@ -174,7 +179,7 @@ class JobEngine:
             copied = 1 + int(fraction * (count - 1))
             for index in range(copied, count):
                 work = works[(hit + index) % count]
-                work.fate, work.reason = Fate.FAIL, "Copy of this file failed."
+                work.fate, work.reason = Fate.FAIL, self._passing_reason(job)
             works[(hit + copied) % count].reported_copied = outcome is Outcome.WRONG_ITEMS
         elif outcome in (Outcome.TRUNCATED, Outcome.MISSING):
             sizeable = [work for work in works if work.source.size_bytes]
@@ -345,11 +350,11 @@ class JobEngine:
         if job.is_over:
             return
         job.finished = self._agenda.time
-        for item in job.items:
-            self._close_item(job, item)
         status = job.final_status or self._final_status(job)
         if status != "SUCCEEDED" and job.info is None:
             job.info = "The job did not complete."
+        for item in job.items:
+            self._close_item(job, item)
         self._show(job, status)
         self.open.pop(job.id, None)
         self._open_at[destination_key(job.project_id, job.path)].remove(job)

@@ -98,6 +98,10 @@ class Settings(SimulatorSettings):
     """A second creation of a folder meets 409 while the first is answered."""
     delete_seconds: float = 2.0
     idempotency_seconds: float = 7 * 86400.0
+    signed_url_seconds: float = Field(default=3600.0, gt=0)
+    """How long a download or upload URL is good for."""
+    upload_seconds: float = Field(default=0.0, ge=0)
+    """An uploaded file stays PARTIAL for so long: ICA learns of it from its storage."""
     job_scope: Literal["tenant", "user"] = "tenant"
     """Whose jobs `GET /api/jobs` shows."""
 
@@ -119,6 +123,8 @@ class Settings(SimulatorSettings):
     small_file_fails_below_bytes: int = 0
     single_part_fails: bool = False
     """Files with a single-part ETag always fail (deterministic failures, docs/protocols/icav2.md 5.5)."""
+    repeated_messages: bool = False
+    """Passing failures of an item have the same words each time, as lasting ones always have (docs/protocols/icav2.md 4.7)."""
     overrides: list[Override] = Field(default_factory=list)
 
     # Push notifications

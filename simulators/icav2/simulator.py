@@ -41,7 +41,7 @@ class IcaWorld(Simulator):
         push_transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         chosen = settings or Settings()
-        super().__init__("icav2", chosen, clock, special_faults=frozenset({"hide_job"}), gzip=gzip)
+        super().__init__("icav2", chosen, clock, special_faults=frozenset({"hide_job", "cut_upload"}), gzip=gzip)
         ids = Ids(chosen.seed, self.agenda.time)
         self.ids = ids
         self.tokens = Tokens(self.agenda, chosen, ids)
@@ -79,9 +79,13 @@ class IcaWorld(Simulator):
         return Answer(status, body | (fields or {}), PROBLEM_TYPE)
 
     def apply_special_fault(self, rule: Rule, call: Call, answer: Answer) -> None:
-        job = self.engine.jobs.get(answer.ref or "")
+        job, node = self.engine.jobs.get(answer.ref or ""), self.tree.nodes.get(answer.ref or "")
         if rule.fault == "hide_job" and job is not None:
             job.hidden_until = self.agenda.time + rule.seconds
+        elif rule.fault == "cut_upload" and node is not None and node.content is not None:
+            node.content = node.content[: len(node.content) // 2]
+            if node.status == "AVAILABLE":
+                self.tree.uploaded(node)
 
     def counters(self) -> dict[str, Any]:
         engine = self.engine

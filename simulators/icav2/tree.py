@@ -217,6 +217,16 @@ class Tree:
         node.size_bytes, node.etag = size_bytes, etag
         node.remember(self._agenda.time)
 
+    def uploaded(self, node: Node) -> None:
+        """Show a file with the content that it now has."""
+        if node.gone or node.status == "DELETING" or node.content is None:
+            return
+        size = len(node.content)
+        etag = make_etag(self._settings, node.content_key, size, node.content)
+        self.update(node, status="AVAILABLE", size_bytes=size, etag=etag)
+        facts = {"size_bytes": size, "etag": etag}
+        self._journal.record("file_uploaded", project_id=node.project_id, id=node.id, path=node.path, **facts)
+
     def delete(self, node: Node) -> None:
         """Start a deletion: DELETING at once, recursively, gone after `delete_seconds` (docs/protocols/icav2.md 3.5)."""
         doomed = [node, *self.below(node)] if node.is_folder else [node]

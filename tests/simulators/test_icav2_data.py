@@ -208,6 +208,27 @@ def test_small_files_have_the_md5_of_their_content_and_large_ones_a_multipart_et
     assert re.fullmatch(rf"[0-9a-f]{{32}}-{parts}", ica.get(f"{DATA}/{large}")["data"]["details"]["objectETag"])
 
 
+def test_a_signed_url_is_for_one_use_for_a_while_and_without_our_credential(rehearse):
+    ica = rehearse(signed_url_seconds=60.0)
+    source = ica.seed("/s.csv", 1000, project=TARGET)
+    url = ica.call("POST", f"{DATA}/{source}:createDownloadUrl").json()["url"]
+    assert httpx.put(url, content=b"x").status_code == 403, "it is for reading"
+    assert httpx.get(url, headers={"Authorization": "Bearer x"}).status_code == 400, "as a store does"
+    assert httpx.get(url).status_code == 200
+    ica.advance(61)
+    assert httpx.get(url).status_code == 403
+
+
+def test_an_upload_may_be_noticed_late_and_may_be_cut(rehearse):
+    ica = rehearse(upload_seconds=30.0)
+    made = ica.call("POST", f"{DATA}:createFileWithUploadUrl", json={"name": "u.txt", "folderPath": "/up/"}).json()
+    ica.sim.faults.add(fault="cut_upload", path="/storage/", method="PUT")
+    assert httpx.put(made["uploadUrl"], content=b"hello, world").status_code == 200
+    assert ica.files()["/up/u.txt"]["status"] == "PARTIAL"
+    ica.advance(31)
+    assert (ica.files()["/up/u.txt"]["status"], ica.files()["/up/u.txt"]["size_bytes"]) == ("AVAILABLE", 6)
+
+
 def test_an_upload_turns_a_partial_file_into_an_available_one_with_that_content(rehearse):
     ica = rehearse()
     made = ica.call("POST", f"{DATA}:createFileWithUploadUrl", json={"name": "u.txt", "folderPath": "/up/"}).json()

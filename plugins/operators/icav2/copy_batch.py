@@ -98,7 +98,7 @@ class ICAv2CopyBatchOperator(LegOperator):
         proofs = await self._last_look(leg, engine, progress)
         standings = report.proved(report.ended_by_deadline(progress.standings), proofs)
         output = report.output(standings, engine.rows(), engine.owner)
-        missing = report.not_copied(standings, proofs)
+        missing = report.not_copied(standings, proofs, engine.item_messages())
         place = run_folder(leg.context)
         documents = {
             "per-file proof": await store.objects.put(f"{place}/proof.jsonl", report.proof_lines(proofs)),

@@ -144,6 +144,18 @@ def test_two_workers_send_under_one_key(ledger: Ledger):
     assert first.client_key == second.client_key == "a"
 
 
+def test_the_answer_to_one_of_two_attempts_under_one_key_names_the_job_of_both(ledger: Ledger):
+    row = ledger.keep_client_key(ledger.open(intent()), "a")
+    first = ledger.begin(row, response_deadline=60.0)
+    assert first is not None
+    doubt = ledger.move(first, S.IN_DOUBT, why="found sending, without its sender")
+    second = ledger.begin(ledger.move(doubt, S.RESERVED, why="sent again"), response_deadline=60.0)
+    assert second is not None
+    assert ledger.record_sent(first, "job-1", why="answer").state == S.SENT
+    assert ledger.record_sent(second, "job-1", why="answer").state == S.SENT
+    assert verify(ledger).problems == []
+
+
 # -- quotas ------------------------------------------------------------------------------------------------------------------
 
 

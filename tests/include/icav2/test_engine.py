@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from include.core.ledger import State
 from include.icav2 import report
 from include.icav2.models import Verdict
 from include.icav2.plan import occupied
-from include.icav2.rules import KIND, SYSTEM, names_we_created
+from include.icav2.small_files import names_created
 from simulators.icav2 import Outcome, Override
 
 OTHER = "99999999-aaaa-4bbb-8ccc-dddddddddddd"
@@ -295,7 +297,7 @@ def test_a_file_that_always_fails_is_given_up_alone_and_the_report_names_it():
         _, missing = await told(world, engine, progress)
         assert len(missing) == 1
         assert "f3.fastq.gz" in missing[0]
-        assert len(world.jobs()) == 6
+        assert len(world.jobs()) == 2, "ICA gave the same reason twice"
         assert len(world.wrong_files(what)) == 1
 
     play(scene, **CALM, failing_files=["f3.fastq.gz$"])
@@ -334,6 +336,26 @@ def test_an_adopted_job_counts_as_the_first():
         assert output["job_list_with_attempt_counter"][0]["job_attempt_counter"] == 6
 
     play(scene, **CALM, overrides=[fate("failed_clean", list(range(1, 50)))])
+
+
+@pytest.mark.parametrize(
+    "other", [{"dag_id": "another_dag"}, {"request_sha256": "posted anew"}, {"task_id": "another"}]
+)
+def test_attempts_are_those_of_one_task_for_one_request_whatever_else_has_the_same_run_id(other):
+    async def scene(world: World) -> None:
+        what = manifest(1)
+        world.seed(what)
+        plan = await world.plan(what)
+        assert phases(await world.run(world.engine(plan, max_resubmissions=1))) == ["failed"]
+        engine = world.engine(plan, max_resubmissions=1)
+        engine.owner = replace(engine.owner, **other)
+        progress = await world.run(engine)
+        assert phases(progress) == ["passed"]
+        output, _ = await told(world, engine, progress)
+        assert output["job_list_with_attempt_counter"][0]["job_attempt_counter"] == 1
+        assert output["job_list_with_attempt_counter"][0]["failed_jobs_list"] == []
+
+    play(scene, **CALM, overrides=[fate("failed_clean", [1, 2])])
 
 
 def test_what_was_proved_once_and_has_gone_since_is_copied_again():
@@ -779,9 +801,10 @@ def test_ten_thousand_files_resolve_with_one_listing_per_parent_folder():
 
 async def occupants(world: World, what: dict[str, list[str]], *, refuse: bool = True) -> list[str]:
     plan = await world.plan(what)
-    rows = world.ledger.latest(SYSTEM, KIND, [d.key for d in plan.destinations])
-    placed = {key: names_we_created(found) for key, found in rows.items()}
-    return await occupied(world.client, plan, placed, refuse_unmanaged=refuse, use_etag=True)
+
+    return await occupied(
+        world.client, plan, partial(names_created, world.ledger, plan), refuse_unmanaged=refuse, use_etag=True
+    )
 
 
 def test_strangers_at_a_destination_are_refused_by_name_and_ours_are_not():

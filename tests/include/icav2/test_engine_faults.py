@@ -168,21 +168,6 @@ def test_a_lost_launch_and_a_failed_one_do_not_use_up_the_destination():
     play(scene, **CALM, **always("failed_clean", 1, 2))
 
 
-def test_leftovers_wait_until_a_lost_job_can_no_longer_write():
-    async def scene(world: World) -> None:
-        what = manifest(1, 3)
-        world.seed(what)
-        world.fault("drop_before_commit", LAUNCH, "POST")
-        assert phases(await world.copy(what, job_timeout_seconds=1800.0)) == ["passed"]
-        superseded = next(row for row in world.submissions() if row.state == State.SUPERSEDED)
-        asked = world.sim.journal.entries("delete_asked")
-        assert len(asked) == 1
-        assert asked[0].time > superseded.closed_at + 1800.0
-        world.check(what)
-
-    play(scene, **CALM, **always("failed_partial", 1))
-
-
 def test_a_strangers_batch_is_not_taken_for_ours():
     async def scene(world: World) -> None:
         what = manifest(2)

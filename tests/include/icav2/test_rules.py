@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,8 +16,6 @@ from include.icav2 import report, rules
 from include.icav2.models import Content, CopyRequest, Data, Destination, Item, Verdict
 from include.icav2.rules import CopySettings
 from include.icav2.verify import Made, incomplete, judge, partial_files, prove
-
-RUN = Owner("d", "run", "copy")
 
 MD5, OTHER_MD5, MULTIPART = "a" * 32, "b" * 32, f"{'a' * 32}-3"
 
@@ -109,14 +107,23 @@ def test_a_wrong_file_in_a_folder_is_a_leftover_only_if_our_batch_made_the_folde
 # -- attempts, slots, output: over random histories ---------------------------------------------------------------
 
 
-RUN = Owner("d", "run", "copy")
+OWNER = Owner("d", "run", "copy")
 
 
-def row(number: int, state: State, run: str, job: str | None, ids: list[str], **detail: Any) -> Submission:
+def row(
+    number: int,
+    state: State,
+    run: str,
+    job: str | None,
+    ids: list[str],
+    attached: tuple[Owner, ...] = (),
+    **detail: Any,
+) -> Submission:
     return Submission(
         id=number, system="icav2", kind="copy_batch", business_key=DEST.key, generation=number, state=state,
         fencing_token="t", external_id=job, payload_sha256="", size_bytes=0, owner=Owner("d", run, "copy"), reserved_at=0.0,
         sending_at=1.0, accept_deadline=2.0, closed_at=3.0, cancel_requested_at=None, detail={"data_ids": ids, **detail},
+        attached=attached,
     )  # fmt: skip
 
 
@@ -127,11 +134,10 @@ def histories(draw: st.DrawFn) -> list[Submission]:
     for number in range(1, draw(st.integers(0, 7)) + 1):
         state = draw(st.sampled_from(states))
         sent = state in (State.FAILED, State.DONE) or (state == State.SUPERSEDED and draw(st.booleans()))
-        attached = (RUN,) if draw(st.booleans()) else ()
+        attached = (OWNER,) if draw(st.booleans()) else ()
         run = draw(st.sampled_from(["run", "other"]))
         ids = draw(st.sampled_from([["fil.src"], ["fil.src", "fil.b"], ["fil.else"]]))
-        one = row(number, state, run, f"job{number}" if sent else None, ids)
-        rows.append(dataclasses.replace(one, attached=attached))
+        rows.append(row(number, state, run, f"job{number}" if sent else None, ids, attached))
     return rows
 
 
@@ -146,7 +152,7 @@ def test_the_output_keeps_the_sops_invariants_over_random_runs(parts):
             history = [*history, row(len(history) + 1, State.SENT, "run", current, ["fil.src"])]
         standings.append(Standing(destination, phase, job_id=current))
         rows[destination.key] = history
-    output = report.output(standings, rows, RUN)
+    output = report.output(standings, rows, OWNER)
     jobs, counters = output["job_list_with_attempt_counter"], output["counters"]
     assert sum(counters.values()) == len(jobs) == len({job["dest_uri"] for job in jobs})
     assert output["job_status_iterable_parameter"] == {
@@ -174,17 +180,60 @@ def test_attempts_are_this_runs_failures_with_this_item_and_nothing_else(history
         and r.state in (State.FAILED, State.SUPERSEDED)
         and "fil.src" in r.detail["data_ids"]
     ]
-    may = rules.may_send(history, RUN, DEST.items, CopySettings(max_resubmissions=cap))
+    may = rules.may_send(history, OWNER, DEST.items, CopySettings(max_resubmissions=cap))
     assert bool(may) == (len(mine) <= cap)
 
 
 @settings(max_examples=200, deadline=None)
-@given(histories(), st.floats(0, 100))
-def test_a_superseded_job_counts_as_writing_until_it_is_seen_to_end_or_is_long_overdue(history, timeout):
-    alive = rules.still_writing(history, 50.0, CopySettings(job_timeout_seconds=timeout))
+@given(histories(), st.floats(0, 100), st.lists(st.tuples(st.integers(0, 10), st.floats(0.1, 9)), max_size=3))
+def test_a_superseded_job_counts_as_writing_until_it_is_seen_to_end_or_is_long_overdue(history, timeout, seen):
+    settings = CopySettings(job_timeout_seconds=timeout, visibility_window_seconds=5.0, request_timeout_seconds=5.0)
+    alive = rules.still_writing(history, 50.0, settings, seen)
     for r in history:
-        expected = r.state == State.SUPERSEDED and (r.external_id is not None or 3.0 + timeout >= 50.0)
-        assert (r in alive) == expected
+        until = rules.may_write_until(r, 50.0, settings, seen)
+        assert (r in alive) == (r.state == State.SUPERSEDED and until >= 50.0)
+        if r.external_id is None:
+            assert until <= 3.0 + timeout, "never longer than a job may run"
+            if seen and timeout > 10.0:
+                assert until >= 3.0 + 10.0, "never shorter than a job may stay hidden"
+
+
+def test_how_long_a_lost_job_may_write_is_ten_times_what_was_seen_for_its_size():
+    lost = replace(row(1, State.SUPERSEDED, "run", None, ["fil.src"]), size_bytes=100)
+    settings = CopySettings(job_timeout_seconds=7200.0)
+
+    def seconds(*seen: tuple[int, float]) -> float:
+        return rules.may_write_until(lost, 0.0, settings, seen) - 3.0
+
+    assert seconds() == 7200.0
+    assert seconds((100, 10.0)) == 120.0, "not less than ICA may hide a job"
+    assert seconds((100, 60.0)) == 600.0
+    assert seconds((50, 60.0)) == 1200.0
+    assert seconds((500, 60.0)) == 600.0
+    assert seconds((0, 60.0)) == 7200.0
+
+
+def test_a_lost_job_that_is_shown_to_be_absent_and_one_that_ended_do_not_write():
+    settings = CopySettings()
+    absent = row(1, State.SUPERSEDED, "run", None, ["fil.src"], absent="a later job of ours is listed")
+    ended = row(2, State.SUPERSEDED, "run", "job2", ["fil.src"], job_finished=5.0)
+    assert rules.still_writing([absent, ended], 50.0, settings) == []
+    assert rules.lost([absent, ended]) == [absent], "it is still looked for, for the record"
+
+
+@pytest.mark.parametrize(
+    ("states", "seen"),
+    [
+        ([], 0),
+        ([State.DONE], 1),
+        ([State.DONE, State.SENT], 1),
+        ([State.RESERVED], 0),
+        ([State.FAILED, State.REJECTED], 2),
+    ],
+)
+def test_what_is_still_open_at_a_look_is_not_seen(states, seen):
+    rows = [row(number, state, "run", f"job{number}", []) for number, state in enumerate(states, start=1)]
+    assert rules.seen_generation(rows) == seen
 
 
 def test_options_become_the_engines_settings():
@@ -204,7 +253,7 @@ def test_the_last_look_decides_what_has_passed():
     assert report.proved([failed, held], good)[0].phase == Phase.PASSED
     assert report.proved([failed, held], good)[1].phase == Phase.HELD
     assert report.proved([passed], bad)[0].phase == Phase.FAILED
-    assert report.output(report.proved([passed], bad), {}, RUN)["counters"]["jobs_failed"] == 1
+    assert report.output(report.proved([passed], bad), {}, OWNER)["counters"]["jobs_failed"] == 1
     assert report.not_copied(report.proved([failed], bad), bad) == [
         "“icav2://s/f” → “icav2://p/x/”: missing (6 submissions)"
     ]
@@ -213,7 +262,7 @@ def test_the_last_look_decides_what_has_passed():
 
 def test_receipt_rows_and_totals_count_files_and_bytes():
     proofs = prove(DEST, {"/x/f": data()}, use_etag=True)
-    output = report.output([Standing(DEST, Phase.PASSED, job_id="j")], {}, RUN)
+    output = report.output([Standing(DEST, Phase.PASSED, job_id="j")], {}, OWNER)
     [receipt_row] = report.receipt_items(output, proofs)
     assert receipt_row["destination"] == "icav2://p/x/"
     assert (receipt_row["files"], receipt_row["proved"], receipt_row["state"], receipt_row["job"]) == (

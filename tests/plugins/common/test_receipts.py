@@ -360,7 +360,7 @@ def test_files_that_differ_and_files_that_were_not_copied_are_two_remedies(
     told = document(receipts_folder)
     assert told["problems"] == missing
     assert "icav2://t/x/ (1 file of another size than the source: a): A file of that name" in told["remedy"]
-    assert "icav2://t/y/ (1 file missing: b): All submissions of this run are used up" in told["remedy"]
+    assert "icav2://t/y/ (1 file missing: b): This run tries no more" in told["remedy"]
     assert "job-9 failed: too small" in page_of(receipts_folder)
 
 

@@ -109,6 +109,35 @@ def test_a_cleared_plan_is_used_as_it_is_although_the_destination_has_filled_mea
     assert "theirs.txt" in refusals(other_run, plan)[0]
 
 
+@pytest.mark.parametrize("change", ["another manifest", "another option", "the same conf again"])
+def test_a_run_that_was_deleted_and_posted_anew_under_its_id_is_planned_anew(
+    plan: ICAv2PlanOperator, ica: Ica, change: str
+):
+    first = Run(ica.conf(1, 1), "the-id")
+    before = first.execute(plan)
+    conf = {
+        "another manifest": ica.conf(2, 1, root="/other"),
+        "another option": {**first.conf, "verify": "size"},
+        "the same conf again": first.conf,
+    }[change]
+    ica.call(lambda sim: sim.seed_file(SOURCE, "/run/late", 5))
+    calls = len(ica.call(lambda sim: sim.journal.entries()))
+    second = Run(conf, "the-id")
+    second.run_after = "2026-01-02 04:00:00+00:00"
+    after = second.execute(plan)
+    assert after["plan"]["uri"] == before["plan"]["uri"]
+    assert after["plan"]["sha256"] != before["plan"]["sha256"]
+    assert after["destinations"] == (2 if change == "another manifest" else 1)
+    assert len(ica.call(lambda sim: sim.journal.entries())) > calls, "it has looked for itself"
+
+
+def test_a_plan_that_cannot_be_read_is_made_anew(plan: ICAv2PlanOperator, ica: Ica):
+    run = Run(ica.conf(1, 1))
+    first = run.execute(plan)
+    Path(first["plan"]["uri"].removeprefix("file://")).write_text("{")
+    assert run.execute(plan) == first
+
+
 def test_a_manifest_by_uri_gives_the_same_plan_as_the_manifest_itself(
     plan: ICAv2PlanOperator, ica: Ica, inputs_folder: Path
 ):
@@ -116,7 +145,7 @@ def test_a_manifest_by_uri_gives_the_same_plan_as_the_manifest_itself(
     (inputs_folder / "manifest.json").write_text(json.dumps(conf["manifest"]))
     direct = Run(conf, "direct").execute(plan)
     by_uri = Run({"manifest_uri": f"{inputs_folder.as_uri()}/manifest.json"}, "by_uri").execute(plan)
-    assert written(by_uri) == written(direct)
+    assert written(by_uri).destinations == written(direct).destinations
 
 
 def test_a_manifest_uri_outside_the_prefixes_is_refused(
