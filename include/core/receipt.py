@@ -44,6 +44,7 @@ class Receipt(pydantic.BaseModel):
     waybill: Literal[1] = 1
     dag_id: str
     run_id: str
+    request_sha256: str = ""  # of the request that the run serves; empty where an earlier release wrote it
     state: Literal["complete", "handed_on", "incomplete", "running"]
     outcome: str
     remedy: str = ""

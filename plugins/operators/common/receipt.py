@@ -81,6 +81,7 @@ def completed(receipt: Receipt, context: Context, book: Ledger | None) -> Receip
     except WaybillError as error:
         questions = [{"state": "unreadable", "why": str(error)}]
     facts: dict[str, Any] = {
+        "request_sha256": owner_of(context).request_sha256,
         "questions": questions,
         "timings": {"started": str(run.start_date), **receipt.timings},
         "versions": {

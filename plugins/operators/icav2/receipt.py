@@ -10,7 +10,7 @@ from hooks.task import owner_of, run_async, step_records
 from hooks.waybill import receipts
 from operators.common.receipt import ReceiptOperator
 
-from include.core.errors import WaybillError
+from include.core.errors import VerificationError, WaybillError
 from include.core.ledger import Ledger, Owner
 from include.core.receipt import Receipt, nothing_done
 from include.core.remedies import lines_of, remedy_of
@@ -33,8 +33,15 @@ class ICAv2ReceiptOperator(ReceiptOperator):
         summary = copied.get("report")
         if summary is None:
             earlier = run_async(receipts().read(owner.dag_id, owner.run_id))
-            if earlier is not None and earlier.state == "complete" and not any(steps.values()):
-                return earlier  # of a run that an earlier release ended: it left no records, and is not judged again
+            if (
+                earlier is not None
+                and earlier.state == "complete"
+                and not (earlier.request_sha256 or any(steps.values()))
+            ):
+                raise VerificationError(
+                    "the complete receipt of this run was written by an earlier release, or for another run under the same "
+                    "run id; it is kept as it is. Nothing was copied now: trigger the DAG under another run id"
+                )
             items = self._from_ledger(ledger, owner)
             if not (items or copied or "plan" in planned):
                 return nothing_done(steps, "copied", **facts)

@@ -410,7 +410,7 @@ def test_without_a_usable_place_for_receipts_the_first_step_is_refused_and_names
         assert "that every worker can write to" in problem
 
 
-def test_a_run_of_an_earlier_release_without_records_is_judged_by_the_ledger_and_its_complete_receipt_is_kept(
+def test_a_run_without_records_is_judged_by_the_ledger_and_a_complete_receipt_of_an_earlier_release_is_kept_and_not_its_own(
     receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
 ):
     sent(ledger)
@@ -418,8 +418,18 @@ def test_a_run_of_an_earlier_release_without_records_is_judged_by_the_ledger_and
     with pytest.raises(VerificationError, match="did not come to its end"):
         run.execute(receipt)
     stored(outcome="All 4 files are at their destinations.")
-    run.execute(receipt)
+    with pytest.raises(VerificationError, match="earlier release, or for another run under the same run id"):
+        run.execute(receipt)
     assert document(receipts_folder)["outcome"] == "All 4 files are at their destinations."
+
+
+def test_a_complete_receipt_of_another_request_under_the_same_run_id_makes_no_run_green(
+    receipt: ICAv2ReceiptOperator, ledger: Ledger, receipts_folder: Path
+):
+    stored(outcome="All 4 files are at their destinations.", request_sha256="a" * 64)
+    with pytest.raises(VerificationError):
+        Run().execute(receipt)
+    assert document(receipts_folder)["state"] == "incomplete"
 
 
 def test_an_error_of_one_part_of_a_step_is_not_hidden_by_another_that_went_well(receipts_folder: Path):
