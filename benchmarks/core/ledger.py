@@ -61,11 +61,19 @@ def run(quick: bool = False) -> list[Row]:
 
 ROWS = 200_000
 COSTS = {  # figure → (unit, aim)
+    "CPU per copy job": ("ms", 6.0),
     "CPU per submission": ("ms", 6.0),
     "statements per submission": ("statements", 10.0),
     "of_run": ("ms", 50.0),
     "known": ("ms", 50.0),
     "in_states": ("ms", 50.0),
+}
+
+
+WORDS = {
+    "CPU per copy job": "CPU per copy job of ICAv2 on virtual time, simulator included (10,000 jobs in 60 s: 6 ms)",
+    "CPU per submission": "CPU per submission, intent to end of the job",
+    "statements per submission": "statements per submission, intent to end of the job (besides BEGIN and COMMIT)",
 }
 
 
@@ -81,7 +89,7 @@ def _costs(quick: bool) -> list[Row]:
     lines = []
     for figure, (unit, aim) in COSTS.items():
         ours, *theirs = (statistics.median(one[figure] for one in found[checkout]) for checkout in checkouts)
-        name = f"{figure}, intent to end of the job" if "submission" in figure else f"{figure} at {rows:,} rows"
+        name = WORDS.get(figure, f"{figure} at {rows:,} rows")
         peer = ("the code of before", theirs[0]) if theirs else (None, None)
         lines.append(_row(f"ledger: {name} (SQLite)", ours, unit, *peer, aim, ours <= aim))
     return lines

@@ -54,10 +54,18 @@ class Reconciler:
         job = jobs.get(str(row.external_id))
         if job is not None and job.ended:
             return await self._conclude(destination, rows, row, job)
-        stuck_at = self.context.stuck_at(row)
-        if self.now < stuck_at:
-            return Standing(destination, Phase.RUNNING, job.status if job else "not listed", row.external_id, stuck_at)
+        left = self._time_left(row, job)
+        if left > 0:
+            why = job.status if job else "not listed"
+            return Standing(destination, Phase.RUNNING, why, row.external_id, self.now + left)
         return await self._stuck(destination, rows, row)
+
+    def _time_left(self, row: Submission, job: Job | None) -> float:
+        """Seconds until a job counts as stuck: by ICA's own clock where it is known, since a host's may have been set."""
+        remote_now = self.context.client.http.remote_now
+        if job is None or remote_now is None:
+            return self.context.stuck_at(row) - self.now
+        return job.created + self.context.settings.job_timeout_seconds - remote_now
 
     async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:
         """A superseded job that has ended writes no more: from now on what it left may be cleaned up. One that ICA does not

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from harness.icav2.ica_world import SOURCE, TARGET, World, manifest, play
+from include.core.effects import Phase
 from include.core.errors import AuthError, RequestError
-from include.core.ledger import State
+from include.core.ledger import Ledger, State
 from include.icav2 import report
 from include.icav2.models import Verdict
 from include.icav2.plan import occupied
@@ -577,6 +578,26 @@ def test_a_stuck_job_is_superseded_once_and_what_is_missing_is_sent_once_more():
         world.check(what, twins=True)
 
     play(scene, **CALM, stuck_seconds=50_000.0, overrides=[fate("stuck")], stuck_status="WAITING_FOR_RESOURCES")
+
+
+@pytest.mark.parametrize("step", [3 * 3600.0, -3 * 3600.0])
+def test_a_hosts_clock_that_is_set_makes_no_running_job_stuck(step: float):
+    """How long a job has run is read off ICA's own clock."""
+
+    async def scene(world: World) -> None:
+        what = manifest(1, 2)
+        world.seed(what)
+        plan = await world.plan(what)
+        await world.engine(plan, "run1").act()
+        await asyncio.sleep(60.0)
+        stepped = Ledger(world.url, clock=lambda: world.loop.now() + step, monotonic=world.loop.time)
+        progress = await world.engine(plan, "run1", ledger=stepped).act()
+        assert [standing.phase for standing in progress.standings] == [Phase.RUNNING]
+        assert progress.standings[0].look_again_at == pytest.approx(progress.now + 7200 - 60, abs=10)
+        assert len(world.jobs()) == 1
+        stepped.close()
+
+    play(scene, **CALM, stuck_seconds=50_000.0, overrides=[fate("stuck")])
 
 
 def test_a_second_stuck_job_ends_the_try_and_the_next_run_adopts_it():
