@@ -49,7 +49,7 @@ test-full: $(STAMP) ## all tests
 lint: $(STAMP) ## ruff, mypy and vulture (dead code)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy include simulators rehearsal plugins dags
+	$(RUN) -m mypy include simulators rehearsal plugins dags harness
 	$(RUN) -m vulture
 
 format: $(STAMP) ## let ruff put the code in order

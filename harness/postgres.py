@@ -1,7 +1,7 @@
 """A PostgreSQL cluster of our own, in a temporary folder, on loopback: for tests and figures of the ledger.
 
-Invariant: the server refuses to run as root, so that a root test session starts it as an unprivileged user. It is
-stopped by its pid, and its folder removed.
+The server refuses to run as root: a root test session starts it as an unprivileged user.
+Invariant: it is stopped by its pid, and its folder removed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 from sqlalchemy.engine import URL
@@ -56,7 +57,7 @@ class Cluster:
             os.chown(self.folder, uid, -1)
             os.chown(password, uid, -1)
         data = str(self.folder / "data")
-        common = {"cwd": self.folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        common: dict[str, Any] = {"cwd": self.folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         how = ["--auth=scram-sha-256", f"--pwfile={password}", "--username=waybill", "--encoding=UTF8", "--no-sync"]
         subprocess.run([*prefix, str(programs / "initdb"), "-D", data, *how], check=True, **common)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -75,7 +76,7 @@ class Cluster:
 
     def url(self, schema: str | None = None) -> URL:
         query = {"options": f"-csearch_path={schema}"} if schema else {}
-        where = {"host": "127.0.0.1", "port": self.port, "database": "postgres", "query": query}
+        where: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "database": "postgres", "query": query}
         return URL.create("postgresql+psycopg2", username="waybill", password=PASSWORD, **where)
 
     def new_schema(self) -> URL:

@@ -27,7 +27,7 @@ from typing import Any
 
 import psutil
 
-from include.core.ssh import SshTarget
+from include.core.ssh_login import SshTarget
 from simulators.common import FaultScript, Journal
 from simulators.common.commands import COMMAND_FAULTS, CommandPlan, plan_command
 

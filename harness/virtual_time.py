@@ -35,7 +35,9 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.skipped
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:
+    def run_in_executor(  # type: ignore[override]  # typeshed wants its own type variables
+        self, executor: Any, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
         """Runs at once what would run in a thread: no time passes here while a thread works."""
         future: asyncio.Future[T] = self.create_future()
         try:
@@ -54,7 +56,7 @@ def run_virtual(main: Callable[[VirtualTimeLoop], Awaitable[T]]) -> T:
     loop = VirtualTimeLoop()
     try:
         asyncio.set_event_loop(loop)
-        return loop.run_until_complete(main(loop))  # type: ignore[arg-type]
+        return loop.run_until_complete(main(loop))
     finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -4,8 +4,8 @@ Ours: `submit_once` on SQLite (even seeds) and PostgreSQL (odd seeds). The peer:
 its `execute_resumable` as it is, on a task state store that commits to SQLite; killed at the same instants of the same
 remote. A duplicate is a second job of one submission, a forgotten job one whose id is nowhere on our side.
 
-Invariant: finished steps are kept under `.bench/kills` by a digest of the code that they
-tried, so an interrupted run goes on where it was, and a change of the ledger starts anew.
+Finished steps are kept under `.bench/kills`, so an interrupted run goes on where it was.
+Invariant: they are kept by a digest of the code that they tried: a change of the ledger starts anew.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A remote that takes jobs over HTTP and keeps a journal: the truth of the kill tests.
 
-Invariant: it runs in a process of its own, and a request says itself how it shall go wrong (`hold`, `delay`,
-`hidden`, in seconds), so that scenarios that run at once do not disturb each other.
+It runs in a process of its own, and a request says itself how it shall go wrong (`hold`, `delay`, `hidden`, in seconds).
+Invariant: scenarios that run at once do not disturb each other.
 
 | request | does |
 |---|---|
@@ -120,7 +120,7 @@ class JournalServer:
         return f"http://127.0.0.1:{self.port}"
 
     def jobs_of(self, key: str) -> list[str]:
-        return self._get(f"/journal?key={quote(key)}")
+        return list(self._get(f"/journal?key={quote(key)}"))
 
     def wait_for(self, key: str) -> None:
         """Returns when the remote has accepted a job of this key."""

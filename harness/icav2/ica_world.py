@@ -18,7 +18,7 @@ from include.core.ledger import Ledger, Owner, State, init, verify
 from include.core.watch import WatchPolicy
 from include.icav2.client import ICAv2Client
 from include.icav2.credentials import ApiKey
-from include.icav2.engine import CopyEngine, Progress
+from include.icav2.engine import CopyEngine, CopyProgress
 from include.icav2.manifest import checked, flip
 from include.icav2.models import CopyPlan
 from include.icav2.plan import resolve
@@ -104,10 +104,10 @@ class World:
         """The ledger for a worker that will be killed."""
         return MortalLedger(self.url, clock=self.loop.now, monotonic=self.loop.time)
 
-    async def run(self, engine: CopyEngine, policy: WatchPolicy = NOT_DEFERRED) -> Progress:
+    async def run(self, engine: CopyEngine, policy: WatchPolicy = NOT_DEFERRED) -> CopyProgress:
         return await engine.run(policy, now=self.loop.now, rng=random.Random(7), say=lambda _line: None)
 
-    async def copy(self, what: Mapping[str, list[str]], run_id: str = "run1", **settings: Any) -> Progress:
+    async def copy(self, what: Mapping[str, list[str]], run_id: str = "run1", **settings: Any) -> CopyProgress:
         """Plans and runs a manifest to its end."""
         return await self.run(self.engine(await self.plan(what), run_id, **settings))
 

@@ -7,6 +7,8 @@ Invariant: `ends` says how the engine must end, so a case that is refused for an
 
 from __future__ import annotations
 
+from typing import Any
+
 from harness.plates import sop_policy
 from harness.plates.fault_shapes import (
     CUT_UPLOAD,
@@ -66,7 +68,7 @@ def unlisted(_: sop_policy.SopRun) -> sop_policy.SopRun:
     return sop_policy.SopRun(None, None)
 
 
-DENIED = {"status": 403, "code": "AccessDenied"}
+DENIED: dict[str, Any] = {"status": 403, "code": "AccessDenied"}
 ARCHIVE_TWICE = refusing("archive", "PUT", "analysis.manifest", **DENIED, once=True)
 
 CASES = (

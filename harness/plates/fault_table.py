@@ -214,9 +214,10 @@ class _Engine:
         case.after_proof(live, draw)
         harm(self.bench, self.one, case.after_approval, draw)
         kept = FileJournal(self.bench.journals / "delete")
-        return self.step(
+        report: DeleteReport = self.step(
             "delete", lambda b: self._delete(b, case.journal(kept, draw)), again=lambda b: self._delete(b, kept)
         )
+        return report
 
     def _delete(self, bench: Bench, journal: PartJournal) -> DeleteReport:
         assert self.verdict is not None
@@ -234,7 +235,7 @@ class _Engine:
                         raise Crash
             return outcomes
 
-        places = {"source": bench.source, "archive": bench.archive, "journal": journal}
+        places: dict[str, Any] = {"source": bench.source, "archive": bench.archive, "journal": journal}
         return run(delete_plate(verdict, order, around_batch=around, **places))
 
     def _failing(self, bench: Bench) -> Any:

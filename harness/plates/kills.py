@@ -170,7 +170,7 @@ def finished_parts(folder: Path) -> set[tuple[str, int]]:
     return found
 
 
-def kill_verifying(bench: Bench, _: Path, seed: int, kills: int) -> Round:
+def kill_verifying(bench: Bench, _folder: Path, seed: int, kills: int) -> Round:
     """A verification that is killed leaves everything as it was, and the next one says the same."""
     told, rng = Round(), random.Random(seed)
     bench.put(plate_files(plate(), sites=20))

@@ -19,7 +19,7 @@ from typing import Any
 from include.plates.models import Plate
 from include.s3.bucket import S3Access
 
-KEYS = {"aws_access_key_id": "rehearsal", "aws_secret_access_key": "rehearsal-secret"}
+KEYS: dict[str, Any] = {"aws_access_key_id": "rehearsal", "aws_secret_access_key": "rehearsal-secret"}
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "rehearsal", "AWS_SECRET_ACCESS_KEY": "rehearsal-secret", "AWS_REGION": "us-east-1"}
 PROJECT, BATCH = "2013_Gustafsdottir_PLOSONE", "BBBC022"
 
