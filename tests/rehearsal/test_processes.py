@@ -84,7 +84,10 @@ def test_only_marked_processes_are_ended(zoo: Zoo) -> None:
 def test_an_orphan_in_a_group_of_its_own_is_found(zoo: Zoo) -> None:
     parent = zoo.start(("sh", "-c", "setsid sleep 300 & echo $!"), zoo.stack_id)
     _first_line(parent)
-    parent.wait(10)
+    parent.wait(60)
+    deadline = time.monotonic() + 60  # between fork and exec a process has no environment to be known by
+    while len(_pids(zoo)) != 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert len(_pids(zoo)) == 1
     assert processes.end(zoo.stack_id) == 1
     assert _pids(zoo) == set()

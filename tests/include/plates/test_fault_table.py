@@ -94,12 +94,12 @@ def no_look_at_the_archive(patch: Patch) -> None:
 
 
 def no_judge(patch: Patch) -> None:
-    from include.core import approval
+    from include.core import questions
 
-    def yes(record: Any, sha256_now: str, *_: Any) -> Any:
-        return approval.Decision(True, "anybody", "now", sha256_now)
+    def yes(record: Any, *_: Any) -> Any:
+        return record.model_copy(update={"state": "approved", "by": "anybody", "at": "now"})
 
-    patch.setattr(approval, "decision", yes)  # the stories import it when they are played
+    patch.setattr(questions, "judge", yes)  # the stories import it when they are played
 
 
 def no_look_at_markers(patch: Patch) -> None:
