@@ -173,7 +173,7 @@ def _show(args: argparse.Namespace) -> int:
     row = ledger.get(args.id)
     print(_line(row))
     print(f"asked by {row.owner.dag_id}/{row.owner.run_id}/{row.owner.task_id}; {row.size_bytes} bytes")
-    print(json.dumps(row.detail, indent=2, sort_keys=True, ensure_ascii=False))
+    print(json.dumps(dict(row.detail), indent=2, sort_keys=True, ensure_ascii=False))
     for body in ledger.event_bodies(row.id):
         who = f" by {body['who']}" if body["who"] else ""
         print(

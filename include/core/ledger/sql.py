@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.engine import Connection, CursorResult
@@ -192,7 +193,7 @@ def documents(conn: Connection, digests: Sequence[str]) -> dict[str, Any]:
 
 def submissions_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[Submission]:
     """Database rows as values, long values of their `detail` put back."""
-    details = [json.loads(row["detail"]) for row in rows]
+    details = [_parsed(row["detail"]) for row in rows]
     wanted = {
         digest
         for row, detail in zip(rows, details, strict=True)
@@ -202,10 +203,16 @@ def submissions_of(conn: Connection, rows: Sequence[Mapping[Any, Any]]) -> list[
     contents = documents(conn, sorted(wanted)) if wanted else {}
     if contents:
         details = [
-            detail | {name: contents[sha] for name, sha in documents_of(detail).items() if sha in contents}
+            {**detail, **{name: contents[sha] for name, sha in documents_of(detail).items() if sha in contents}}
             for detail in details
         ]
     return [submission(row, detail) for row, detail in zip(rows, details, strict=True)]
+
+
+@lru_cache(maxsize=4096)
+def _parsed(detail: str) -> Mapping[str, Any]:
+    """A `detail` as a value. A pass over many destinations reads the same rows again and again."""
+    return MappingProxyType(json.loads(detail))
 
 
 _FIELDS = tuple(
@@ -218,7 +225,7 @@ def submission(row: Mapping[Any, Any], detail: Mapping[str, Any]) -> Submission:
     owner = Owner(row["dag_id"], row["run_id"], row["task_id"], row["map_index"], row["request_sha256"])
     attached = row["attached"] or []
     if isinstance(attached, str):  # SQLite knows JSON as text only
-        attached = json.loads(attached)
+        attached = json.loads(attached) if attached != "[]" else []
     others = tuple(Owner(*who) for _number, *who in sorted(attached, key=lambda one: abs(one[0])))
     fields = {name: row[name] for name in _FIELDS}
     return Submission(**fields, owner=owner, state=State(row["state"]), detail=detail, attached=others)
