@@ -15,6 +15,7 @@ import hashlib
 import heapq
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from include.core.errors import LedgerError
-from include.core.ledger.rows import DOCUMENT, canonical, documents_of
+from include.core.ledger.rows import ARCHIVED, DOCUMENT, INLINE, canonical, documents_of
 from include.core.ledger.schema import archives, documents, events, submissions
 from include.core.ledger.sql import CHUNK
 from include.core.ledger.states import CLOSED
@@ -32,8 +33,6 @@ from include.core.ledger.store import Ledger
 
 FORMAT = 1
 AT_MOST = 20_000  # submissions in one file, and so in one transaction: writers wait for it
-# What of a `detail` still decides something once its submission is archived.
-KEPT = ("is_effective", "effect_present", "late_answers", "attached_runs")
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,11 @@ class Archive:
 def merged(stored: Iterable[Mapping[Any, Any]], files: Sequence[Archive]) -> Iterator[Mapping[Any, Any]]:
     """The events of the ledger and of its archives, in the order of their numbers."""
     return heapq.merge(stored, *(one.events() for one in files), key=lambda event: int(event["number"]))
+
+
+def stub(detail: Mapping[str, Any]) -> str:
+    """What stays of the `detail` of an archived submission, as its row holds it."""
+    return canonical({**{name: detail[name] for name in INLINE if name in detail}, ARCHIVED: True})
 
 
 def archives_in(folder: Path) -> list[Archive]:
@@ -120,7 +124,8 @@ def _chunks(ids: Sequence[int]) -> Iterator[Sequence[int]]:
 
 def _write(conn: Connection, folder: Path, ledger_id: str, ids: Sequence[int]) -> tuple[Path, int]:
     """Writes a file, whole or not at all. Returns its path and the number of its events."""
-    unfinished, mine, numbers = folder / f"{ledger_id}.unfinished", set(ids), list[int]()
+    # Two that archive at once write two files; the one that comes second finds nothing to take out.
+    unfinished, mine, numbers = folder / f"{ledger_id}.{uuid.uuid4()}.unfinished", set(ids), list[int]()
     wanted = {digest for _id, detail in _details(conn, ids) for digest in documents_of(detail).values()}
     try:
         with unfinished.open("wb") as file:
@@ -138,9 +143,14 @@ def _write(conn: Connection, folder: Path, ledger_id: str, ids: Sequence[int]) -
             file.flush()
             os.fsync(file.fileno())
         path = folder / f"waybill-ledger-{ledger_id}-{numbers[0]}-{numbers[-1]}.jsonl.gz"
-        if path.exists():
-            raise LedgerError(f"{path} exists already, of an archiving that was broken off: move it away and repeat")
-        unfinished.rename(path)
+        os.link(unfinished, path)  # never over a file that is there
+        unfinished.unlink()
+    except FileExistsError:
+        unfinished.unlink()
+        why = (
+            "exists already: another archiving runs, or was broken off. Let it end; else move the file away and repeat"
+        )
+        raise LedgerError(f"{path} {why}") from None
     except OSError as error:
         raise LedgerError(f"the archive in {folder} cannot be written ({error.strerror})") from None
     return path, len(numbers)
@@ -164,8 +174,7 @@ def _take_out(conn: Connection, ids: Sequence[int], counted: int) -> None:
     stubs, named = [], set[str]()
     for row_id, detail in _details(conn, ids):
         named |= set(documents_of(detail).values())
-        kept = {name: detail[name] for name in KEPT if name in detail}
-        stubs.append({"row_id": row_id, "stub": canonical({**kept, "archived": True})})
+        stubs.append({"row_id": row_id, "stub": stub(detail)})
     update = submissions.update().where(submissions.c.id == sa.bindparam("row_id"))
     conn.execute(update.values(detail=sa.bindparam("stub")), stubs)
     others = sa.select(submissions.c.detail).where(submissions.c.detail.contains(DOCUMENT))

@@ -16,6 +16,9 @@ from include.core.ledger.states import State
 
 # A value of `detail` that is longer as JSON is kept once, as a document: each event holds the whole row.
 LONG_BYTES, FEW, DOCUMENT = 1024, 8, "waybill_document"
+# What of a `detail` still decides something once its submission is archived; never kept as a document.
+INLINE = ("is_effective", "effect_present", "late_answers", "attached_runs")
+ARCHIVED = "waybill_archived"
 
 
 def canonical(value: Any) -> str:
@@ -162,7 +165,7 @@ class Submission:
     @property
     def archived(self) -> bool:
         """Ended long ago; its events, and what it knew, are in a file."""
-        return "archived" in self.detail
+        return ARCHIVED in self.detail
 
     @property
     def cancelled_unsent(self) -> bool:
@@ -177,7 +180,10 @@ def long_values(detail: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, st
     """A `detail` as rows and events hold it, and the documents (canonical JSON by sha256) that stand for its long values."""
     kept, documents = dict(detail), dict[str, str]()
     for name, value in detail.items():
-        if isinstance(value, list | dict | str) and len(value) > FEW and len(text := canonical(value)) > LONG_BYTES:
+        mistakable = isinstance(value, dict) and DOCUMENT in value  # a remote's own words are not taken for a document
+        long = name not in INLINE and isinstance(value, list | dict | str) and len(value) > FEW
+        if mistakable or (long and len(canonical(value)) > LONG_BYTES):
+            text = canonical(value)
             sha256 = hashlib.sha256(text.encode()).hexdigest()
             documents[sha256] = text
             kept[name] = {DOCUMENT: {"uri": f"waybill-ledger:{sha256}", "sha256": sha256, "size_bytes": len(text)}}

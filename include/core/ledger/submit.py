@@ -260,6 +260,9 @@ async def _attempt(
         answer = await send(reserved, fence)
     except BaseException as error:
         if fence.attempt is None:  # nothing has left, and the row still says so
+            if prepare is not None:
+                with suppress(WaybillError):
+                    ledger.release(reserved)
             if fence.lost and (now := ledger.get(reserved.id)).state != State.SENDING:
                 return now
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ from include.core.ledger import (
     State,
     verify,
 )
+from include.core.ledger import archive as archives
+from include.core.ledger.archive import archive, archives_in
 from include.core.ledger.rows import Submission
 from include.core.ledger.upkeep import long_in_doubt
 from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Clock, Remote, begun, intent, owner, submit
@@ -251,3 +254,89 @@ def test_a_hold_that_comes_between_preparing_and_sending_is_kept(ledger: Ledger,
     with pytest.raises(OnHold):
         submit(ledger, remote, send=send)
     assert (remote.requests, only(ledger).state) == (0, S.RESERVED)
+
+
+# -- the archive, and what a remote may say ---------------------------------------------------------------------------------
+
+
+def ended(ledger: Ledger, keys: range) -> list[Submission]:
+    return [at(ledger, S.DONE, intent(f"key-{n}", payload="x" * 10), job=f"job-{n}") for n in keys]
+
+
+def test_an_archive_moves_what_ended_keeps_what_was_done_and_the_chain_goes_through_it(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+):
+    rows = ended(ledger, range(5))
+    clock.at += 100
+    young = at(ledger, S.DONE, intent("young"), job="job-young")
+    (made,) = archive(ledger, tmp_path, before=clock.at - 50)
+    assert made.submission_ids == {row.id for row in rows}
+    assert verify(ledger, archived=archives_in(tmp_path)).problems == []
+    (lacking,) = [p for p in verify(ledger).problems if "--archives" in p]
+    assert made.path.name in lacking
+    assert ledger.event_bodies(rows[0].id) == []
+    assert ledger.event_bodies(young.id) != []
+    remote = Remote(jobs={f"job-{n}": "old" for n in range(10)})
+    assert submit(ledger, remote, intent("key-0", payload="x" * 10)).state == S.DONE  # still known as done
+    assert (remote.requests, ledger.known("tape", "restore", ["job-3"])) == (0, {"job-3"})
+    assert submit(ledger, remote, intent("key-0", payload="x" * 10), seen_absent=0).generation == 2
+    assert archive(ledger, tmp_path, before=clock.at - 50) == []
+    assert verify(ledger, archived=archives_in(tmp_path)).problems == []
+
+
+def test_two_that_archive_at_once_lose_nothing(ledger: Ledger, clock: Clock, tmp_path: Path, monkeypatch):
+    ended(ledger, range(4))
+    clock.at += 100
+    at(ledger, S.DONE, intent("young"), job="job-young")
+    real, other = archives._take_out, []
+
+    def second_comes_first(*args: object) -> None:
+        if not other:
+            other.append(1)
+            with pytest.raises(LedgerError, match="exists already"):
+                archive(ledger, tmp_path, before=clock.at - 50)
+        real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(archives, "_take_out", second_comes_first)
+    if ledger._engine.dialect.name == "sqlite":  # there the first holds the one write lock meanwhile; reading goes on
+        assert len(archive(ledger, tmp_path, before=clock.at - 50)) == 1
+        assert verify(ledger, archived=archives_in(tmp_path)).problems == []
+
+
+def test_what_stays_of_an_archived_row_is_checked_too(ledger: Ledger, clock: Clock, tmp_path: Path):
+    change = '{"is_effective":true,"waybill_archived":true}'
+    row = at(ledger, S.FAILED, intent("old"))
+    clock.at += 100
+    at(ledger, S.DONE, intent("young"), job="job-young")
+    archive(ledger, tmp_path, before=clock.at - 50)
+    with ledger._engine.begin() as conn:
+        conn.exec_driver_sql(f"UPDATE waybill_submissions SET detail = '{change}' WHERE id = {row.id}")
+    (problem,) = verify(ledger, archived=archives_in(tmp_path)).problems
+    assert f"submission {row.id} differs" in problem
+
+
+def test_many_late_answers_are_found_and_no_false_alarm(ledger: Ledger):
+    old = begun(ledger)
+    ledger.begin(ledger.move(old, S.RESERVED, why="thought absent"), response_deadline=60)
+    for number in range(60):
+        with pytest.raises(LedgerError):
+            ledger.record_sent(old, f"a-late-job-with-a-long-name-{number:020}", why="answer")
+    assert verify(ledger).problems == []
+    assert len(ledger.get(old.id).detail["late_answers"]) == 60
+
+
+def test_a_remotes_words_are_not_taken_for_a_document_of_ours(ledger: Ledger):
+    said = {"waybill_document": {"sha256": "0" * 64}}
+    sent = ledger.record_sent(begun(ledger), "job-1", why="answer", detail={"said": said})
+    assert sent.detail["said"] == said == ledger.get(sent.id).detail["said"]
+    assert verify(ledger).problems == []
+
+
+def test_a_claim_is_given_back_where_nothing_was_sent_after_all(ledger: Ledger, clock: Clock):
+    async def prepare(_row: Submission, _fence: SendFence) -> None:
+        ledger.hold("tape", until=clock.at + 60, who="amy", why="serviced")
+
+    with pytest.raises(OnHold):
+        submit(ledger, Remote(), prepare=prepare)
+    ledger.hold("tape", until=clock.at, who="amy", why="done")
+    assert submit(ledger, Remote()).state == S.SENT
