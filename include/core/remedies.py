@@ -178,7 +178,8 @@ def _of_group(group: Sequence[Problem], again: str) -> str:
 
 
 def _refused(problem: Problem, again: str, at: float | None) -> str:
-    what = few(problem.fields, 8, "all are listed in the receipt") if problem.fields else "what is named above"
+    more = f" and {len(problem.fields) - 8} more, all listed in the receipt" if len(problem.fields) > 8 else ""
+    what = ", ".join(problem.fields[:8]) + more if problem.fields else "what is named above"
     return f"Correct {what}, then trigger the DAG with the corrected conf; nothing was started."
 
 

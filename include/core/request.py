@@ -102,6 +102,17 @@ def _problem(model: type[Request], error: Any) -> str:
     return f"{place}: {printable(error.get('input'))} is refused: {error['msg']}"
 
 
+def load_without_faults(model: type[R], conf: Mapping[str, Any], problems: Sequence[str]) -> R | None:
+    """The request as if its faulty fields (by what `load` said) were not there, so that the rest can be checked too; None if it
+    cannot be."""
+    known = {name: conf[name] for name in model.model_fields if name in conf}
+    fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
+    try:
+        return load(model, fine)
+    except RequestError:  # said already, or wrong only because a field was left out
+        return None
+
+
 def bulky_fields(model: type[Request]) -> set[str]:
     """The fields that may be too large for XCom: those declared with `json_schema_extra=BULKY`."""
     extras = {name: field.json_schema_extra for name, field in model.model_fields.items()}

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from include.core.errors import RequestError
-from include.core.request import load
-from include.icav2.manifest import SCHEME, flipped, parse_json
-from include.icav2.models import CopyRequest
+from include.core.request import load, load_without_faults
+from include.icav2.manifest import flipped, parse_json
+from include.icav2.models import SCHEME, CopyRequest
 
 
 def request_from(document: Any) -> CopyRequest:
@@ -29,6 +29,17 @@ def request_from(document: Any) -> CopyRequest:
     return load(CopyRequest, document)
 
 
+def every_problem(document: Any, error: RequestError) -> list[str]:
+    """The refusals of a conf, and those of its manifest, which is checked also where other fields are wrong."""
+    rest = load_without_faults(CopyRequest, document, error.problems) if isinstance(document, dict) else None
+    try:
+        if rest is not None and rest.manifest_uri is None:
+            flipped(rest)
+    except RequestError as more:
+        return list(dict.fromkeys([*error.problems, *more.problems]))
+    return error.problems
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m include.icav2", description=__doc__)
     plan = parser.add_subparsers(required=True).add_parser(
@@ -36,14 +47,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     plan.add_argument("file", help="a JSON file, or - for standard input")
     args = parser.parse_args(argv)
+    document: Any = None
     try:
         data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
-        request = request_from(parse_json(data, "the input" if args.file == "-" else args.file))
+        document = parse_json(data, "the input" if args.file == "-" else args.file)
+        request = request_from(document)
         if request.manifest_uri is not None:
             raise RequestError("manifest_uri needs the configured store: give the file itself to this command")
         entries = flipped(request)
     except RequestError as error:
-        print("\n".join(error.problems), file=sys.stderr)
+        print("\n".join(every_problem(document, error)), file=sys.stderr)
         return 2
     except OSError as error:
         print(f"{args.file} cannot be read: {error.strerror}", file=sys.stderr)

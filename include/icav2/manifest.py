@@ -17,9 +17,8 @@ from typing import Any, Literal
 
 from include.core.errors import RequestError
 from include.core.text import printable
-from include.icav2.models import CopyRequest, Flipped, Manifest
+from include.icav2.models import SCHEME, CopyRequest, Flipped, Manifest
 
-SCHEME = "icav2://"
 PROJECT_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 DECODED_LIMIT_BYTES = 64 * 1024 * 1024
 URI_LIMIT_BYTES = (

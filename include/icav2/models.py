@@ -15,6 +15,7 @@ from pydantic import Field
 from include.core.request import BULKY, DEADLINE_DAYS, DeadlineDays, Request, in_section
 from include.core.text import bare_uri, is_bare_uri
 
+SCHEME = "icav2://"
 Manifest = dict[str, list[str]]
 INPUTS = ("manifest", "manifest_b64gz", "manifest_uri")
 
@@ -120,6 +121,8 @@ class CopyRequest(Request):
         given = [name for name in said if conf[name] not in ({}, "")] or said
         if len(given) == 1:
             return []
+        if not given and any(name.startswith(SCHEME) for name in conf):
+            return ['this is a manifest by itself: give it as {"manifest": {…}}']
         what = ", ".join(given) or "none"
         return [f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {what})"]
 

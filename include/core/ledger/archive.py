@@ -28,10 +28,12 @@ from include.core.errors import LedgerError
 from include.core.ledger.rows import ARCHIVED, DOCUMENT, INLINE, canonical, documents_of
 from include.core.ledger.schema import archives, documents, events, submissions
 from include.core.ledger.sql import CHUNK
-from include.core.ledger.states import CLOSED
+from include.core.ledger.states import CLOSED, State
 from include.core.ledger.store import Ledger
 
 FORMAT = 1
+YOUNGEST_SECONDS = 7 * 86_400.0  # what ended later may still be in the eyes of a worker that looked before it ended
+SETTLED = (State.DONE, State.CANCELLED, State.REJECTED)
 AT_MOST = 20_000  # submissions in one file, and so in one transaction: writers wait for it
 
 
@@ -66,6 +68,12 @@ class Archive:
                 if "event" in entry:
                     yield entry["event"]
 
+    def changed_documents(self) -> list[str]:
+        """The documents whose content is not what their sha256 says."""
+        with gzip.open(self.path, "rt", encoding="ascii") as lines:
+            found = [entry["document"] for entry in map(json.loads, lines) if "document" in entry]
+        return [d["sha256"] for d in found if hashlib.sha256(d["content"].encode()).hexdigest() != d["sha256"]]
+
 
 def merged(stored: Iterable[Mapping[Any, Any]], files: Sequence[Archive]) -> Iterator[Mapping[Any, Any]]:
     """The events of the ledger and of its archives, in the order of their numbers."""
@@ -85,9 +93,13 @@ def archives_in(folder: Path) -> list[Archive]:
 def archive(ledger: Ledger, folder: Path, *, before: float) -> list[Archive]:
     """Moves what belongs to submissions that ended before an instant (epoch seconds) into new files of a folder.
 
-    The submission of the last event stays: receipts and the next event name the head of the chain. Raises LedgerError where
-    a file cannot be written; what was moved until then is in the files written until then.
+    The submission of the last event stays: receipts and the next event name the head of the chain. So do effects whose newest
+    generation is open, or ended without its effect: what it left there must be known for the next one. Raises LedgerError for
+    an instant of the last week, and where a file cannot be written; what was moved until then is in the files written until
+    then.
     """
+    if before > ledger.now() - YOUNGEST_SECONDS:
+        raise LedgerError("only what ended more than a week ago is archived: name an earlier day")
     if not folder.is_dir():
         raise LedgerError(f"{folder} is no folder: create it, on a disk that is backed up")
     written: list[Archive] = []
@@ -108,11 +120,15 @@ def archive(ledger: Ledger, folder: Path, *, before: float) -> list[Archive]:
 def _ended(conn: Connection, before: float) -> list[int]:
     """The submissions to archive: ended, with events in the ledger, and not the owner of the last event."""
     last = sa.select(events.c.submission_id).order_by(events.c.number.desc()).limit(1).scalar_subquery()
+    other = submissions.alias()
+    same = (other.c[name] == submissions.c[name] for name in ("system", "kind", "business_key"))
+    newest = sa.select(other.c.state).where(*same).order_by(other.c.generation.desc()).limit(1).scalar_subquery()
     query = sa.select(submissions.c.id).where(
         submissions.c.state.in_([str(state) for state in CLOSED]),
         submissions.c.closed_at < before,
         submissions.c.id != last,
         submissions.c.id.in_(sa.select(events.c.submission_id)),
+        newest.in_([str(state) for state in SETTLED]),
     )
     return [int(found) for found in conn.execute(query.order_by(submissions.c.id).limit(AT_MOST)).scalars()]
 

@@ -103,6 +103,11 @@ def verify(ledger: Ledger, receipts: Iterable[Mapping[str, Any]] = (), archived:
     with ledger.reading() as conn:
         files, lacking = _needed(conn, archived)
         audit.problems += lacking
+        audit.problems += [
+            f"document {digest[:12]} in {one.path.name} was changed by hand"
+            for one in files
+            for digest in one.changed_documents()
+        ]
         stream = conn.execution_options(yield_per=1000).execute(sa.select(events).order_by(events.c.number)).mappings()
         for event in merged(stream, files):
             audit.events += 1

@@ -30,6 +30,8 @@ from include.core.ledger.rows import Intent, Quota, Submission
 from include.core.ledger.states import State
 from include.core.ledger.store import Ledger, OnHold
 
+MAX_ATTEMPTS = 2  # in one call: a lost answer is sent again under the same client key at once, but not on and on
+RESEND_SECONDS = 30.0
 MAX_TURNS = 20  # other workers may win every compare-and-set for a while, but not for ever
 
 
@@ -198,14 +200,17 @@ async def submit_once(
     is open), QuotaExceeded, InDoubt or another TransientError (come back after `retry_after`), Held (HELD: a person must
     resolve it), AuthError, RequestError, RemoteError.
     """
-    row = _open(ledger, intent, quota, seen_absent)
+    row, attempts = _open(ledger, intent, quota, seen_absent), 0
     for _ in range(MAX_TURNS):
         match row.state:
             case State.SENT:
                 return row
             case State.DONE | State.SUPERSEDED if row.is_effective:
                 return row
+            case State.RESERVED if attempts == MAX_ATTEMPTS:
+                raise InDoubt(f"{row}: no answer {attempts} times; sent again later", retry_after=RESEND_SECONDS)
             case State.RESERVED:
+                attempts += 1
                 row = await _attempt(ledger, row, send=send, probe=probe, prepare=prepare, quota=quota)
             case State.SENDING:
                 row = ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")

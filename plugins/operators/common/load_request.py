@@ -11,7 +11,7 @@ from operators.common.base import WaybillOperator
 
 from include.core.errors import RequestError
 from include.core.objects import Objects
-from include.core.request import Request, bulky_fields, load
+from include.core.request import Request, bulky_fields, load, load_without_faults
 
 Extra = Callable[[Any, list[Objects]], Any]
 
@@ -46,7 +46,7 @@ class LoadRequestOperator(WaybillOperator):
         try:
             request = load(self.model, conf)
         except RequestError as error:
-            problems, request = list(error.problems), self._without_faults(conf, error.problems)
+            problems, request = list(error.problems), load_without_faults(self.model, conf, error.problems)
         try:
             if request is not None and self.check is not None:
                 self.check(request, inputs())
@@ -55,12 +55,3 @@ class LoadRequestOperator(WaybillOperator):
         if problems or request is None:
             raise RequestError(problems)
         return request
-
-    def _without_faults(self, conf: Mapping[str, Any], problems: list[str]) -> Request | None:
-        """The request as if its faulty fields were not there, so that `check` can look at the rest; None if it cannot."""
-        known = {name: conf[name] for name in self.model.model_fields if name in conf}
-        fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
-        try:
-            return load(self.model, fine)
-        except RequestError:  # said already, or wrong only because a field was left out
-            return None

@@ -73,7 +73,7 @@ def test_what_a_person_needs_stands_in_the_remedy():
     assert "not before 1970-01-01 01:00 UTC" in remedy_of([Problem(Cause.TRANSIENT, "busy", not_before=3600.0)])
     fields = tuple(f"field{n}" for n in range(20))
     said = remedy_of([Problem(Cause.REFUSED, "no", fields=fields)])
-    assert "field7; and 12 more: all are listed in the receipt" in said
+    assert "field7 and 12 more, all listed in the receipt" in said
     assert remedy_of([Problem(Cause.UNANSWERED, "?", question="amy can answer at U")]) == "amy can answer at U."
 
 

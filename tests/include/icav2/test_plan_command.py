@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from include.core.errors import RequestError
+from include.core.request import load
 from include.icav2.__main__ import main
+from include.icav2.models import CopyRequest
 
 ROOT = Path(__file__).resolve().parents[3]
 FIXTURES = ROOT / "tests" / "fixtures" / "icav2"
@@ -56,7 +59,9 @@ def test_options_of_the_conf_are_checked_too(tmp_path, capsys):
     assert main(["plan", str(file)]) == 0
     file.write_text(json.dumps({"manifest": {f"{S}/a": [f"{S}/x/"]}, "max_in_flight": "many", "colour": 1}))
     assert main(["plan", str(file)]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said[:2]] == ["max_in_flight", "colour"]
+    assert "in one project" in said[2]  # the manifest is checked all the same
 
 
 @pytest.mark.parametrize(
@@ -82,3 +87,17 @@ def test_what_cannot_be_planned_exits_2_with_the_reason(tmp_path, capsys, conten
 def test_a_file_that_is_not_there_exits_2(tmp_path, capsys):
     assert main(["plan", str(tmp_path / "none.json")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_the_manifest_is_checked_also_where_another_field_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "conf.json"
+    file.write_text(json.dumps({"max_in_fligth": 3, "manifest": {"s3://bucket/key": []}}))
+    assert main(["plan", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "max_in_fligth" in said
+    assert "does not start with icav2://" in said
+
+
+def test_a_manifest_posted_as_the_conf_itself_is_told_how_it_is_given():
+    with pytest.raises(RequestError, match=r'give it as \{"manifest"'):
+        load(CopyRequest, {"icav2://project/file": ["icav2://project/folder/"]})
