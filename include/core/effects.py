@@ -83,6 +83,11 @@ class Progress(Generic[K]):
         return min((s.look_again_at for s in self.standings if s.look_again_at is not None), default=None)
 
     @property
+    def running(self) -> int:
+        """How many jobs are at work: a wait that finds fewer has missed an end."""
+        return sum(1 for s in self.standings if s.phase == Phase.RUNNING and s.job_id is not None)
+
+    @property
     def more_to_send(self) -> bool:
         """Whether effects wait for a free slot, so that the end of any job is a reason to wake."""
         return any(s.phase == Phase.WAITING and s.look_again_at is None for s in self.standings)

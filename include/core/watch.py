@@ -102,7 +102,9 @@ class BulkWatch:
     """Many items by one call: `look` is given the ids that have not ended, and answers with an Item for each it knows.
 
     Once ended is ended: a late or reordered answer brings nothing back to life. What an answer leaves out runs on. Without
-    any ids it waits for a time. `words` name the three counts, of which the first follows `noun`.
+    any ids it waits for a time. `expected`: how many the worker saw at work before it began to wait; where there are fewer
+    now, another worker has closed some meanwhile, and a worker is wanted at once.
+    `words` name the three counts, of which the first follows `noun`.
     """
 
     ids: Collection[str]
@@ -112,6 +114,7 @@ class BulkWatch:
     words: tuple[str, str, str] = ("passed", "running", "failed")
     ended: dict[str, Item] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
+    expected: int = 0
 
     async def observe(self) -> Observation:
         left = [one for one in self.ids if one not in self.ended]
@@ -123,6 +126,8 @@ class BulkWatch:
         return Observation(counts, self._why(running, bad), self._warnings(found))
 
     def _why(self, running: int, bad: int) -> str | None:
+        if len(self.ids) < self.expected:
+            return f"{self.expected - len(self.ids)} {self.noun} were closed by another worker meanwhile"
         if not self.ids:
             return None
         if not running:

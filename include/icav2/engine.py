@@ -189,7 +189,7 @@ class CopyEngine:
                     say(f"waiting: {reason}")
             said = progress.waiting_reasons
             # A pass is cheap in here, so each job is judged when it ends: one that succeeded may have left a wrong file.
-            watcher = job_watch(self.client, watched_jobs(self.ledger, self.owner), Wake.END)
+            watcher = job_watch(self.client, watched_jobs(self.ledger, self.owner), Wake.END, progress.running)
             watcher.warned = warned
             wait = (progress.look_again_at or progress.now + self.settings.job_timeout_seconds) - progress.now
             deadline = now() + max(wait, 0.0)

@@ -25,13 +25,13 @@ def created_at(detail: Mapping[str, object], sending_at: float | None) -> float:
     return float(known) if isinstance(known, int | float) else (sending_at or 0.0) - CLOCK_SKEW_SECONDS
 
 
-def job_watch(client: ICAv2Client, jobs: Mapping[str, float], wake: Wake) -> BulkWatch:
-    """Looks at jobs, given each one's time of creation."""
+def job_watch(client: ICAv2Client, jobs: Mapping[str, float], wake: Wake, expected: int = 0) -> BulkWatch:
+    """Looks at jobs, given each one's time of creation. `expected`: how many were seen at work."""
 
     async def look(ids: Collection[str]) -> dict[str, Item]:
         return {one: item(job) for one, job in (await client.statuses({one: jobs[one] for one in ids})).items()}
 
-    return BulkWatch(jobs, look, wake)
+    return BulkWatch(jobs, look, wake, expected=expected)
 
 
 def item(job: Job) -> Item:

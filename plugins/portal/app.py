@@ -57,6 +57,9 @@ def _receipt(dag_id: str, run_id: str) -> Receipt:
     if receipt is None and not rows:
         raise nobody
     receipt = receipt or Receipt(dag_id=dag_id, run_id=run_id, state="running", outcome="The run goes on.")
+    # Of another request under the same run id (a run that was deleted, and posted anew) nothing is told.
+    mine = receipt.request_sha256
+    rows = [row for row in rows if not mine or any(one.request_sha256 == mine for one in row.owners)]
     items = [
         {
             "effect": row.business_key,

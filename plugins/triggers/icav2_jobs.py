@@ -16,7 +16,8 @@ from include.icav2.watch import job_watch, watched_jobs
 
 
 class ICAv2JobsTrigger(WatchTrigger):
-    """Options: `wake` (what a worker is wanted for, a Wake), `jobs` (a Document listing ids, instead of the ledger)."""
+    """Options: `wake` (what a worker is wanted for, a Wake), `expected` (how many jobs the worker saw at work), `jobs` (a
+    Document listing ids, instead of the ledger)."""
 
     system = SYSTEM
     can_cancel = False  # ICA's API has nothing that ends a job (docs/icav2.md)
@@ -28,4 +29,5 @@ class ICAv2JobsTrigger(WatchTrigger):
         else:
             jobs = await self.ask_ledger(lambda book: watched_jobs(book, self.owner))
         async with await ICAv2Hook(self.conn_id).aclient() as client:
-            yield job_watch(client, jobs, Wake(self.options.get("wake", Wake.FAILURE))).observe
+            wake, expected = Wake(self.options.get("wake", Wake.FAILURE)), int(self.options.get("expected", 0))
+            yield job_watch(client, jobs, wake, expected).observe

@@ -150,6 +150,8 @@ def _instant(text: str) -> float:
         raise argparse.ArgumentTypeError(
             f"{text}: give a time with its zone, as 2026-01-31T06:00Z, or now to end a hold"
         )
+    if at.timestamp() <= datetime.now(UTC).timestamp():
+        raise argparse.ArgumentTypeError(f"{text} is past: give a time to come, or now to end a hold")
     return at.timestamp()
 
 

@@ -86,7 +86,9 @@ def stub(detail: Mapping[str, Any]) -> str:
 
 
 def archives_in(folder: Path) -> list[Archive]:
-    """The archives in a folder. Raises LedgerError for one that cannot be read."""
+    """The archives in a folder. Raises LedgerError for a folder that is not there, or a file that cannot be read."""
+    if not folder.is_dir():
+        raise LedgerError(f"{folder} is no folder: name the one that `archive` has written to")
     return [Archive.at(path) for path in sorted(folder.glob("*.jsonl.gz"))]
 
 

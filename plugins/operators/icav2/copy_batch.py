@@ -69,7 +69,10 @@ class ICAv2CopyBatchOperator(LegOperator):
             seconds=(progress.look_again_at or progress.now + settings.job_timeout_seconds) - progress.now,
             why="; ".join(progress.waiting_reasons[:3]),
             # A leg in this worker is cheap, so each job is judged when it ends: one that passed may have left a wrong file.
-            options={"wake": Wake.END if progress.more_to_send or not self.deferrable else Wake.FAILURE},
+            options={
+                "wake": Wake.END if progress.more_to_send or not self.deferrable else Wake.FAILURE,
+                "expected": progress.running,
+            },
             poll_seconds=request.poll_seconds,
         )
 
@@ -85,6 +88,7 @@ class ICAv2CopyBatchOperator(LegOperator):
         receipt = Receipt(
             dag_id=owner.dag_id,
             run_id=owner.run_id,
+            request_sha256=owner.request_sha256,
             state="running",
             outcome=f"Copying goes on. Destinations: {counts}." + "".join(f" Waiting: {why}." for why in reasons),
             asked={"files": engine.plan.files, "bytes": engine.plan.size_bytes},

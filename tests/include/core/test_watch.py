@@ -274,3 +274,13 @@ def test_what_was_open_for_a_look_that_failed_is_closed_and_opened_anew():
 
     asyncio.run(main())
     assert story == ["open", "look", "look", "close", "failed", "open", "look", "close"]
+
+
+def test_a_job_that_another_worker_closed_before_the_watch_began_wakes_at_once():
+    async def look(_ids: Collection[str]) -> dict[str, Item]:
+        return {}
+
+    seen = asyncio.run(BulkWatch([], look, Wake.END, expected=1).observe())
+    assert seen.wake == "1 jobs were closed by another worker meanwhile"
+    assert asyncio.run(BulkWatch([], look, Wake.END).observe()).wake is None
+    assert asyncio.run(BulkWatch(["job-1"], look, Wake.END, expected=1).observe()).wake is None
