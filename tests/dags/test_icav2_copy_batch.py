@@ -96,7 +96,7 @@ def test_a_wrong_conf_fails_at_once_lists_every_error_and_leaves_an_incomplete_r
     assert receipt["outcome"].startswith("Refused, nothing was copied")
     assert (
         receipt["remedy"]
-        == "Correct typo; manifest, then trigger the DAG with the corrected conf; nothing was started."
+        == "Correct typo, manifest, then trigger the DAG with the corrected conf; nothing was started."
     )
     assert world.jobs() == []
 
