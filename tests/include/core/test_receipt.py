@@ -166,7 +166,7 @@ def test_a_run_that_came_to_no_plan_says_every_refusal_or_which_task_failed():
         "and 4 more: all are listed below."
     )
     assert refused.problems == problems
-    assert refused.remedy.startswith("Correct field0; field1;")
+    assert refused.remedy.startswith("Correct field0, field1,")
     broken = {"plan": {"state": "failed", "why": "401", "cause": "credential", "connections": ["c"], "task_id": "plan"}}
     receipt = nothing_done(broken, "copied", dag_id="d", run_id="r")
     assert "Task plan: 401" in receipt.outcome
