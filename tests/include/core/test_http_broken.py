@@ -313,4 +313,4 @@ def test_no_tls_where_tls_is_expected_is_no_connection(raw: RawServer):
     error = outcome(raw.url.replace("http:", "https:"))
     assert isinstance(error, TransientError)
     assert error.no_effect
-    assert "no connection to 127.0.0.1 (ConnectError" in str(error)
+    assert "no connection to 127.0.0.1 (Connect" in str(error)
