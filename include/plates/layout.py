@@ -113,6 +113,12 @@ def _fields_of(template: str) -> set[str]:
     return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
 
 
+def uses_source(layout: Layout) -> bool:
+    """Whether any name of the layout holds the plate's source."""
+    templates = [layout.tag, layout.archive_prefix, layout.backup_prefix, *(part.prefix for part in layout.parts)]
+    return any("source" in _fields_of(template) for template in templates)
+
+
 def fill(template: str, plate: Plate) -> str:
     return template.format(**{name: getattr(plate, name) for name in _FIELDS})
 

@@ -25,7 +25,7 @@ OWN = {
 def faults(model: type[PlatesRequest], **conf: Any) -> list[str]:
     """Everything that is wrong, as load_request tells it."""
     try:
-        load(model, {**IDS, **conf}).checked(None)  # type: ignore[attr-defined]
+        load(model, {**IDS, **conf}).plates_used(None)
     except RequestError as error:
         return error.problems
     return []
@@ -113,19 +113,19 @@ def test_own_templates_make_a_layout_and_its_parts_may_be_deleted():
 
 def test_two_measurements_of_one_plate_id_are_told_apart():
     rows = [{"plate_id": "1", "plate_id_full": "1__a"}, {"plate_id": "1", "plate_id_full": "1__b"}]
-    assert all(plate.tag_by_full for plate in load(BackupRequest, {**IDS, "plates": rows}).checked(None))
+    assert all(plate.tag_by_full for plate in load(BackupRequest, {**IDS, "plates": rows}).plates_used(None))
 
 
 def test_plates_csv_is_read_as_the_procedure_writes_it():
     request = load(BackupRequest, {**IDS, "plates_uri": "file:///in/plates.csv"})
-    plates = request.checked(b"plate_id,plate_id_full\n1,1__2016-04-21T03_34_00-Measurement 1\n")
+    plates = request.plates_used(b"plate_id,plate_id_full\n1,1__2016-04-21T03_34_00-Measurement 1\n")
     assert plates[0].plate_id_full == "1__2016-04-21T03_34_00-Measurement 1"
     for wrong in (b"id,full\n1,1\n", b"plate_id,plate_id_full\n", b"\xff\xfe"):
         with pytest.raises(RequestError):
-            request.checked(wrong)
+            request.plates_used(wrong)
     many = "plate_id,plate_id_full\n" + "".join(f"{n},{n}\n" for n in range(MOST_PLATES + 1))
     with pytest.raises(RequestError, match="split it"):
-        request.checked(many.encode())
+        request.plates_used(many.encode())
 
 
 @pytest.mark.parametrize(
