@@ -124,7 +124,9 @@ class CopyRequest(Request):
         if not given and any(name.startswith(SCHEME) for name in conf):
             return ['this is a manifest by itself: give it as {"manifest": {…}}']
         lost = "" if given else f"; {LOST_IN_FORM}"
-        return [f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {', '.join(given) or 'none'}){lost}"]
+        return [
+            f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {', '.join(given) or 'none'}){lost}"
+        ]
 
     @pydantic.field_validator("manifest_uri")
     @classmethod

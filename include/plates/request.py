@@ -141,7 +141,9 @@ class PlatesRequest(Request):
         given = [name for name in ("plates", "plates_uri") if conf.get(name)]
         if len(given) != 1:
             lost = "" if given else f"; {LOST_IN_FORM}"
-            faults.append(f"plates and plates_uri: give exactly one of them (given: {' and '.join(given) or 'none'}){lost}")
+            faults.append(
+                f"plates and plates_uri: give exactly one of them (given: {' and '.join(given) or 'none'}){lost}"
+            )
         if isinstance(conf.get("plates"), list) and len(conf["plates"]) > MOST_PLATES:
             faults.append(f"plates: {len(conf['plates'])} plates are more than the {MOST_PLATES} of a run; split them")
         own = conf.get("layout") == "own"
@@ -150,7 +152,9 @@ class PlatesRequest(Request):
             faults.append(f"layout: own needs {' and '.join(wrong)} as well")
         elif wrong:
             faults.append(f"{', '.join(wrong)}: only for layout own; take them out, or set layout to own")
-        unused = [name for name in ("strip", "tag") if not own and conf.get(name, default := _DEFAULTS[name]) != default]
+        unused = [
+            name for name in ("strip", "tag") if not own and conf.get(name, default := _DEFAULTS[name]) != default
+        ]
         if unused:
             faults.append(f"{', '.join(unused)}: only for layout own; take them out, or set layout to own")
         return faults + cls._layout_faults(conf)
