@@ -166,7 +166,7 @@ def error_for_status(
         message = f"{said}. {remedy.format(where=where)}"
         return TransientError(message, retry_after=retry_after, no_effect=no_effect, status=status)
     if status == 401:
-        return AuthError(f"{said}. Check the credential of {where}.")
+        return AuthError(f"{said.rstrip('.')}. Check the credential of {where}.")
     if status == 403:
         return Forbidden(f"{said}. Give the user of {where} the right to it.")
     if status == 404:

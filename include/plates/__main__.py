@@ -79,9 +79,10 @@ def _delete(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from include.core.terminal import say
-    from include.plates.cli import COMMANDS
+    from include.plates.cli import COMMANDS, check_options
 
     try:
+        check_options(options)
         return asyncio.run(COMMANDS[options.command](options))
     except RequestError as error:
         for problem in error.problems:

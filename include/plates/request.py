@@ -14,8 +14,8 @@ import pydantic
 from include.core.errors import RequestError
 from include.core.request import LOST_IN_FORM, PASTED, Request, in_section
 from include.core.text import printable
-from include.plates.layout import BROAD2018, PRESETS, disambiguate, own_layout, plates_from_csv, uses_source
-from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention
+from include.plates.layout import BROAD2018, PRESETS, disambiguate, layout_faults, own_layout, plates_from_csv
+from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention, compression_faults
 
 CSV_LIMIT_BYTES = 1024 * 1024
 MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
@@ -168,18 +168,8 @@ class PlatesRequest(Request):
             return error.problems
         if layout is None:
             return []
-        faults, source = [], conf.get("source")
-        if uses_source(layout) and not source:
-            faults.append(f"source: layout {layout.name} needs it, as source_4")
-        elif source and not uses_source(layout):
-            faults.append(f"source: layout {layout.name} does not use it; take it out, or correct layout")
-        known = [part.name for part in layout.parts]
-        for field in ("delete_parts", "parts"):
-            named = conf.get(field)
-            strange = [str(name) for name in named if name not in known] if isinstance(named, list) else []
-            if strange:
-                faults.append(f"{field}: {', '.join(strange)} not known; the parts are {', '.join(known)}")
-        return faults
+        parts = {name: conf.get(name) for name in ("delete_parts", "parts")}
+        return layout_faults(layout, conf.get("source"), parts)
 
     def layout_used(self) -> Layout:
         """The layout of a checked request."""
@@ -302,15 +292,12 @@ class BackupRequest(PlatesRequest):
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
         faults = super().cross_field_errors(conf)
-        asked = conf.get("compression", "default")
-        plain = asked == "none" or (asked == "default" and conf.get("layout") in ("cpg", "own"))
-        if conf.get("copy_from_mib") and not plain:
-            faults.append("copy_from_mib: copying inside the store needs compression none")
+        used = conf.get("compression", "default")
+        if used == "default":
+            used = "none" if conf.get("layout") in ("cpg", "own") else "gzip"
+        faults += compression_faults(used, conf.get("level"), conf.get("copy_from_mib"), ("level", "copy_from_mib"))
         if conf.get("undo_days") and not conf.get("delete_parts"):
             faults.append("undo_days: nothing is deleted; name delete_parts, or take it out")
-        level = conf.get("level")
-        if isinstance(level, int) and level > 9 and asked != "zstd":
-            faults.append("level: more than 9 is for zstd only")
         return faults
 
     def settings_used(self) -> ArchiveSettings:

@@ -36,7 +36,16 @@ SUCCESS = "All runs succeeded, every file is right, and the simulators' journals
 
 
 def test_the_protocol_has_the_steps_of_a_scenario() -> None:
-    assert set(METHODS) == {"connections", "command_environment", "prepare", "start", "finish", "progress", "count", "check"}
+    assert set(METHODS) == {
+        "connections",
+        "command_environment",
+        "prepare",
+        "start",
+        "finish",
+        "progress",
+        "count",
+        "check",
+    }
 
 
 @pytest.mark.parametrize("scene", SCENES)
