@@ -41,14 +41,15 @@ class TransientError(WaybillError):
 
 
 class QuotaExceeded(WaybillError):
-    """A quota window is full. `available_at` (epoch seconds) is when enough of it will be free again."""
+    """A quota window is full. `available_at` (epoch seconds) is when enough of it will be free again, in `retry_after` seconds."""
 
     retryable = True
     no_effect = True
 
-    def __init__(self, message: str, *, available_at: float):
+    def __init__(self, message: str, *, available_at: float, retry_after: float | None = None):
         super().__init__(message)
         self.available_at = available_at
+        self.retry_after = retry_after
 
 
 class AuthError(WaybillError):

@@ -131,7 +131,7 @@ def _hold(args: argparse.Namespace) -> int:
     if not (args.system and args.who and args.why):
         raise WaybillError("give SYSTEM, --until, --who and --why; without all of them the holds are listed")
     ledger.hold(args.system, until=args.until, who=args.who, why=args.why)
-    ends = args.until <= ledger.now()
+    ends = not any(hold.system == args.system for hold in ledger.holds())
     print(
         f"the hold of {args.system} is ended" if ends else f"nothing is sent to {args.system} until {_when(args.until)}"
     )

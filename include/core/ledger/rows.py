@@ -17,7 +17,7 @@ from include.core.ledger.states import State
 # A value of `detail` that is longer as JSON is kept once, as a document: each event holds the whole row.
 LONG_BYTES, FEW, DOCUMENT = 1024, 8, "waybill_document"
 # What of a `detail` still decides something once its submission is archived; never kept as a document.
-INLINE = ("is_effective", "effect_present", "late_answers", "attached_runs")
+INLINE = ("is_effective", "effect_present", "late_answers", "late_acceptance", "attached_runs")
 ARCHIVED = "waybill_archived"
 
 
@@ -161,6 +161,11 @@ class Submission:
         """The key under which the remote takes this request once, however often it is sent."""
         key: str | None = self.detail.get("client_key")
         return key
+
+    @property
+    def late_jobs(self) -> int:
+        """How many jobs the remote has accepted for attempts of this submission that were replaced."""
+        return len(self.detail.get("late_answers", [])) + ("late_acceptance" in self.detail)
 
     @property
     def archived(self) -> bool:

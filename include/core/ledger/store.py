@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, Connection
 from include.core.errors import ConflictingRequest, LedgerError, RequestError, TransientError
 from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
+from include.core.ledger.clock import ledger_time, must_be_noted
 from include.core.ledger.migrations import todays_names
 from include.core.ledger.quota import QuotaUser
 from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission, canonical, long_values
@@ -38,11 +39,11 @@ CANCELLED_UNSENT = "cancelled before anything was sent"
 class OnHold(TransientError):
     """A person has said that nothing is sent to this system until an instant. Nothing was sent, and nothing has failed."""
 
-    def __init__(self, hold: sql.Hold, now: float):
+    def __init__(self, hold: sql.Hold, clock: float):
         until = datetime.fromtimestamp(hold.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
         super().__init__(
             f"{hold.system} is on hold until {until} ({hold.who}: {hold.why}); nothing is sent to it",
-            retry_after=min(hold.until - now, HOLD_LOOK_SECONDS),
+            retry_after=min(hold.until - clock, HOLD_LOOK_SECONDS),
             no_effect=True,
         )
 
@@ -160,20 +161,20 @@ class Ledger:
     def quota_reading(self, system: str, kind: str, quota: Quota, *, account: str = "") -> QuotaReading:
         """How much of a quota is used now, and when how much becomes free: for planners and pages."""
         with self.reading() as conn:
-            now = self._time(sql.head_and_row(conn))
-            return quotas.reading(conn, QuotaUser(system, kind, account), quota, now)
+            return quotas.reading(conn, QuotaUser(system, kind, account), quota, self._times(sql.head_and_row(conn))[0])
 
     def holds(self) -> list[sql.Hold]:
         """The holds that have not ended."""
-        now = self.now()
         with self.reading() as conn:
+            _, now = self._times(sql.head_and_row(conn))
             found = sql.execute(
                 conn, "SELECT system, until, who, why FROM waybill_holds WHERE until > :now", {"now": now}
             )
             return [sql.Hold(**row) for row in found.mappings()]
 
     def hold(self, system: str, *, until: float, who: str, why: str) -> None:
-        """Nothing is sent to this system until an instant (ledger time); an instant in the past ends a hold."""
+        """Nothing is sent to this system until an instant, by the database's clock: a person means what a clock shows. An instant
+        in the past ends a hold."""
         with self.tidying() as (conn, _now):
             values = {"system": system, "until": until, "who": who, "why": why}
             sql.execute(conn, sql.REPLACE_HOLD, values)
@@ -199,7 +200,8 @@ class Ledger:
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
             found = sql.head_and_row(conn, id=row_id, key=key)
-            tx = Write(conn, self._time(found), found.number or 0, found.sha256 or GENESIS, hold=found.hold)
+            now, clock = self._times(found)
+            tx = Write(conn, now, found.number or 0, found.sha256 or GENESIS, clock, hold=found.hold)
             tx.row = tx.took_in(found.row) if found.row is not None else None
             yield tx
 
@@ -213,7 +215,7 @@ class Ledger:
         later: Mapping[str, float] | None = None,
     ) -> Submission | None:
         """The short way, in two statements: `row` changed, if it still is exactly what the caller saw; None where it is not, or
-        its system is on hold. Then nothing was done, and the long way decides. `later`: columns that become the ledger's
+        its system is on hold, or the clock was set back. Then nothing was done, and the long way decides. `later`: columns that become the ledger's
         time and so many seconds."""
         try:
             later = {**(later or {}), **({"closed_at": 0.0} if closes(row, values) else {})}
@@ -232,7 +234,7 @@ class Ledger:
             found = sql.swap(conn, seen, stored, later, clock)
             if found is None or found.row is None:
                 return None
-            tx = Write(conn, found.clock, found.number or 0, found.sha256 or GENESIS)
+            tx = Write(conn, found.clock, found.number or 0, found.sha256 or GENESIS, found.clock)
             tx.keep({sha256: text for sha256, text in new_documents.items() if sha256 not in text})
             attached = sql.submission(found.row, detail).attached
             changed = {name: found.row[name] for name in sql.COLUMNS}
@@ -251,15 +253,23 @@ class Ledger:
         """A transaction under the write lock, and the ledger's time, for what changes no submission."""
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
-            yield conn, self._time(sql.head_and_row(conn))
+            yield conn, self._times(sql.head_and_row(conn))[0]
 
-    def _time(self, found: sql.Found) -> float:
-        return max(found.clock if self._clock is None else float(self._clock()), found.at)
+    def _times(self, found: sql.Found) -> tuple[float, float]:
+        """The ledger's time, and what the database's clock shows."""
+        clock = found.clock if self._clock is None else float(self._clock())
+        return ledger_time(found, clock), clock
 
     def now(self) -> float:
-        """The ledger's clock: the database's, never behind the last event."""
+        """The ledger's time: the database's clock, never behind the last event (see `clock`)."""
         with self.reading() as conn:
-            return self._time(sql.head_and_row(conn))
+            found = sql.head_and_row(conn)
+        now, clock = self._times(found)
+        if must_be_noted(found, clock):
+            with self._write(found.head_submission_id) as tx:
+                if tx.row is not None and tx.clock < tx.now:
+                    tx.change(tx.row, {}, why="the clock of the database is behind")
+        return now
 
     def open(self, intent: Intent, *, quota: Quota | None = None, seen_absent: int | None = None) -> Submission:
         """The open row for this intent: the one that exists with the same payload, or a new generation, RESERVED.
@@ -288,7 +298,7 @@ class Ledger:
                     return last
             if quota is not None:
                 user = QuotaUser(intent.system, intent.kind, intent.account)
-                quotas.check(tx.conn, user, intent.size_bytes, quota, tx.now)
+                quotas.check(tx, user, intent.size_bytes, quota)
             return tx.insert(_reserved(intent, last.generation + 1 if last else 1, tx.now), why="intent")
 
     def attach(self, row: Submission, owner: Owner) -> Submission:
@@ -356,11 +366,11 @@ class Ledger:
             if now.cancel_requested_at is not None:
                 tx.change(now, {"state": State.CANCELLED}, why=CANCELLED_UNSENT)
                 return None
-            if tx.hold is not None and tx.hold.until > tx.now:
-                raise OnHold(tx.hold, tx.now)
+            if tx.hold is not None and tx.hold.until > tx.clock:
+                raise OnHold(tx.hold, tx.clock)
             if quota is not None:
                 user = QuotaUser(now.system, now.kind, now.account)
-                quotas.check(tx.conn, user, now.size_bytes, quota, tx.now, without=now.id)
+                quotas.check(tx, user, now.size_bytes, quota, without=now.id)
             if "state" in values:
                 values = {**values, "sending_at": tx.now, "accept_deadline": tx.now + response_deadline}
                 if now.client_key is not None and "first_sending_at" not in now.detail:
@@ -428,7 +438,7 @@ class Ledger:
                     facts = {**now.detail, **detail, "named_by": tx.now + named_within}
                     values = {"state": State.ACCEPTED, "accept_deadline": tx.now, "detail": facts}
                     return tx.change(now, values, why="accepted, not named yet"), True
-            late = {"detail": {**now.detail, "late_acceptance": detail}}
+            late = {"detail": {**now.detail, "late_acceptance": detail}, **_accepted_now(now, tx.now)}
             return tx.change(now, late, why="late answer of a replaced attempt"), False
 
     def _record_sent(
@@ -457,7 +467,8 @@ class Ledger:
                 return tx.change(now, values, why=why), True
             if now.external_id is None and now.state in (State.SUPERSEDED, State.CANCELLED):
                 return tx.change(now, values, why=f"late answer: {why}"), now.state == State.SUPERSEDED
-            values = {"detail": {**now.detail, "late_answers": [*late, external_id]}}
+            # It counts in a quota beside the row's own job.
+            values = {"detail": {**now.detail, "late_answers": [*late, external_id]}, **_accepted_now(now, tx.now)}
             why = "late answer of a replaced attempt"
             return tx.change(now, values, why=why, late_answer=external_id), False
 
@@ -502,6 +513,11 @@ class Ledger:
             return tx.change(now, values, why=why, who=who)
 
 
+def _accepted_now(row: Submission, now: float) -> dict[str, Any]:
+    """The column that changes where the remote has accepted another attempt of a submission, at the latest now."""
+    return {"accept_deadline": max(now, row.accept_deadline or 0.0)}
+
+
 def _moved(
     row: Submission, state: State, detail: Mapping[str, Any] | None, external_id: str | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -509,7 +525,8 @@ def _moved(
     values: dict[str, Any] = {"state": state}
     later: dict[str, float] = {}
     if state in (State.RESERVED, State.REJECTED):
-        values |= {"accept_deadline": None, "sending_at": None}  # proved: the remote never accepted it
+        values["sending_at"] = None  # proved: the remote never accepted it
+        values["accept_deadline"] = row.accept_deadline if row.late_jobs else None
     elif row.sending_at is not None and row.state in UNCERTAIN and state not in UNCERTAIN:
         later["accept_deadline"] = 0.0  # it is decided now: until here the remote may have accepted it
     if state == State.RESERVED:
