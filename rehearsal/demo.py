@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.table import Table
 from include.core.ledger import Ledger, init, ledger_url
 from include.core.ledger.audit import verify
 from include.core.receipt import ReceiptStore
+from include.core.terminal import end_with
 from include.core.text import format_bytes
 from rehearsal.__main__ import DEFAULT_HOME
 from rehearsal.api import Run
@@ -212,4 +212,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -41,7 +41,7 @@ GUARDS = [
     Guard(
         "what the caller saw is not older than the newest generation",
         store,
-        "last.generation > seen_absent and not last.archived",
+        "last.generation > seen_absent",
         "False",
         LOOKED,
     ),

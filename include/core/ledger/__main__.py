@@ -21,6 +21,7 @@ from include.core.ledger.schema import init, url_from_environment
 from include.core.ledger.states import OPEN, State
 from include.core.ledger.store import Ledger
 from include.core.ledger.submit import held_message
+from include.core.terminal import end_with
 
 RESOLUTIONS = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CANCELLED}
 
@@ -107,10 +108,12 @@ def _verify(args: argparse.Namespace) -> int:
     for problem in audit.problems:
         print(problem)
     verdict = "BROKEN" if audit.problems else "whole"
-    print(
-        f"ledger {audit.ledger_id} is {verdict}: {audit.events} events, {audit.submissions} submissions, "
+    looked = (
         f"{audit.receipts} receipts agree"
+        if args.receipts
+        else "receipts were not looked at (name them with --receipts)"
     )
+    print(f"ledger {audit.ledger_id} is {verdict}: {audit.events} events, {audit.submissions} submissions, {looked}")
     return 1 if audit.problems else 0
 
 
@@ -241,4 +244,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -23,15 +23,17 @@ from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
 from include.core.ledger.clock import ledger_time, must_be_noted
 from include.core.ledger.migrations import todays_names
+from include.core.ledger.odd_values import KEY_LIMIT, storable, storable_id, unstorable
 from include.core.ledger.quota import QuotaUser
 from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission, canonical, long_values
 from include.core.ledger.schema import events
 from include.core.ledger.states import OPEN, UNCERTAIN, State
 from include.core.ledger.transaction import GENESIS, Write, closes
+from include.core.text import printable
 
 T = TypeVar("T")
-KEY_LIMIT = 2000  # bytes; PostgreSQL indexes at most 2704. Longer keys are given as a digest.
 NAMEABLE = (State.SENDING, State.IN_DOUBT, State.ACCEPTED, State.HELD)  # a job that is found is this row's
+LONGEST_NAMELESS_SECONDS = 30 * 86_400.0  # no remote takes longer to show what it has accepted
 HOLD_LOOK_SECONDS = 3600.0  # a hold may be ended before its time
 CANCELLED_UNSENT = "cancelled before anything was sent"
 
@@ -118,11 +120,9 @@ class Ledger:
         return self.latest(system, kind, [business_key]).get(business_key, [])
 
     def latest(self, system: str, kind: str, keys: Sequence[str]) -> dict[str, list[Submission]]:
-        """All generations of many effects by business key (keys without any row are absent), but for archived ones."""
+        """All generations of many effects by business key; keys without any row are absent."""
         found: dict[str, list[Submission]] = {}
-        for row in self._among(system, kind, "s.business_key", keys):
-            if row.archived:
-                continue
+        for row in self._among(system, kind, "s.business_key", [key for key in keys if unstorable(key) is None]):
             found.setdefault(row.business_key, []).append(row)
         return found
 
@@ -150,13 +150,14 @@ class Ledger:
     def known(self, system: str, kind: str, external_ids: Sequence[str]) -> set[str]:
         """Those of these remote ids that are in the ledger already, be it as the late answer of a replaced attempt."""
         found = set[str]()
-        for some in _chunks(external_ids):
+        spelled = {kept: given for given in external_ids if (kept := storable_id(given)) is not None}
+        for some in _chunks(list(spelled)):
             where, values = sql.one_of("external_id", some)
             for table in ("waybill_submissions", "waybill_late_answers"):
                 query = f"SELECT external_id FROM {table} WHERE system = :system AND kind = :kind AND {where}"
                 with self.reading() as conn:
                     found |= set(sql.execute(conn, query, {"system": system, "kind": kind, **values}).scalars())
-        return found
+        return {spelled[kept] for kept in found}
 
     def quota_reading(self, system: str, kind: str, quota: Quota, *, account: str = "") -> QuotaReading:
         """How much of a quota is used now, and when how much becomes free: for planners and pages."""
@@ -175,6 +176,14 @@ class Ledger:
     def hold(self, system: str, *, until: float, who: str, why: str) -> None:
         """Nothing is sent to this system until an instant, by the database's clock: a person means what a clock shows. An instant
         in the past ends a hold."""
+        given = {"system": (system, 40), "who": (who, KEY_LIMIT), "why": (why, KEY_LIMIT)}
+        problems = [
+            f"{name} {printable(text)} {why_not}"
+            for name, (text, n) in given.items()
+            if (why_not := unstorable(text, n))
+        ]
+        if problems:
+            raise RequestError(f"hold: {problem}: give another" for problem in problems)
         with self.tidying() as (conn, _now):
             values = {"system": system, "until": until, "who": who, "why": why}
             sql.execute(conn, sql.REPLACE_HOLD, values)
@@ -214,9 +223,9 @@ class Ledger:
         who: str | None = None,
         later: Mapping[str, float] | None = None,
     ) -> Submission | None:
-        """The short way, in two statements: `row` changed, if it still is exactly what the caller saw; None where it is not, or
-        its system is on hold, or the clock was set back. Then nothing was done, and the long way decides. `later`: columns that become the ledger's
-        time and so many seconds."""
+        """The short way, in two statements: `row` changed, if it still is exactly what the caller saw; None where it is not, its
+        system is on hold, or the clock was set back. Then nothing was done, and the long way decides. `later`: columns that
+        become the ledger's time and so many seconds."""
         try:
             later = {**(later or {}), **({"closed_at": 0.0} if closes(row, values) else {})}
         except LedgerError:  # from what the caller saw; what is there now may be further on
@@ -292,7 +301,7 @@ class Ledger:
                 if last.cancelled_unsent and last.belongs_to(intent.owner):
                     return last
                 # The number matters: another worker may have made the effect again since this one looked.
-                if seen_absent is not None and last.generation > seen_absent and not last.archived:
+                if seen_absent is not None and last.generation > seen_absent:
                     raise LookAgain(last)
                 if last.is_effective and seen_absent is None:
                     return last
@@ -303,6 +312,7 @@ class Ledger:
 
     def attach(self, row: Submission, owner: Owner) -> Submission:
         """Notes that another task waits for this submission too."""
+        _refuse(_odd_owner(owner), f"{row.system}/{row.kind}")
         with self._changing(row) as (tx, now):
             return self._attach(tx, now, owner)
 
@@ -382,9 +392,18 @@ class Ledger:
     ) -> Submission:
         """Writes down the remote's id. Also a sender that comes late may record, and only record.
 
-        Raises LedgerError where the attempt has meanwhile been replaced or cancelled: the id is kept all the same.
+        An id that no database keeps is kept in another spelling, and as it came in detail `remote_id`. Raises LedgerError where
+        the attempt has meanwhile been replaced or cancelled: the id is kept all the same.
         """
-        row, welcome = _twice(lambda: self._record_sent(attempt, external_id, why, dict(detail or {})))
+        facts, kept = storable(detail), storable_id(external_id)
+        if kept is None:
+            raise RequestError(
+                f"{attempt}: the remote id {printable(external_id)} names nothing: give the one that it has there"
+            )
+        if kept != external_id:
+            facts = {**facts, **storable({"remote_id": external_id})}
+        external_id = kept
+        row, welcome = _twice(lambda: self._record_sent(attempt, external_id, why, facts))
         if not welcome:
             error = LedgerError(
                 f"{row}: the remote's answer {external_id} came after this attempt was replaced or cancelled; the ledger "
@@ -405,7 +424,7 @@ class Ledger:
                 now = tx.change(now, {"state": State.SENDING}, why="found after all")
             elif now.state not in (State.IN_DOUBT, State.ACCEPTED):
                 return now
-            values = {"state": State.SENT, "external_id": external_id, "accept_deadline": tx.now}
+            values = {"state": State.SENT, "external_id": storable_id(external_id), "accept_deadline": tx.now}
             return tx.change(now, values, why="found by probe")
 
     def record_accepted(self, attempt: Submission, detail: Mapping[str, Any], *, named_within: float) -> Submission:
@@ -413,7 +432,8 @@ class Ledger:
 
         Raises LedgerError where the attempt has meanwhile been replaced or cancelled: the answer is kept all the same.
         """
-        row, welcome = _twice(lambda: self._record_accepted(attempt, dict(detail), named_within))
+        within = named_within if 0 <= named_within < LONGEST_NAMELESS_SECONDS else LONGEST_NAMELESS_SECONDS
+        row, welcome = _twice(lambda: self._record_accepted(attempt, storable(detail), within))
         if not welcome:
             error = LedgerError(
                 f"{row}: the remote's yes came after this attempt was replaced or cancelled; the ledger has kept it. Look "
@@ -483,6 +503,8 @@ class Ledger:
         external_id: str | None = None,
     ) -> Submission:
         """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is."""
+        detail = None if detail is None else storable(detail)
+        external_id = None if external_id is None else storable_id(external_id)
         values, later = _moved(row, state, detail, external_id)
         swapped = self._swap(row, values, why=why, who=who, later=later)
         if swapped is not None:
@@ -499,7 +521,7 @@ class Ledger:
     def annotate(self, row: Submission, detail: Mapping[str, Any], *, why: str) -> Submission:
         """Adds facts to a row without moving it."""
         with self._changing(row) as (tx, now):
-            return tx.change(now, {"detail": {**now.detail, **detail}}, why=why)
+            return tx.change(now, {"detail": {**now.detail, **storable(detail)}}, why=why)
 
     def request_cancel(self, row: Submission, *, who: str, why: str) -> Submission:
         """Writes down a cancellation request; a worker carries it out. Twice is once. What is RESERVED is cancelled at once:
@@ -553,20 +575,43 @@ def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
 
 def _check(intent: Intent) -> None:
     """Refuses what one of the databases would refuse, or cut, before anything is written."""
-    problems = []
-    if len(intent.system) > 40 or len(intent.kind) > 40:
-        problems.append("system and kind have at most 40 characters")
-    key = intent.business_key
-    if (
-        "\0" in key
-        or len(key.encode(errors="surrogatepass")) > KEY_LIMIT
-        or any("\ud800" <= c <= "\udfff" for c in key)
-    ):
-        problems.append(f"business_key must be text of at most {KEY_LIMIT} bytes: give a digest")
-    if intent.size_bytes < 0:
-        problems.append("size_bytes must not be negative")
+    texts = {"system": (intent.system, 40), "kind": (intent.kind, 40), "account": (intent.account, 250)}
+    problems = [
+        f"{name} {printable(text)} {why} (at most 40 characters; of account 250)"
+        for name, (text, limit) in texts.items()
+        if (why := unstorable(text, limit))
+    ]
+    if why := unstorable(intent.business_key):
+        problems.append(f"business_key {printable(intent.business_key)} {why}: give a digest")
+    size = intent.size_bytes
+    if not isinstance(size, int) or not 0 <= size < 2**63:
+        problems.append(f"size_bytes {printable(size)} must be a whole number that is not negative")
+    for name, value in (("payload", intent.payload), ("detail", intent.detail)):
+        try:
+            canonical(dict(value))
+        except (ValueError, TypeError, RecursionError) as error:
+            problems.append(
+                f"{name} cannot be written as JSON ({error}): give texts, finite numbers, lists and objects"
+            )
+    _refuse(
+        [*problems, *_odd_owner(intent.owner)],
+        f"{printable(intent.system, quotes=False)}/{printable(intent.kind, quotes=False)}",
+    )
+
+
+def _odd_owner(owner: Owner) -> list[str]:
+    texts = {"dag_id": (owner.dag_id, 250), "run_id": (owner.run_id, 250), "task_id": (owner.task_id, 250)}
+    texts["request_sha256"] = (owner.request_sha256, 64)
+    return [
+        f"{name} {printable(text)} of its owner {why}: give it another id"
+        for name, (text, limit) in texts.items()
+        if (why := unstorable(text, limit))
+    ]
+
+
+def _refuse(problems: Sequence[str], what: str) -> None:
     if problems:
-        raise RequestError([f"{intent.system[:40]}/{intent.kind[:40]}: {problem}" for problem in problems])
+        raise RequestError(f"{what}: {problem}" for problem in problems)
 
 
 def _reserved(intent: Intent, generation: int, now: float) -> dict[str, Any]:

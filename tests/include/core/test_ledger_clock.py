@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_no_event_is_before_an_earlier_one_and_time_goes_on(ledger: Ledger, cloc
         clock.at += 10 + (wrong if step == 5 else -wrong if step == 12 else 0)
         times.append(ledger.open(intent(f"key-{step}")).reserved_at)
     assert times == sorted(times)
-    gone = [after - before for before, after in zip(times[12:], times[13:], strict=False)]
+    gone = [after - before for before, after in pairwise(times[12:])]
     assert all(10 * PACE - 0.01 <= seconds <= 10.01 for seconds in gone)
     assert verify(ledger).problems == []
 
