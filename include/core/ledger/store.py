@@ -1,4 +1,4 @@
-"""The ledger: its rows, and the only ways to change them.
+"""The ledger, and the only ways to change it.
 
 Invariant: every change goes through `_write`, which holds the one write lock, appends the event and updates the row in a
 single short transaction without other input or output. That lock is what makes the chain gapless, the compare-and-sets
@@ -7,26 +7,23 @@ decisive and the quota sums right.
 
 from __future__ import annotations
 
-import json
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import Connection
 
 from include.core.errors import ConflictingRequest, LedgerError, RequestError, TransientError
 from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
-from include.core.ledger.clock import ledger_time, must_be_noted
-from include.core.ledger.migrations import todays_names
-from include.core.ledger.odd_values import KEY_LIMIT, storable, storable_id, unstorable
+from include.core.ledger.clock import must_be_noted
+from include.core.ledger.intents import check_hold, check_intent, check_owner, reserved
+from include.core.ledger.odd_values import storable, storable_id
 from include.core.ledger.quota import QuotaUser
-from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission, canonical, long_values
-from include.core.ledger.schema import events
+from include.core.ledger.reading import LedgerReader
+from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, long_values
 from include.core.ledger.states import OPEN, UNCERTAIN, State
 from include.core.ledger.transaction import GENESIS, Write, closes
 from include.core.text import printable
@@ -61,146 +58,8 @@ class LookAgain(TransientError):
         )
 
 
-class Ledger:
-    """A ledger that exists already: opening one never creates it. Raises LedgerError where it cannot be trusted.
-
-    `clock` replaces the database's clock in tests. `monotonic` measures how long this process has held an attempt.
-    """
-
-    def __init__(
-        self,
-        url: URL,
-        *,
-        clock: Callable[[], float] | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        on_step: Callable[[str, Submission], None] = lambda _step, _row: None,
-    ):
-        self._clock = clock
-        self.monotonic = monotonic
-        self.on_step = on_step
-        with schema.plain_errors("opened"):
-            self._engine = schema.engine_for(url)
-        try:
-            with self.reading() as conn:
-                self.ledger_id = schema.check_schema(conn)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Gives the database connections back. The next call opens new ones."""
-        self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    # -- reading ------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection that takes no lock and sees one consistent snapshot, for as long as it is open."""
-        with schema.plain_errors("read"), self._engine.connect() as conn:
-            yield schema.read_only(conn)
-
-    def _select(self, where: str, values: Mapping[str, Any]) -> list[Submission]:
-        with self.reading() as conn:
-            return sql.select(conn, where, values)
-
-    def get(self, submission_id: int) -> Submission:
-        rows = self._select("s.id = :id", {"id": submission_id})
-        if not rows:
-            raise LedgerError(f"the ledger has no submission {submission_id}")
-        return rows[0]
-
-    def generations(self, system: str, kind: str, business_key: str) -> list[Submission]:
-        """All generations of one effect, oldest first."""
-        return self.latest(system, kind, [business_key]).get(business_key, [])
-
-    def latest(self, system: str, kind: str, keys: Sequence[str]) -> dict[str, list[Submission]]:
-        """All generations of many effects by business key; keys without any row are absent."""
-        found: dict[str, list[Submission]] = {}
-        for row in self._among(system, kind, "s.business_key", [key for key in keys if unstorable(key) is None]):
-            found.setdefault(row.business_key, []).append(row)
-        return found
-
-    def _among(self, system: str, kind: str, column: str, values: Sequence[str]) -> Iterator[Submission]:
-        for some in _chunks(values):
-            where, bound = sql.one_of(column, some)
-            yield from self._select(
-                f"s.system = :system AND s.kind = :kind AND {where}", {"system": system, "kind": kind, **bound}
-            )
-
-    def of_run(self, dag_id: str, run_id: str) -> list[Submission]:
-        """What this run asked for, and what it attached to, whichever task of it did, and for whichever request."""
-        return self._select(sql.OF_RUN, {"dag_id": dag_id, "run_id": run_id})
-
-    def of_owner(self, owner: Owner) -> list[Submission]:
-        """What this task asked for or attached to, for this request."""
-        return [row for row in self.of_run(owner.dag_id, owner.run_id) if row.belongs_to(owner)]
-
-    def in_states(self, *states: State, system: str | None = None) -> list[Submission]:
-        where, values = sql.one_of("s.state", [str(state) for state in states])
-        if system:
-            where, values = f"{where} AND s.system = :system", {**values, "system": system}
-        return self._select(where, values)
-
-    def known(self, system: str, kind: str, external_ids: Sequence[str]) -> set[str]:
-        """Those of these remote ids that are in the ledger already, be it as the late answer of a replaced attempt."""
-        found = set[str]()
-        spelled = {kept: given for given in external_ids if (kept := storable_id(given)) is not None}
-        for some in _chunks(list(spelled)):
-            where, values = sql.one_of("external_id", some)
-            for table in ("waybill_submissions", "waybill_late_answers"):
-                query = f"SELECT external_id FROM {table} WHERE system = :system AND kind = :kind AND {where}"
-                with self.reading() as conn:
-                    found |= set(sql.execute(conn, query, {"system": system, "kind": kind, **values}).scalars())
-        return {spelled[kept] for kept in found}
-
-    def quota_reading(self, system: str, kind: str, quota: Quota, *, account: str = "") -> QuotaReading:
-        """How much of a quota is used now, and when how much becomes free: for planners and pages."""
-        with self.reading() as conn:
-            return quotas.reading(conn, QuotaUser(system, kind, account), quota, self._times(sql.head_and_row(conn))[0])
-
-    def holds(self) -> list[sql.Hold]:
-        """The holds that have not ended."""
-        with self.reading() as conn:
-            _, now = self._times(sql.head_and_row(conn))
-            found = sql.execute(
-                conn, "SELECT system, until, who, why FROM waybill_holds WHERE until > :now", {"now": now}
-            )
-            return [sql.Hold(**row) for row in found.mappings()]
-
-    def hold(self, system: str, *, until: float, who: str, why: str) -> None:
-        """Nothing is sent to this system until an instant, by the database's clock: a person means what a clock shows. An instant
-        in the past ends a hold."""
-        given = {"system": (system, 40), "who": (who, KEY_LIMIT), "why": (why, KEY_LIMIT)}
-        problems = [
-            f"{name} {printable(text)} {why_not}"
-            for name, (text, n) in given.items()
-            if (why_not := unstorable(text, n))
-        ]
-        if problems:
-            raise RequestError(f"hold: {problem}: give another" for problem in problems)
-        with self.tidying() as (conn, _now):
-            values = {"system": system, "until": until, "who": who, "why": why}
-            sql.execute(conn, sql.REPLACE_HOLD, values)
-
-    def head(self) -> tuple[int, str]:
-        """Number and sha256 of the last event: what a receipt carries."""
-        with self.reading() as conn:
-            found = sql.head_and_row(conn)
-            return (found.number, found.sha256) if found.number and found.sha256 else (0, GENESIS)
-
-    def event_bodies(self, submission_id: int) -> list[dict[str, Any]]:
-        """What happened to a submission, oldest first, with columns and states named as they are now."""
-        query = sa.select(events.c.body).where(events.c.submission_id == submission_id).order_by(events.c.number)
-        with self.reading() as conn:
-            return [todays_names(json.loads(body)) for body in conn.execute(query).scalars()]
-
-    # -- writing ------------------------------------------------------------------------------------------------
+class Ledger(LedgerReader):
+    """A ledger that exists already, and all that may be written to it. See `LedgerReader`."""
 
     @contextmanager
     def _write(self, row: Submission | int | None = None, *, key: Mapping[str, str] | None = None) -> Iterator[Write]:
@@ -264,11 +123,6 @@ class Ledger:
             schema.lock(conn)
             yield conn, self._times(sql.head_and_row(conn))[0]
 
-    def _times(self, found: sql.Found) -> tuple[float, float]:
-        """The ledger's time, and what the database's clock shows."""
-        clock = found.clock if self._clock is None else float(self._clock())
-        return ledger_time(found, clock), clock
-
     def now(self) -> float:
         """The ledger's time: the database's clock, never behind the last event (see `clock`)."""
         with self.reading() as conn:
@@ -280,6 +134,14 @@ class Ledger:
                     tx.change(tx.row, {}, why="the clock of the database is behind")
         return now
 
+    def hold(self, system: str, *, until: float, who: str, why: str) -> None:
+        """Nothing is sent to this system until an instant, by the database's clock: a person means what a clock shows. An instant
+        in the past ends a hold."""
+        check_hold(system, who, why)
+        with self.tidying() as (conn, _now):
+            values = {"system": system, "until": until, "who": who, "why": why}
+            sql.execute(conn, sql.REPLACE_HOLD, values)
+
     def open(self, intent: Intent, *, quota: Quota | None = None, seen_absent: int | None = None) -> Submission:
         """The open row for this intent: the one that exists with the same payload, or a new generation, RESERVED.
 
@@ -289,7 +151,7 @@ class Ledger:
         Raises LookAgain where a newer generation has ended since the caller looked, ConflictingRequest when one with another
         payload is open, QuotaExceeded, RequestError, LedgerError.
         """
-        _check(intent)
+        check_intent(intent)
         key = {"system": intent.system, "kind": intent.kind, "business_key": intent.business_key}
         with self._write(key=key) as tx:
             last = tx.row
@@ -308,11 +170,11 @@ class Ledger:
             if quota is not None:
                 user = QuotaUser(intent.system, intent.kind, intent.account)
                 quotas.check(tx, user, intent.size_bytes, quota)
-            return tx.insert(_reserved(intent, last.generation + 1 if last else 1, tx.now), why="intent")
+            return tx.insert(reserved(intent, last.generation + 1 if last else 1, tx.now), why="intent")
 
     def attach(self, row: Submission, owner: Owner) -> Submission:
         """Notes that another task waits for this submission too."""
-        _refuse(_odd_owner(owner), f"{row.system}/{row.kind}")
+        check_owner(owner, f"{row.system}/{row.kind}")
         with self._changing(row) as (tx, now):
             return self._attach(tx, now, owner)
 
@@ -566,73 +428,6 @@ def _twice(write: Callable[[], T]) -> T:
         return write()
     except TransientError:
         return write()
-
-
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), sql.CHUNK):
-        yield values[start : start + sql.CHUNK]
-
-
-def _check(intent: Intent) -> None:
-    """Refuses what one of the databases would refuse, or cut, before anything is written."""
-    texts = {"system": (intent.system, 40), "kind": (intent.kind, 40), "account": (intent.account, 250)}
-    problems = [
-        f"{name} {printable(text)} {why} (at most 40 characters; of account 250)"
-        for name, (text, limit) in texts.items()
-        if (why := unstorable(text, limit))
-    ]
-    if why := unstorable(intent.business_key):
-        problems.append(f"business_key {printable(intent.business_key)} {why}: give a digest")
-    size = intent.size_bytes
-    if not isinstance(size, int) or not 0 <= size < 2**63:
-        problems.append(f"size_bytes {printable(size)} must be a whole number that is not negative")
-    for name, value in (("payload", intent.payload), ("detail", intent.detail)):
-        try:
-            canonical(dict(value))
-        except (ValueError, TypeError, RecursionError) as error:
-            problems.append(
-                f"{name} cannot be written as JSON ({error}): give texts, finite numbers, lists and objects"
-            )
-    _refuse(
-        [*problems, *_odd_owner(intent.owner)],
-        f"{printable(intent.system, quotes=False)}/{printable(intent.kind, quotes=False)}",
-    )
-
-
-def _odd_owner(owner: Owner) -> list[str]:
-    texts = {"dag_id": (owner.dag_id, 250), "run_id": (owner.run_id, 250), "task_id": (owner.task_id, 250)}
-    texts["request_sha256"] = (owner.request_sha256, 64)
-    return [
-        f"{name} {printable(text)} of its owner {why}: give it another id"
-        for name, (text, limit) in texts.items()
-        if (why := unstorable(text, limit))
-    ]
-
-
-def _refuse(problems: Sequence[str], what: str) -> None:
-    if problems:
-        raise RequestError(f"{what}: {problem}" for problem in problems)
-
-
-def _reserved(intent: Intent, generation: int, now: float) -> dict[str, Any]:
-    return {
-        "system": intent.system,
-        "kind": intent.kind,
-        "business_key": intent.business_key,
-        "generation": generation,
-        "state": State.RESERVED,
-        "fencing_token": str(uuid.uuid4()),
-        "payload_sha256": intent.payload_sha256,
-        "size_bytes": intent.size_bytes,
-        "dag_id": intent.owner.dag_id,
-        "run_id": intent.owner.run_id,
-        "task_id": intent.owner.task_id,
-        "map_index": intent.owner.map_index,
-        "request_sha256": intent.owner.request_sha256,
-        "account": intent.account,
-        "reserved_at": now,
-        "detail": dict(intent.detail),
-    }
 
 
 def _conflict(last: Submission, intent: Intent) -> str:
