@@ -12,7 +12,6 @@ import asyncio
 import os
 import shlex
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from rich.table import Table
 from include.core.ledger import Ledger, init, ledger_url
 from include.core.ledger.audit import verify
 from include.core.receipt import ReceiptStore
-from include.core.terminal import whole_width
+from include.core.terminal import end_with, whole_width
 from include.core.text import format_bytes
 from rehearsal.__main__ import DEFAULT_HOME
 from rehearsal.api import Run
@@ -227,4 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

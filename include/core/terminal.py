@@ -7,16 +7,29 @@ none of it and starts a tenth of a second sooner.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from include.core.progress import OnProgress, Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+
+
+def end_with(main: Callable[[], int]) -> NoReturn:
+    """Runs a command and ends the process with its exit status. That whoever reads its output has read enough (`| head`) is no
+    error: it ends as other programs do, with 141."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is to be said about it at exit either
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)
 
 
 def say(text: str, style: str = "red") -> None:
