@@ -5,13 +5,9 @@ from __future__ import annotations
 import pytest
 
 from include.core.errors import (
-    AuthError,
     Cancelled,
     ConflictingRequest,
-    NotFound,
     RemoteError,
-    RequestError,
-    TransientError,
 )
 from include.core.ledger import (
     Ledger,
@@ -19,33 +15,9 @@ from include.core.ledger import (
     State,
     Submission,
 )
-from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Remote, intent, submit
+from tests.include.core.ledger_world import Remote, intent, only, submit
 
 S = State
-PROOFS = [
-    (TransientError("429", no_effect=True), S.RESERVED),
-    (AuthError("401"), S.RESERVED),
-    (RemoteError("422", no_effect=True), S.REJECTED),
-    (NotFound("404"), S.REJECTED),
-    (RequestError("bad"), S.REJECTED),
-]
-
-
-@pytest.fixture
-def remote() -> Remote:
-    return Remote()
-
-
-def only(ledger: Ledger) -> Submission:
-    return ledger.generations("tape", "restore", "plate-7")[-1]
-
-
-def whys(ledger: Ledger) -> list[str]:
-    return [body["why"] for body in ledger.event_bodies(only(ledger).id)]
-
-
-def past_the_visibility_window(remote: Remote) -> None:
-    remote.now += VISIBILITY_WINDOW + TIMEOUT + 1
 
 
 # -- effects in place, conflicts, cancellations ------------------------------------------------------------------------

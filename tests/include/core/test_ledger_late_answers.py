@@ -8,12 +8,8 @@ from typing import Any
 import pytest
 
 from include.core.errors import (
-    AuthError,
     Held,
     LedgerError,
-    NotFound,
-    RemoteError,
-    RequestError,
     TransientError,
 )
 from include.core.ledger import (
@@ -23,34 +19,10 @@ from include.core.ledger import (
     resolve,
     verify,
 )
-from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Remote, begun, intent, run, submit
+from tests.include.core.ledger_world import Remote, begun, intent, only, run, submit, whys
 from tests.include.core.test_ledger_states import at
 
 S = State
-PROOFS = [
-    (TransientError("429", no_effect=True), S.RESERVED),
-    (AuthError("401"), S.RESERVED),
-    (RemoteError("422", no_effect=True), S.REJECTED),
-    (NotFound("404"), S.REJECTED),
-    (RequestError("bad"), S.REJECTED),
-]
-
-
-@pytest.fixture
-def remote() -> Remote:
-    return Remote()
-
-
-def only(ledger: Ledger) -> Submission:
-    return ledger.generations("tape", "restore", "plate-7")[-1]
-
-
-def whys(ledger: Ledger) -> list[str]:
-    return [body["why"] for body in ledger.event_bodies(only(ledger).id)]
-
-
-def past_the_visibility_window(remote: Remote) -> None:
-    remote.now += VISIBILITY_WINDOW + TIMEOUT + 1
 
 
 # -- late answers -----------------------------------------------------------------------------------------------------

@@ -9,12 +9,8 @@ from dataclasses import replace
 import pytest
 
 from include.core.errors import (
-    AuthError,
     Held,
     LedgerError,
-    NotFound,
-    RemoteError,
-    RequestError,
     TransientError,
 )
 from include.core.ledger import (
@@ -30,34 +26,24 @@ from include.core.ledger import (
     resolve,
     submit_once,
 )
-from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Clock, Crash, Remote, begun, intent, run, submit
+from tests.include.core.ledger_world import (
+    PROOFS,
+    TIMEOUT,
+    VISIBILITY_WINDOW,
+    Clock,
+    Crash,
+    Remote,
+    begun,
+    intent,
+    only,
+    past_the_visibility_window,
+    run,
+    submit,
+    whys,
+)
 from tests.include.core.test_ledger_states import at
 
 S = State
-PROOFS = [
-    (TransientError("429", no_effect=True), S.RESERVED),
-    (AuthError("401"), S.RESERVED),
-    (RemoteError("422", no_effect=True), S.REJECTED),
-    (NotFound("404"), S.REJECTED),
-    (RequestError("bad"), S.REJECTED),
-]
-
-
-@pytest.fixture
-def remote() -> Remote:
-    return Remote()
-
-
-def only(ledger: Ledger) -> Submission:
-    return ledger.generations("tape", "restore", "plate-7")[-1]
-
-
-def whys(ledger: Ledger) -> list[str]:
-    return [body["why"] for body in ledger.event_bodies(only(ledger).id)]
-
-
-def past_the_visibility_window(remote: Remote) -> None:
-    remote.now += VISIBILITY_WINDOW + TIMEOUT + 1
 
 
 def test_an_intent_is_sent_once_and_found_again(ledger: Ledger, remote: Remote):

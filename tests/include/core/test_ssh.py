@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,48 +21,10 @@ from include.core.errors import (
     RemoteError,
     RequestError,
     TransientError,
-    WaybillError,
 )
 from include.core.ssh import CommandReply, SshClient, SshPolicy
 from include.core.ssh_login import LOGINS_AT_ONCE, SshTarget, library
-
-SECRET = "s3cr3t with blanks"
-QUICK = SshPolicy(backoff_seconds=0.02, backoff_limit_seconds=0.2)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sshd]:
-    """Without an sshd these tests fail, and say what to install: they must not be skipped unseen."""
-    with sshd() as running:
-        yield running
-
-
-@pytest.fixture
-def faulty() -> Iterator[Sshd]:
-    with sshd(faults=True) as running:
-        yield running
-
-
-def ask(
-    target: SshTarget, work: Callable[[SshClient], Awaitable[Any]], policy: SshPolicy = QUICK, **options: Any
-) -> Any:
-    async def main() -> Any:
-        async with SshClient(target, policy=policy, rng=random.Random(1), **options) as client:
-            return await work(client)
-
-    return asyncio.run(main())
-
-
-def failure(target: SshTarget, work: Callable[[SshClient], Awaitable[Any]], **options: Any) -> WaybillError:
-    with pytest.raises(WaybillError) as caught:
-        ask(target, work, **options)
-    return caught.value
-
-
-async def until(true: Callable[[], Any]) -> None:
-    while not true():
-        await asyncio.sleep(0.01)
-
+from tests.include.core.ssh_world import QUICK, ask, failure, until
 
 # -- what a command gives ---------------------------------------------------------------------------------------------
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 import subprocess
 import threading
-from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,44 +23,7 @@ from include.core.errors import (
 )
 from include.core.ssh import SshClient, SshPolicy
 from include.core.ssh_login import SshTarget, library
-
-SECRET = "s3cr3t with blanks"
-QUICK = SshPolicy(backoff_seconds=0.02, backoff_limit_seconds=0.2)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Sshd]:
-    """Without an sshd these tests fail, and say what to install: they must not be skipped unseen."""
-    with sshd() as running:
-        yield running
-
-
-@pytest.fixture
-def faulty() -> Iterator[Sshd]:
-    with sshd(faults=True) as running:
-        yield running
-
-
-def ask(
-    target: SshTarget, work: Callable[[SshClient], Awaitable[Any]], policy: SshPolicy = QUICK, **options: Any
-) -> Any:
-    async def main() -> Any:
-        async with SshClient(target, policy=policy, rng=random.Random(1), **options) as client:
-            return await work(client)
-
-    return asyncio.run(main())
-
-
-def failure(target: SshTarget, work: Callable[[SshClient], Awaitable[Any]], **options: Any) -> WaybillError:
-    with pytest.raises(WaybillError) as caught:
-        ask(target, work, **options)
-    return caught.value
-
-
-async def until(true: Callable[[], Any]) -> None:
-    while not true():
-        await asyncio.sleep(0.01)
-
+from tests.include.core.ssh_world import QUICK, SECRET, ask, failure
 
 # -- not connected ----------------------------------------------------------------------------------------------------
 
