@@ -38,11 +38,11 @@ def say(text: str, style: str = "red") -> None:
     Console(stderr=True).print(text, markup=False, style=style, soft_wrap=True)
 
 
-_PIPE_COLUMNS = 100_000  # no line of a table is that wide
+_PIPE_COLUMNS = 160
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table as wide as the terminal; without one, as wide as its content, so that nothing of a pipe is cut."""
+    """A table as wide as the terminal, or as a wide page. Cells are folded, and never cut."""
     from rich.markup import escape
     from rich.table import Column, Table
 
@@ -53,7 +53,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def whole_width() -> Console:
-    """A console on standard output. Without a terminal (and without COLUMNS) it cuts and folds nothing."""
+    """A console on standard output; without a terminal (and without COLUMNS) it is as wide as a wide page."""
     from rich.console import Console
 
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ

@@ -174,8 +174,11 @@ def outcome_of(summary: Mapping[str, Any], proofs: Sequence[Proof], *, good: boo
     totals = summary["totals"]
     if good:
         how = " or ".join(sorted({proof.by for proof in proofs}))
-        files, places = pluralize(totals["files"], "file"), pluralize(totals["destinations"], "destination")
-        return f"All {files} ({format_bytes(totals['bytes'])}) are at their {places}, proved by {how}."
+        size, places = format_bytes(totals["bytes"]), totals["destinations"]
+        if totals["files"] == 1:
+            return f"The file ({size}) is at its destination, proved by {how}."
+        where = "their destination" if places == 1 else f"their {places} destinations"
+        return f"All {totals['files']} files ({size}) are at {where}, proved by {how}."
     proved_bytes = format_bytes(totals["proved bytes"])
     there = f"{totals['files proved']} of {totals['files']} files ({proved_bytes}) are at their destinations"
     return f"{there}; {pluralize(summary['missing_count'], 'file')} not."

@@ -195,7 +195,10 @@ def outcome_of(items: list[dict[str, Any]], request: Mapping[str, Any], question
     figures = totals(items)
     if request.get("dry_run"):
         fit = sum(item["state"] == "planned" for item in items)
-        return f"Dry run, nothing was written: {fit} of {len(items)} plates ({format_bytes(figures['bytes'])}) can be archived."
+        size = format_bytes(figures["bytes"])
+        sentence = f"Dry run, nothing was written: {fit} of {len(items)} plates ({size}) can be archived"
+        unfit = [item for item in items if item["state"] != "planned"]
+        return f"{sentence}; {_first_reason(unfit)}." if unfit else f"{sentence}."
     if not figures["plates verified"]:
         return f"No plate is archived and verified: {_first_reason(items)}."
     sentence = (

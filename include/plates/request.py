@@ -151,12 +151,12 @@ class PlatesRequest(Request):
         if own and wrong:
             faults.append(f"layout: own needs {' and '.join(wrong)} as well")
         elif wrong:
-            faults.append(f"{', '.join(wrong)}: only for layout own; take them out, or set layout to own")
+            faults.append(f"{', '.join(wrong)}: only for layout own; leave out, or set layout to own")
         unused = [
             name for name in ("strip", "tag") if not own and conf.get(name, default := _DEFAULTS[name]) != default
         ]
         if unused:
-            faults.append(f"{', '.join(unused)}: only for layout own; take them out, or set layout to own")
+            faults.append(f"{', '.join(unused)}: only for layout own; leave out, or set layout to own")
         return faults + cls._layout_faults(conf)
 
     @classmethod

@@ -19,6 +19,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def archive(ledger: Ledger, folder: Path, *, before: float) -> list[Archive]:
     then.
     """
     if before > ledger.now() - YOUNGEST_SECONDS:
-        raise LedgerError("only what ended more than a week ago is archived: name an earlier day")
+        last = datetime.fromtimestamp(ledger.now() - YOUNGEST_SECONDS, UTC).date()
+        raise LedgerError(f"only what ended more than a week ago is archived: name {last} or an earlier day")
     if not folder.is_dir():
         raise LedgerError(f"{folder} is no folder: create it, on a disk that is backed up")
     written: list[Archive] = []

@@ -111,6 +111,13 @@ class LedgerReader:
             where, values = f"{where} AND s.system = :system", {**values, "system": system}
         return self._select(where, values)
 
+    def systems(self) -> list[str]:
+        """The systems of which the ledger has a submission."""
+        with self.reading() as conn:
+            return list(
+                sql.execute(conn, "SELECT DISTINCT system FROM waybill_submissions ORDER BY system", {}).scalars()
+            )
+
     def known(self, system: str, kind: str, external_ids: Sequence[str]) -> set[str]:
         """Those of these remote ids that are in the ledger already, be it as the late answer of a replaced attempt."""
         found = set[str]()
