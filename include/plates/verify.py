@@ -61,8 +61,10 @@ async def verify_archive(
         await work.volumes()
         await work.compare_source()
     except (VerificationError, NotFound) as error:
+        work.stopped_by = error
         work.say("V5", Outcome.MISMATCH if isinstance(error, SourceChanged) else Outcome.UNVERIFIABLE, str(error))
     except WaybillError as error:
+        work.stopped_by = error
         work.say("V4", Outcome.UNVERIFIABLE, str(error))
     verdict = work.verdict()
     if write_documents:
@@ -81,6 +83,7 @@ class _Verification:
         self._done: list[Evidence] = []
         self._checks: dict[str, list[tuple[Outcome, str]]] = {f"V{n}": [] for n in range(1, 6)}
         self._whole = True
+        self.stopped_by: WaybillError | None = None
 
     def say(self, name: str, outcome: Outcome, detail: str) -> None:
         self._checks[name].append((outcome, detail))
@@ -333,6 +336,7 @@ class _Verification:
             objects=len(rows),
             size_bytes=sum(int(row["size"]) for row in rows),
             manifests_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+            stopped_by=type(self.stopped_by).__name__ if self.stopped_by else "",
         )
 
     async def documents(self, verdict: Verdict) -> Verdict:

@@ -26,7 +26,8 @@ from include.core.steps import StepRecords
 from include.core.text import format_bytes
 from include.plates.models import Plate
 from include.plates.report import STEPS
-from include.plates.request import CSV_LIMIT_BYTES, BackupRequest, RestoreRequest
+from include.plates.request import CSV_LIMIT_BYTES, BackupRequest, PlatesRequest, RestoreRequest
+from include.s3.bucket import S3Access
 
 POOL = "waybill_plates"
 M = TypeVar("M", bound=pydantic.BaseModel)
@@ -51,6 +52,13 @@ def records_of(context: Context, label: str) -> StepRecords:
 
 def backup_request(context: Context) -> BackupRequest:
     return load(BackupRequest, context["dag_run"].conf)
+
+
+def store_of(operator: Any, context: Context) -> S3Access:
+    """The store of an operator's connection, with the patience that the run's conf asks for."""
+    default = PlatesRequest.model_fields["store_patience"].default
+    minutes = (context["dag_run"].conf or {}).get("store_patience")
+    return AwsHook(operator.aws_conn_id).access(patience_minutes=float(default if minutes is None else minutes))
 
 
 def progress_log(say: Callable[..., None]) -> OnProgress:

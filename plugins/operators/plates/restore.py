@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import AwsHook
-from operators.plates.base import PlateOperator, progress_log
+from operators.plates.base import PlateOperator, progress_log, store_of
 from operators.plates.restore_plan import restore_request, wanted_of
 
 from include.core.errors import VerificationError
@@ -29,7 +28,7 @@ class PlateRestoreOperator(PlateOperator):
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         request = restore_request(context)
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             report = await restore(
                 await wanted_of(request, Plate.model_validate(self.plate["ids"]), access),
                 BucketSink(access.bucket(request.bucket), request.to_prefix),

@@ -9,7 +9,7 @@ from hooks.aws import AwsHook
 from hooks.task import run_async
 from hooks.waybill import inputs
 from operators.common.base import WaybillOperator
-from operators.plates.base import read_plates, records_of
+from operators.plates.base import read_plates, records_of, store_of
 from operators.plates.plan_document import label_of, write_plan
 
 from include.core.errors import NotFound, VerificationError
@@ -61,7 +61,7 @@ class PlateRestorePlanOperator(WaybillOperator):
 
     async def _rows(self, context: Context, request: RestoreRequest, plates: list[Plate]) -> list[dict[str, Any]]:
         rows = []
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             for number, plate in enumerate(plates, start=1):
                 row: dict[str, Any] = {"plate": label_of(number, plate), "name": plate.plate_id_full, "problem": ""}
                 await records_of(context, row["plate"]).empty("thaw", "restore")
