@@ -180,10 +180,12 @@ def _parents(key: str, root: str) -> Iterable[str]:
 def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[list[tuple[str, SourceObject | None]]]:
     volumes: list[list[tuple[str, SourceObject | None]]] = [[]]
     used = len(END_MARKER)
+    every = [source.modified for _, source in rows if source] or [0]
     for name, source in rows:
         size = source.size if source else 0
-        # The folder's time is not known before the cut, but a header's length does not depend on it.
-        needed = len(header(name, size, source.modified if source else 0)) + size + padding(size)
+        # A folder's time is not known before the cut; before 1970 and after 2242 a header is longer.
+        times = {source.modified} if source else {min(every), max(every)}
+        needed = max(len(header(name, size, time)) for time in times) + size + padding(size)
         if volumes[-1] and used + needed > limit:
             volumes.append([])
             used = len(END_MARKER)

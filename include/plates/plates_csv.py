@@ -52,10 +52,10 @@ def _decoded(document: bytes) -> tuple[str, str]:
             if not codec:
                 raise RequestError(f"plates.csv line 1, column 1: it is in {name}; {_REMEDY}")
             return _text(document[len(mark) :], codec, name), name
-    codec = next((codec for start, codec in _BARE if document.startswith(start)), None)
-    if codec is not None:
+    bare = next((codec for start, codec in _BARE if document.startswith(start)), "")
+    if bare:
         name = "UTF-16 without a byte order mark"
-        return _text(document, codec, name), name
+        return _text(document, bare, name), name
     return _text(document, "utf-8", "UTF-8"), ""
 
 
@@ -96,7 +96,9 @@ def _separator(text: str) -> str:
 
 def _rows(text: str, separator: str, skipped: int) -> Iterator[tuple[str, str]]:
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
-    reader = csv.reader(io.StringIO("".join(plain.splitlines(keepends=True)[skipped:]), newline=""), delimiter=separator)
+    reader = csv.reader(
+        io.StringIO("".join(plain.splitlines(keepends=True)[skipped:]), newline=""), delimiter=separator
+    )
     header = next(reader, [])
     if tuple(name.strip() for name in header) != HEADER:
         raise RequestError(

@@ -108,29 +108,16 @@ class Bucket:
             return b""
         region = self._region
         try:
-            ranged = size != length or start != 0
-            if _ODD_KEY.search(key) or (ranged and not self._answers_206):
-                data, found, total = await self._read_botocore(key, start, length, etag, version_id)
-            else:
-                part = (start, start + length) if ranged else None
-                data, found, total = await self.access.patience.call(
-                    lambda: self._read_obstore(key, part, etag, version_id)
-                )
+            data, found, total = await self._read_by_either(key, start, length, etag, size, version_id)
         except OtherRegion as error:
             await self._follow(error, region)
             return await self.read(key, start, length, etag=etag, size=size, version_id=version_id)
-        except BucketMissing:
-            raise
-        except NotFound:
-            if etag is None:
-                raise
-            raise ObjectVanished(f"s3://{self.name}/{key} was listed and is gone") from None
-        except Unsupported:
-            # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
-            self._answers_206 = False
-            return await self.read(key, start, length, etag=etag, size=size, version_id=version_id)
         except PreconditionFailed:
             raise SourceChanged(f"s3://{self.name}/{key} was changed: its ETag is no longer {etag}") from None
+        except NotFound as error:
+            if etag is None or isinstance(error, BucketMissing):
+                raise
+            raise ObjectVanished(f"s3://{self.name}/{key} was listed and is gone") from None
         if (etag and found != etag) or (size is not None and total != size):
             # The store ignored If-Match; the answer still says which object this is.
             raise SourceChanged(
@@ -139,6 +126,20 @@ class Bucket:
         if len(data) != length:
             raise TransientError(f"s3://{self.name}/{key}: {len(data)} bytes came instead of {length}")
         return data
+
+    async def _read_by_either(
+        self, key: str, start: int, length: int, etag: str | None, size: int | None, version_id: str | None
+    ) -> tuple[Buffer, str, int]:
+        """The bytes, the ETag and the size that came with them: by obstore, and where it cannot, by botocore."""
+        ranged = size != length or start != 0
+        if not _ODD_KEY.search(key) and (not ranged or self._answers_206):
+            part = (start, start + length) if ranged else None
+            try:
+                return await self.access.patience.call(lambda: self._read_obstore(key, part, etag, version_id))
+            except Unsupported:
+                # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
+                self._answers_206 = False
+        return await self._read_botocore(key, start, length, etag, version_id)
 
     async def _follow(self, error: OtherRegion, asked: str) -> None:
         """Asks in the bucket's own region from now on. Raises the error where that is not known, or was asked already."""

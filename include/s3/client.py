@@ -166,7 +166,7 @@ class S3Client:
         from botocore.parsers import ResponseParserError
 
         body = parameters.get("Body")
-        if hasattr(body, "seek"):
+        if body is not None and hasattr(body, "seek"):
             body.seek(0)  # an earlier try may have read it
         try:
             answer: dict[str, Any] = getattr(client, operation)(**parameters)
@@ -182,9 +182,7 @@ class S3Client:
             raise Unsupported(f"{what}: the store answers something else than was asked", no_effect=False) from None
         return answer
 
-    def _explained(
-        self, error: WaybillError, operation: str, what: str, parameters: Mapping[str, Any]
-    ) -> WaybillError:
+    def _explained(self, error: WaybillError, operation: str, what: str, parameters: Mapping[str, Any]) -> WaybillError:
         """A refusal told for what it is. The answer to HEAD says nothing but a status, so the bucket is listed besides."""
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -234,7 +232,8 @@ class S3Client:
         except BotoCoreError as error:
             raise TransientError(f"HEAD s3://{name}: the store was not reached ({type(error).__name__})") from None
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-        return headers.get("x-amz-bucket-region") or answer.get("BucketRegion")
+        region: str | None = headers.get("x-amz-bucket-region") or answer.get("BucketRegion")
+        return region
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -50,6 +50,6 @@ class PlateThawOperator(Legs, PlateOperator):
 
     async def _ask(self, context: Context, request: RestoreRequest) -> list[TarballState]:
         async with store_of(self, context) as access:
-            wanted = await wanted_of(request, Plate.model_validate(self.plate["ids"]), access)
+            wanted, without = await wanted_of(request, Plate.model_validate(self.plate["ids"]), access)
             archive = access.bucket(request.archive_bucket)
-            return await request_restore(manifests_of(wanted), archive, days=request.days, tier=request.tier)
+            return await request_restore(manifests_of(wanted, without), archive, days=request.days, tier=request.tier)
