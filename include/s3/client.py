@@ -172,6 +172,8 @@ class S3Client:
             answer: dict[str, Any] = getattr(client, operation)(**parameters)
         except failures.ClientError as error:
             raise self._explained(client_error(error.response, what), operation, what, parameters) from None
+        except RecursionError:  # botocore asks for the region by a call that is redirected in turn, and so on
+            raise _other_region("301", what, None) from None
         except (failures.NoCredentialsError, failures.CredentialRetrievalError):
             raise AuthError(f"{what}: no usable AWS credentials") from None
         except failures.ParamValidationError as error:
@@ -194,7 +196,7 @@ class S3Client:
                 self.client.list_objects_v2(Bucket=name, MaxKeys=1)
             except ClientError as found:
                 told = client_error(found.response, what)
-                if isinstance(told, _TELLING):
+                if isinstance(told, _TELLING) or type(told) is AuthError:
                     return told
             except BotoCoreError:
                 return error
@@ -229,6 +231,8 @@ class S3Client:
             answer = self.client.head_bucket(Bucket=name)
         except ClientError as error:
             answer = error.response
+        except RecursionError:
+            return None
         except BotoCoreError as error:
             raise TransientError(f"HEAD s3://{name}: the store was not reached ({type(error).__name__})") from None
         headers = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {})
@@ -321,6 +325,10 @@ def _region_error(code: str, what: str, region: str | None) -> WaybillError | No
     malformed = code == "AuthorizationHeaderMalformed" or (code == "400" and region)
     if code not in _REGION and not (malformed and region):
         return None
+    return _other_region(code, what, region)
+
+
+def _other_region(code: str, what: str, region: str | None) -> OtherRegion:
     where = f"in the region {region}" if region else "in another region, which the store does not name"
     return OtherRegion(
         f"{what}: the bucket lies {where} ({code}). Set AWS_REGION, or the connection's region_name, to it.", region

@@ -25,7 +25,7 @@ def _usual_aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 
 def call(bench: Bench, command: str, *more: str, plates: bool = False) -> int:
     ids = ["--project_name", PROJECT, "--batch_id", BATCH] + ([] if plates else ["--plate_id", "20586"])
-    place = ["--bucket", bench.live, "--cold_bucket", bench.cold, "--endpoint-url", bench.url]
+    place = ["--bucket", bench.live, "--cold_bucket", bench.cold, "--endpoint-url", bench.url, "--store-patience", "0"]
     return main([command, *ids, *place, *more])
 
 
