@@ -128,10 +128,11 @@ async def inspect(
     seen = Inspection(tarball, tarball.manifest(), "", [])
     try:
         async for member in tar_members(stream):
-            seen.names.append((member.name, member.size))
+            shown = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+            seen.names.append((shown, member.size))
             reason = _unfit(member, tag)
             if reason:
-                seen.left_out.append(f"{member.name!r} {reason}")
+                seen.left_out.append(f"{shown!r} {reason}")
             elif member.kind == "file":
                 row = await _row(tarball, stream, member, seen if md5 else None)
                 if row.name in rows:

@@ -151,8 +151,15 @@ def cut_before_packing(bench: Bench) -> None:
 def header_overwritten(bench: Bench) -> None:
     """Python's tarfile takes a broken header for the end of the archive."""
     plain = bytearray(gzip.decompress(bench.get(MAIN)))
-    at = plain.index(f"{TAG}/{PROJECT}/workspace".encode())
+    at = plain.rindex(b"ustar") - 257
     plain[at : at + 512] = b"\xff" * 512
+    put_tarball(bench, MAIN, gzip.compress(bytes(plain)))
+
+
+def long_name_overwritten(bench: Bench) -> None:
+    plain = bytearray(gzip.decompress(bench.get(MAIN)))
+    at = plain.index(b"././@LongLink") + 512
+    plain[at : at + 200] = b"\xff" * 200
     put_tarball(bench, MAIN, gzip.compress(bytes(plain)))
 
 
@@ -172,7 +179,17 @@ def listings_differ(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_md5, flip, cut, cut_before_packing, header_overwritten, file_missing, source_changed, listings_differ],
+    [
+        damage_md5,
+        flip,
+        cut,
+        cut_before_packing,
+        header_overwritten,
+        long_name_overwritten,
+        file_missing,
+        source_changed,
+        listings_differ,
+    ],
 )
 def test_what_contradicts_is_a_mismatch(bench: Bench, damage: object):
     script_ran(bench)
@@ -237,7 +254,7 @@ def test_bytes_after_the_end_and_no_end_are_damage(bench: Bench):
 
 def test_a_plate_with_one_manifest_and_one_script_tarball_comes_back_whole(bench: Bench, tmp_path: Path):
     files = script_ran(bench)
-    for key in (MAIN, BACKEND):
+    for key in bench.keys(bench.cold):
         bench.client.delete_object(Bucket=bench.cold, Key=key)
     data = gzip.compress(tar_of({k: v for k, v in files.items() if "/backend/" in k}))
     run(bench.archive_it(run(bench.plan(plate()))))
