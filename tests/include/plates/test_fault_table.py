@@ -47,24 +47,6 @@ def no_proof(patch: Patch) -> None:
     patch.setattr(verifying._Verification, "verdict", blind)
 
 
-def no_proof_by_manifest(patch: Patch) -> None:
-    """What has no manifest is taken for proved, with all that lies on the live bucket, as the procedure takes it."""
-    from harness.plates import fault_stories
-
-    def trusting(bench: Any, verdict: Any, **_: Any) -> Any:
-        for key in bench.files:
-            bench.client.delete_object(Bucket=bench.live, Key=key)
-
-    verify = verifying._Verification._by_script
-
-    async def blind(self: Any, *found: Any) -> bool:
-        await verify(self, *found)
-        return True
-
-    patch.setattr(fault_stories, "deletion", trusting)
-    patch.setattr(verifying._Verification, "_by_script", blind)
-
-
 def no_condition(patch: Patch) -> None:
     async def unguarded(self: Any, target: Any, **_: Any) -> Any:
         await self._source.delete_one(target.key)
@@ -150,7 +132,6 @@ MUTANTS = [
     (no_proof, "F17 one flipped bit at rest"),
     (no_proof, "F19 a part is lost at rest"),
     (no_proof, "one image is not in the tarball"),
-    (no_proof_by_manifest, "the procedure's own tarball, one flipped bit"),
     (no_look_and_no_condition, "F20 an object overwritten after the proof"),
     (no_condition, "F20 past every look, If-Match honoured"),
     (no_condition, "F20 past every look, conditions ignored"),

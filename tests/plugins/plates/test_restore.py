@@ -260,7 +260,7 @@ def test_a_member_that_leads_elsewhere_is_in_the_receipt(store: Store):
     with pytest.raises(VerificationError, match="does not name a file below"):
         restored(run)
     assert "does not name a file below" in receipt(run, store).items[0]["why"]
-    assert not [one for one in store.keys() if "evil" in one]
+    assert not any("evil" in one for one in sorted(store.keys()))
 
 
 def test_one_plate_without_an_archive_stops_no_other_and_stands_in_the_receipt(archived: Store):
@@ -270,4 +270,4 @@ def test_one_plate_without_an_archive_stops_no_other_and_stands_in_the_receipt(a
     assert there(archived) == {key: data for key, data in archived.files.items() if "/20585/" in key}
     told = receipt(run, archived)
     assert [item["state"] for item in told.items] == ["not restored", "restored"]
-    assert "20586" in told.outcome and "no manifest lies under" in told.items[0]["why"]
+    assert "20586" in str(told.problems) and "no manifest lies under" in told.items[0]["why"]
