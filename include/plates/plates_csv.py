@@ -1,6 +1,6 @@
 """Reads plates.csv as people really save it: by a spreadsheet in UTF-16, with a byte order mark, with semicolons or tabs.
 
-Invariant: a file is read in one way only, which is told where it is not the plain one, or refused with line, column and
+Invariant: a file is read in one way only, which is reported where it is not the plain one, or refused with line, column and
 remedy; a character that cannot be read is never dropped or replaced.
 """
 

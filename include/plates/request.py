@@ -189,6 +189,12 @@ class PlatesRequest(Request):
         return plates
 
 
+def patience_of(conf: Mapping[str, Any] | None) -> float:
+    """The minutes that a run waits for its store."""
+    given = (conf or {}).get("store_patience")
+    return float(PlatesRequest.model_fields["store_patience"].default if given is None else given)
+
+
 class BackupRequest(PlatesRequest):
     """Conf of plate_backup. With project, batch and plates alone it archives and verifies, and deletes nothing."""
 

@@ -4,7 +4,7 @@ A tarball is read once from start to end, which gives a manifest in memory with 
 restores, and each file must come out as it was read the first time.
 
 Invariant: such a tarball is never *verified*, since nothing says what it should hold; it is unverifiable, with what was
-compared, or a mismatch. A member whose name leads out of the plate's folder, or that is no file, is told and never restored.
+compared, or a mismatch. A member whose name leads out of the plate's folder, or that is no file, is reported and never restored.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from include.core.text import format_bytes
 from include.plates.models import Plate
 from include.plates.plates_csv import read_plates_csv
 from include.plates.report import STEPS
-from include.plates.request import CSV_LIMIT_BYTES, BackupRequest, PlatesRequest, RestoreRequest
+from include.plates.request import CSV_LIMIT_BYTES, BackupRequest, RestoreRequest, patience_of
 from include.s3.bucket import S3Access
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,9 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
             document = run_async(read_input(request.plates_uri, places, limit_bytes=CSV_LIMIT_BYTES))
         except NotFound as error:
             raise RequestError(f"plates_uri: {error}") from None
-    plates = request.checked(document)
-    if document is not None and (told := read_plates_csv(document).told):
-        log.info(told)
-    return plates
+    if document is not None:
+        log.info("%s", read_plates_csv(document).told or "plates.csv was read")
+    return request.checked(document)
 
 
 def records_of(context: Context, label: str) -> StepRecords:
@@ -62,9 +61,7 @@ def backup_request(context: Context) -> BackupRequest:
 
 def store_of(operator: Any, context: Context) -> S3Access:
     """The store of an operator's connection, with the patience that the run's conf asks for."""
-    default = PlatesRequest.model_fields["store_patience"].default
-    minutes = (context["dag_run"].conf or {}).get("store_patience")
-    return AwsHook(operator.aws_conn_id).access(patience_minutes=float(default if minutes is None else minutes))
+    return AwsHook(operator.aws_conn_id).access(patience_minutes=patience_of(context["dag_run"].conf))
 
 
 def progress_log(say: Callable[..., None]) -> OnProgress:
