@@ -47,7 +47,7 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
             raise RequestError(f"plates_uri: {error}") from None
     if document is not None:
         log.info("%s", read_plates_csv(document).told or "plates.csv was read")
-    return request.checked(document)
+    return request.plates_used(document)
 
 
 def records_of(context: Context, label: str) -> StepRecords:
