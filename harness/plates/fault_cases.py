@@ -51,8 +51,10 @@ from harness.plates.fault_stories import (
     one_of_a_batch,
     other_manifest,
     race,
+    script_tarball,
     stale_answer,
     two_measurements,
+    whole_script_tarball,
     wrong_person,
 )
 from harness.plates.fault_table import DELETED, LEFT, MISMATCH, REFUSED, UNVERIFIABLE, VOID, Case
@@ -123,6 +125,17 @@ CASES = (
         sop_stops=True,
     ),
     Case(
+        "the credential expires while images are read",
+        (REFUSED,),
+        rules=refusing("archive", "GET", ".tiff", 400, "ExpiredToken"),
+        sop_stops=True,
+    ),
+    Case(
+        "the credential expires while the tarball is read back",
+        (UNVERIFIABLE,),
+        rules=refusing("verify", "GET", "analysis.tar", 400, "ExpiredToken"),
+    ),
+    Case(
         "F24 the tarball may not be read",
         (UNVERIFIABLE,),
         rules=refusing("verify", "GET", "analysis.tar", **DENIED),
@@ -158,6 +171,8 @@ CASES = (
     story("one damaged plate of a batch", one_of_a_batch),
     story("an archive of that name exists", existing_archive),
     story("an archived-class source", cold_source),
+    story("the procedure's own tarball, one flipped bit", script_tarball),
+    story("the procedure's own tarball, whole", whole_script_tarball),
     # Approvals
     Case("F34 the tarball is replaced after the approval", (VOID,), files=even, after_approval=contents_swapped),
     story("F34 a manifest is replaced after the approval", other_manifest),

@@ -254,7 +254,7 @@ class _VolumeJob:
 
     async def _sidecars(self, there: Head, written: Written, digest: str, notes: Sequence[str]) -> VolumeResult:
         base = base_of(self.volume.key)
-        await self.archive.put_new(base + ".etag", listings.etag_line(there.etag))
+        notes = [*notes, *await self._etag_file(base + ".etag", there.etag, found="found finished" in notes)]
         if written.md5 is not None:
             await self.archive.put_new(base + ".md5", listings.md5_line(written.md5, self.volume.name))
         return VolumeResult(
@@ -270,6 +270,17 @@ class _VolumeJob:
             md5=written.md5,
             notes=tuple(notes),
         )
+
+    async def _etag_file(self, key: str, etag: str, *, found: bool) -> list[str]:
+        """Of a tarball that is proved ours (by plan, manifest and size), a `.etag` with another text is the earlier run's:
+        some stores name one ETag when an upload is completed and another one at HEAD."""
+        try:
+            await self.archive.put_new(key, listings.etag_line(etag))
+        except ObjectExists:
+            if not found:
+                raise
+            return [f"the .etag of {self.volume.name} is not the ETag that the store gives now, {etag}"]
+        return []
 
 
 async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:

@@ -10,9 +10,7 @@ complete tar of its own; extracting all of them in any order gives the plate.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import string
 from collections import defaultdict
@@ -20,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from include.core.errors import RequestError
 from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, SourceObject, Tarball
+from include.plates.plates_csv import read_plates_csv
 
 BROAD2018 = Layout(
     name="broad2018",
@@ -139,18 +138,9 @@ def tag_of(layout: Layout, plate: Plate) -> str:
     return fill(layout.tag_full if plate.tag_by_full else layout.tag, plate)
 
 
-def plates_from_csv(text: str, *, project: str, batch: str, source: str = "") -> list[Plate]:
+def plates_from_csv(document: bytes, *, project: str, batch: str, source: str = "") -> list[Plate]:
     """The rows of a plates.csv (header `plate_id,plate_id_full`), disambiguated. Raises RequestError with every fault."""
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
-    if [name.strip() for name in reader.fieldnames or []] != ["plate_id", "plate_id_full"]:
-        raise RequestError("plates.csv begins with the header plate_id,plate_id_full")
-    rows = []
-    for row in reader:
-        if None in row or row.get("plate_id_full") is None:
-            raise RequestError(
-                f"plates.csv line {reader.line_num}: two columns are expected; quote a name with a comma"
-            )
-        rows.append((row["plate_id"], row["plate_id_full"]))
+    rows = read_plates_csv(document).rows
     return disambiguate(
         Plate(project=project, source=source, batch=batch, plate_id=short, plate_id_full=full) for short, full in rows
     )

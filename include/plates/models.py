@@ -292,7 +292,10 @@ class VolumeProof(Frozen):
 
 
 class Verdict(Frozen):
-    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves."""
+    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves.
+
+    `stopped_by` names the class of the store's error that ended the verification before its end, if one did.
+    """
 
     plate: Plate
     layout: Layout
@@ -306,6 +309,7 @@ class Verdict(Frozen):
     size_bytes: int = 0
     manifests_sha256: str = ""
     delete_script: str | None = None
+    stopped_by: str = ""
 
     @property
     def reasons(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from include.core.concurrency import map_concurrently
-from include.core.errors import AuthError, NotFound, RequestError, VerificationError
+from include.core.errors import Forbidden, NotFound, RequestError, VerificationError
 from include.core.progress import OnProgress, Progress, silent
 from include.plates.layout import check_layout, fill, problems_of, tag_of, tarball_key, volume_digest
 from include.plates.manifest import read_manifest
@@ -23,7 +23,7 @@ from include.plates.measurements import other_measurements
 from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
 from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
 from include.s3.bucket import Bucket, Head
-from include.s3.errors import ColdObject, SourceChanged
+from include.s3.errors import ColdObject, RequesterPays, SourceChanged
 
 if TYPE_CHECKING:  # the command line plans without a request, and need not load its models
     from include.plates.request import BackupRequest
@@ -180,10 +180,12 @@ def _parents(key: str, root: str) -> Iterable[str]:
 def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[list[tuple[str, SourceObject | None]]]:
     volumes: list[list[tuple[str, SourceObject | None]]] = [[]]
     used = len(END_MARKER)
+    every = [source.modified for _, source in rows if source] or [0]
     for name, source in rows:
         size = source.size if source else 0
-        # The folder's time is not known before the cut, but a header's length does not depend on it.
-        needed = len(header(name, size, source.modified if source else 0)) + size + padding(size)
+        # A folder's time is not known before the cut; before 1970 and after 2242 a header is longer.
+        times = {source.modified} if source else {min(every), max(every)}
+        needed = max(len(header(name, size, time)) for time in times) + size + padding(size)
         if volumes[-1] and used + needed > limit:
             volumes.append([])
             used = len(END_MARKER)
@@ -279,7 +281,9 @@ class _Inspector:
             self._cold.append(one.key)
         except (SourceChanged, NotFound):
             self._changed.append(one.key)
-        except AuthError:
+        except RequesterPays:
+            raise
+        except Forbidden:
             self._unreadable.append(one.key)
         return dataclasses.replace(one, checksum=None)
 

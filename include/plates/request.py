@@ -135,6 +135,15 @@ class PlatesRequest(Request):
         json_schema_extra=OWN_LAYOUT,
     )
 
+    store_patience: float = pydantic.Field(
+        10,
+        ge=0,
+        le=1440,
+        title="Wait for the store (minutes)",
+        description="How long a task waits, at most, for a store that is out of reach, before it fails and is retried.",
+        json_schema_extra=WHERE,
+    )
+
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
         faults = []
@@ -186,13 +195,16 @@ class PlatesRequest(Request):
         if document is None:
             plates = disambiguate(Plate.model_validate({**ids, **row.model_dump()}) for row in self.plates or [])
         else:
-            try:
-                plates = plates_from_csv(document.decode("utf-8"), **ids)
-            except UnicodeDecodeError:
-                raise RequestError("plates_uri: the file is not UTF-8 text") from None
+            plates = plates_from_csv(document, **ids)
         if len(plates) > MOST_PLATES:
             raise RequestError(f"plates_uri: {len(plates)} plates are more than the {MOST_PLATES} of a run; split it")
         return plates
+
+
+def patience_of(conf: Mapping[str, Any] | None) -> float:
+    """The minutes that a run waits for its store."""
+    given = (conf or {}).get("store_patience")
+    return float(PlatesRequest.model_fields["store_patience"].default if given is None else given)
 
 
 _DEFAULTS = {name: PlatesRequest.model_fields[name].default for name in _LAYOUT}

@@ -27,6 +27,7 @@ from include.plates.layout import fill, tag_of
 from include.plates.manifest import read_manifest
 from include.plates.models import MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
 from include.plates.restore_target import Sink
+from include.plates.tar_stream import SequentialReader
 from include.s3.bucket import Bucket, Head
 from include.s3.checksums import Digester, plain_md5, whole_checksum
 from include.s3.errors import ColdObject, ObjectExists
@@ -167,6 +168,8 @@ async def restore(
 ) -> RestoreReport:
     """Restores the members given by `select`. One bad file fails alone. Raises ColdObject where a tarball is cold."""
     readers = await _readers([manifest for manifest, _ in wanted], archive)
+    if any(isinstance(reader, SequentialReader) for reader in readers.values()):
+        wanted, concurrency = sorted(wanted, key=lambda pair: (pair[0].head.key, pair[1].data_offset)), 1
     total = sum(member.size for _, member in wanted)
     done = {"bytes": 0, "files": 0}
 
@@ -178,12 +181,16 @@ async def restore(
         on_progress(Progress("restore", done["bytes"], total, done["files"], len(wanted), member.key or ""))
         return outcome
 
-    outcomes = await map_concurrently(wanted, one, concurrency)
+    try:
+        outcomes = await map_concurrently(wanted, one, concurrency)
+    finally:
+        for reader in readers.values():
+            await reader.close()
     return RestoreReport(files=tuple(outcomes), read_bytes=sum(reader.read_bytes for reader in readers.values()))
 
 
-async def _readers(manifests: Sequence[Manifest], archive: Bucket) -> dict[str, TarballReader]:
-    readers: dict[str, TarballReader] = {}
+async def _readers(manifests: Sequence[Manifest], archive: Bucket) -> dict[str, TarballReader | SequentialReader]:
+    readers: dict[str, TarballReader | SequentialReader] = {}
     for manifest in manifests:
         key = manifest.head.key
         if key in readers:
@@ -195,11 +202,14 @@ async def _readers(manifests: Sequence[Manifest], archive: Bucket) -> dict[str, 
             raise ColdObject(f"s3://{archive.name}/{key} lies in cold storage: request its restoration and wait for it")
         if head.size != manifest.head.stored_bytes:
             raise VerificationError(f"s3://{archive.name}/{key} has {head.size} bytes, the manifest says otherwise")
-        readers[key] = TarballReader(manifest, head, archive)
+        whole = manifest.head.compression != "none" and not manifest.frames
+        readers[key] = SequentialReader(head, archive) if whole else TarballReader(manifest, head, archive)
     return readers
 
 
-async def _restore_one(reader: TarballReader, member: ManifestMember, sink: Sink, *, overwrite: bool) -> FileOutcome:
+async def _restore_one(
+    reader: TarballReader | SequentialReader, member: ManifestMember, sink: Sink, *, overwrite: bool
+) -> FileOutcome:
     key = member.key or ""
     try:
         there = await sink.existing(member)
@@ -245,6 +255,9 @@ class TarballReader:
         self._archive = archive
         self._kept: OrderedDict[int, asyncio.Task[bytes]] = OrderedDict()
         self.read_bytes = 0
+
+    async def close(self) -> None:
+        """Nothing stays open between two reads."""
 
     async def content(self, member: ManifestMember, digester: Digester) -> AsyncGenerator[memoryview, None]:
         """A member's bytes in order, fed to the digester on the way."""

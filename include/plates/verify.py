@@ -23,6 +23,7 @@ from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare
 from include.plates.layout import fill, problems_of, tag_of
 from include.plates.models import Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.script_archive import NO_MANIFEST, Compared, compare_script_archive, find_script_tarballs
 from include.plates.verify_evidence import (
     Evidence,
     base64_of,
@@ -61,8 +62,10 @@ async def verify_archive(
         await work.volumes()
         await work.compare_source()
     except (VerificationError, NotFound) as error:
+        work.stopped_by = error
         work.say("V5", Outcome.MISMATCH if isinstance(error, SourceChanged) else Outcome.UNVERIFIABLE, str(error))
     except WaybillError as error:
+        work.stopped_by = error
         work.say("V4", Outcome.UNVERIFIABLE, str(error))
     verdict = work.verdict()
     if write_documents:
@@ -81,6 +84,8 @@ class _Verification:
         self._done: list[Evidence] = []
         self._checks: dict[str, list[tuple[Outcome, str]]] = {f"V{n}": [] for n in range(1, 6)}
         self._whole = True
+        self.stopped_by: WaybillError | None = None
+        self._compared: Compared | None = None
 
     def say(self, name: str, outcome: Outcome, detail: str) -> None:
         self._checks[name].append((outcome, detail))
@@ -95,12 +100,31 @@ class _Verification:
             pattern = re.compile(re.escape(f"{base}_{tarball.name}") + r"(?:\.(\d+)-of-(\d+))?\.manifest\.jsonl\.zst")
             named = [(key, match) for key in keys if (match := pattern.fullmatch(key))]
             counts = {int(match[2] or 1) for _, match in named}
+            if not named and await self._by_script(tarball.name, keys):
+                continue
             if not named or len(counts) != 1 or {int(m[1] or 1) for _, m in named} != set(range(1, max(counts) + 1)):
                 self._whole = False
                 self.say("V5", Outcome.UNVERIFIABLE, _which(self._tag, tarball.name, [key for key, _ in named]))
                 continue
             for key, _ in sorted(named):
                 await self._volume(key, tarball.name, keys)
+
+    async def _by_script(self, tarball: str, keys: Sequence[str]) -> bool:
+        """A tarball without a manifest is compared with whatever else is there; that never makes it verified."""
+        every = await find_script_tarballs(self._plate, self._layout, self._archive)
+        found = [one for one in every if one.tarball == tarball]
+        if not found:
+            return False
+        self._whole = False
+        if self._compared is None:  # all of them at once, since the script's listings are of the plate
+            whole = not any(key.endswith(".manifest.jsonl.zst") for key in keys)
+            self._compared = await compare_script_archive(
+                every, source=self._source, archive=self._archive, whole=whole, on_progress=self._on_progress
+            )
+            self.say("V4", self._compared.outcome, self._compared.sentence())
+        names = ", ".join(one.key.rsplit("/", 1)[-1] for one in found)
+        self.say("V5", Outcome.UNVERIFIABLE, f"{names} {NO_MANIFEST}")
+        return True
 
     async def _volume(self, manifest_key: str, tarball: str, keys: Sequence[str]) -> None:
         data = await self._archive.read_all(manifest_key)
@@ -333,6 +357,7 @@ class _Verification:
             objects=len(rows),
             size_bytes=sum(int(row["size"]) for row in rows),
             manifests_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+            stopped_by=type(self.stopped_by).__name__ if self.stopped_by else "",
         )
 
     async def documents(self, verdict: Verdict) -> Verdict:

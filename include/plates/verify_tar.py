@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ class TarScanner:
             "name": shown + "/" if folder and not shown.endswith("/") else shown,
             "folder": folder,
             "size": size,
-            "modified": _octal(block[136:148], at),
+            "modified": self._modified(block, at),
             "header_offset": self._start,
             "data_offset": self.offset,
         }
@@ -168,6 +169,15 @@ class TarScanner:
         self._extended, self._start, self._left = {}, None, size
         if not size:
             self._close_member()
+
+    def _modified(self, block: bytes, at: int) -> int:
+        """Before 1970 and after 2242 the time stands in an extended header, and the plain field holds 0."""
+        given = self._extended.get("mtime")
+        if given is None:
+            return _octal(block[136:148], at)
+        if not re.fullmatch(r"-?[0-9]{1,15}", given):
+            raise Damaged(f"a time in the extended header before {at} is no whole number")
+        return int(given)
 
     def _close_member(self) -> None:
         self._pad = -self._member["size"] % 512

@@ -19,7 +19,15 @@ from obstore.exceptions import BaseError
 
 from include.core.errors import NotFound, RequestError, TransientError, VerificationError
 from include.s3.client import S3Client, obstore_error
-from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
+from include.s3.errors import (
+    BucketMissing,
+    ObjectExists,
+    ObjectVanished,
+    OtherRegion,
+    PreconditionFailed,
+    SourceChanged,
+    Unsupported,
+)
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
 _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
@@ -81,6 +89,7 @@ class Bucket:
         self.name = name
         self.access = access
         self._store = store
+        self._region = access.region
         self._answers_206 = True
 
     def what(self, verb: str, key: str) -> str:
@@ -97,19 +106,18 @@ class Bucket:
         """
         if length == 0:
             return b""
+        region = self._region
         try:
-            ranged = size != length or start != 0
-            if _ODD_KEY.search(key) or (ranged and not self._answers_206):
-                data, found, total = await self._read_botocore(key, start, length, etag, version_id)
-            else:
-                part = (start, start + length) if ranged else None
-                data, found, total = await self._read_obstore(key, part, etag, version_id)
-        except Unsupported:
-            # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
-            self._answers_206 = False
+            data, found, total = await self._read_by_either(key, start, length, etag, size, version_id)
+        except OtherRegion as error:
+            await self._follow(error, region)
             return await self.read(key, start, length, etag=etag, size=size, version_id=version_id)
         except PreconditionFailed:
             raise SourceChanged(f"s3://{self.name}/{key} was changed: its ETag is no longer {etag}") from None
+        except NotFound as error:
+            if etag is None or isinstance(error, BucketMissing):
+                raise
+            raise ObjectVanished(f"s3://{self.name}/{key} was listed and is gone") from None
         if (etag and found != etag) or (size is not None and total != size):
             # The store ignored If-Match; the answer still says which object this is.
             raise SourceChanged(
@@ -118,6 +126,29 @@ class Bucket:
         if len(data) != length:
             raise TransientError(f"s3://{self.name}/{key}: {len(data)} bytes came instead of {length}")
         return data
+
+    async def _read_by_either(
+        self, key: str, start: int, length: int, etag: str | None, size: int | None, version_id: str | None
+    ) -> tuple[Buffer, str, int]:
+        """The bytes, the ETag and the size that came with them: by obstore, and where it cannot, by botocore."""
+        ranged = size != length or start != 0
+        if not _ODD_KEY.search(key) and (not ranged or self._answers_206):
+            part = (start, start + length) if ranged else None
+            try:
+                return await self.access.patience.call(lambda: self._read_obstore(key, part, etag, version_id))
+            except Unsupported:
+                # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
+                self._answers_206 = False
+        return await self._read_botocore(key, start, length, etag, version_id)
+
+    async def _follow(self, error: OtherRegion, asked: str) -> None:
+        """Asks in the bucket's own region from now on. Raises the error where that is not known, or was asked already."""
+        if self._region != asked:
+            return  # another read has found it meanwhile
+        region = error.region or await self.access.region_of(self.name)
+        if region is None or region == asked:
+            raise error
+        self._store, self._region = self.access.obstore(self.name, region), region
 
     async def _read_obstore(
         self, key: str, part: tuple[int, int] | None, etag: str | None, version_id: str | None
@@ -142,17 +173,24 @@ class Bucket:
         if etag:
             parameters["IfMatch"] = f'"{etag}"'
         answer = await self.access.call("get_object", self.what("GET", key), **parameters)
-        try:
-            data = await self.access.in_thread(answer["Body"].read)
-        except Exception as error:
-            raise TransientError(f"{self.what('GET', key)}: the read failed ({type(error).__name__})") from None
+        data = await self._body(answer, key)
         total = int(str(answer.get("ContentRange", f"/{answer['ContentLength']}")).rsplit("/", 1)[1])
         return data, str(answer["ETag"]).strip('"'), total
 
     async def read_all(self, key: str) -> bytes:
         """A small document. Raises NotFound, AuthError, TransientError."""
-        answer = await self.access.call("get_object", self.what("GET", key), Bucket=self.name, Key=key)
-        return bytes(await self.access.in_thread(answer["Body"].read))
+
+        async def once() -> bytes:
+            answer = await self.access.call("get_object", self.what("GET", key), Bucket=self.name, Key=key)
+            return await self._body(answer, key)
+
+        return await self.access.patience.call(once)
+
+    async def _body(self, answer: Mapping[str, Any], key: str) -> bytes:
+        try:
+            return bytes(await self.access.in_thread(answer["Body"].read))
+        except Exception as error:
+            raise TransientError(f"{self.what('GET', key)}: the read failed ({type(error).__name__})") from None
 
     async def head(self, key: str, version_id: str | None = None) -> Head | None:
         """What lies under a key, None where nothing does. Raises AuthError: 403 is never taken for absent."""

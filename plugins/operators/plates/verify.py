@@ -6,8 +6,7 @@ import asyncio
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import AwsHook
-from operators.plates.base import PlateOperator, backup_request, progress_log, read_model
+from operators.plates.base import PlateOperator, backup_request, progress_log, read_model, store_of
 from operators.plates.delete import begun, journal_of
 
 from include.core.errors import NotFound, VerificationError
@@ -34,7 +33,7 @@ class PlateVerifyOperator(PlateOperator):
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         plan = await read_model(PlatePlan, self.plate["plan"])
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             await self._refuse_begun(context, notes, plan, access)
             for look in range(1, _LOOKS + 1):
                 verdict = await self._look(plan, access)
