@@ -27,6 +27,7 @@ from include.plates.verify_evidence import (
     Evidence,
     base64_of,
     checksum_agrees,
+    headers_not_kept,
     parse_manifest,
     plan_digest,
 )
@@ -148,7 +149,7 @@ class _Verification:
             )
             return
         how = "by its sha256" if digest else "by the plan's sha256" if plan else "by size and content only"
-        self.say("V5", Outcome.VERIFIED, f"{volume.key} is bound to its manifest {how}")
+        self.say("V5", Outcome.VERIFIED, f"{volume.key} is bound to its manifest {how}{headers_not_kept(volume)}")
 
     async def _tag_of(self, volume: Evidence, there: Head) -> str | None:
         named = there.metadata.get("waybill-manifest-sha256")
