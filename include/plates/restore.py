@@ -26,9 +26,10 @@ from include.core.progress import OnProgress, Progress, silent
 from include.plates.layout import fill, tag_of
 from include.plates.manifest import read_manifest
 from include.plates.models import MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
-from include.plates.restore_target import Sink
+from include.plates.restore_target import Sink, ends_all
+from include.plates.same_bytes import agrees, digester_for
 from include.s3.bucket import Bucket, Head
-from include.s3.checksums import Digester, plain_md5, whole_checksum
+from include.s3.checksums import Digester
 from include.s3.errors import ColdObject, ObjectExists
 
 _RANGE = 8 * MIB
@@ -165,14 +166,25 @@ async def restore(
     concurrency: int = 4,
     on_progress: OnProgress = silent,
 ) -> RestoreReport:
-    """Restores the members given by `select`. One bad file fails alone. Raises ColdObject where a tarball is cold."""
+    """Restores the members given by `select`. One bad file fails alone; a full disk ends the rest.
+
+    Raises ColdObject where a tarball is cold.
+    """
     readers = await _readers([manifest for manifest, _ in wanted], archive)
     total = sum(member.size for _, member in wanted)
     done = {"bytes": 0, "files": 0}
+    ended: list[str] = []
 
     async def one(pair: tuple[Manifest, ManifestMember]) -> FileOutcome:
         manifest, member = pair
-        outcome = await _restore_one(readers[manifest.head.key], member, sink, overwrite=overwrite)
+        if ended:
+            return FileOutcome(member.key or "", member.size, Restored.FAILED, f"not tried, since {ended[0]}")
+        try:
+            outcome = await _restore_one(readers[manifest.head.key], member, sink, overwrite=overwrite)
+        except OSError as error:
+            why = f"{error.strerror or type(error).__name__}: {error.filename or member.key}"
+            outcome = FileOutcome(member.key or "", member.size, Restored.FAILED, why)
+            ended.extend([why] if ends_all(error) else [])
         done["bytes"] += member.size
         done["files"] += 1
         on_progress(Progress("restore", done["bytes"], total, done["files"], len(wanted), member.key or ""))
@@ -209,31 +221,25 @@ async def _restore_one(reader: TarballReader, member: ManifestMember, sink: Sink
             return FileOutcome(
                 key, member.size, Restored.REFUSED, "something else is there; say overwrite to replace it"
             )
-        stored = whole_checksum(member.checksum)
-        digester = Digester(md5=member.sha256 is None and plain_md5(member.etag), stored=stored[0] if stored else None)
+        digester = digester_for(member)
         async with aclosing(reader.content(member, digester)) as chunks:
-            await sink.write(member, chunks, lambda: _check(member, digester), overwrite=overwrite)
+            note = await sink.write(member, chunks, lambda: _check(member, digester), overwrite=overwrite)
     except ObjectExists as error:
         return FileOutcome(key, member.size, Restored.REFUSED, str(error))
-    except (ColdObject, RequestError):
+    except ColdObject:
         raise
     except WaybillError as error:
         return FileOutcome(key, member.size, Restored.FAILED, str(error))
-    return FileOutcome(key, member.size, Restored.RESTORED)
+    return FileOutcome(key, member.size, Restored.RESTORED, note)
 
 
 def _check(member: ManifestMember, digester: Digester) -> None:
     got = digester.result()
     if got.size != member.size:
         raise VerificationError(f"{member.key}: {got.size} bytes came out, the manifest says {member.size}")
-    if member.sha256 is not None:
-        if got.sha256 != member.sha256:
-            raise VerificationError(f"{member.key}: the SHA-256 of what came out is not the manifest's")
-        return
-    # A member that the store copied by itself was never hashed on the way in; its source's own checksum must do.
-    stored = whole_checksum(member.checksum)
-    if not (stored and got.stored == stored[1]) and not (got.md5 is not None and got.md5 == member.etag):
-        raise VerificationError(f"{member.key}: what came out is not what the source's checksum says")
+    if not agrees(member, got):
+        known = "the manifest's SHA-256" if member.sha256 is not None else "its source's own checksum"
+        raise VerificationError(f"{member.key}: what came out does not have {known}")
 
 
 class TarballReader:

@@ -23,6 +23,7 @@ from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare
 from include.plates.layout import fill, problems_of, tag_of
 from include.plates.models import Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.same_bytes import member_of_row, same_bytes
 from include.plates.verify_evidence import (
     Evidence,
     base64_of,
@@ -300,9 +301,10 @@ class _Verification:
             for row in volume.objects
         ]
         found = await compare(archived, self._plate, self._layout, self._source)
+        same, changed = await self._written_again(found.changed)
         wrong = [
             _some(found.appeared, "appeared"),
-            _some(found.changed, "changed"),
+            _some(changed, "changed"),
             _some(found.vanished, "vanished"),
         ]
         if any(wrong):
@@ -312,7 +314,20 @@ class _Verification:
                 "V1", Outcome.UNVERIFIABLE, _some(found.not_listed, "are there but are not listed; try again later")
             )
         else:
-            self.say("V1", Outcome.VERIFIED, f"{found.listed} objects listed again, none new, gone or changed")
+            again = f"; {same} were written again with the same bytes, so they cannot be deleted by this proof"
+            listed = f"{found.listed} objects listed again, none new, gone or changed"
+            self.say("V1", Outcome.VERIFIED, listed + (again if same else ""))
+
+    async def _written_again(self, keys: Sequence[str]) -> tuple[int, list[str]]:
+        """Of objects with another ETag or version: how many hold the archived bytes (as after a restore), and which do not."""
+        rows = {row["key"]: row for volume in self._done for row in volume.objects if row["key"] in set(keys)}
+        changed = []
+        for key in keys:
+            there = await self._source.head(key)
+            member = member_of_row(rows[key])
+            if there is None or await same_bytes(self._source, there, member, by_metadata=False) is None:
+                changed.append(key)
+        return len(keys) - len(changed), changed
 
     # The outcome
 

@@ -20,7 +20,7 @@ from obstore.exceptions import BaseError
 from include.core.errors import NotFound, RequestError, TransientError, VerificationError
 from include.s3.client import S3Client, obstore_error
 from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
-from include.s3.headers import Headers, of_answer, of_attributes, put_parameters, tagging
+from include.s3.headers import Headers, of_answer, of_attributes, tagging
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
 _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
@@ -259,7 +259,7 @@ class Bucket:
     # Writing
 
     async def put_new(
-        self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: str
+        self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: Any
     ) -> tuple[str, str | None]:
         """Writes an object that must not exist yet; gives its ETag and version. Raises ObjectExists.
 
@@ -284,9 +284,10 @@ class Bucket:
             return there.etag, there.version_id
         raise ObjectExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Writes a small document, over an older one if there is one ."""
+    async def put(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: Any) -> None:
+        """Writes a small object, over an older one if there is one. `extra`: as botocore's put_object takes it."""
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "ContentMD5": _content_md5(data)}
+        parameters |= {"Metadata": dict(metadata or {}), **extra}
         await self.access.call("put_object", self.what("PUT", key), **parameters)
 
     # Deleting
