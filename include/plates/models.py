@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+GROUP_LIMIT = 16 * MIB  # no compressed group ever holds more: what is unpacked at once is bounded by it
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
 
@@ -72,7 +73,7 @@ class ArchiveSettings(Frozen):
     compression: Compression = "gzip"
     level: int = 1
     part_bytes: int = Field(default=32 * MIB, ge=5 * MIB)
-    group_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=16 * MIB)
+    group_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=GROUP_LIMIT)
     volume_bytes: int = Field(default=300 * GIB, ge=MIB)
     copy_from_bytes: int | None = Field(default=None, ge=10 * MIB)
     storage_class: str | None = None

@@ -25,7 +25,7 @@ from include.core.errors import NotFound, RemoteError, RequestError, Verificatio
 from include.core.progress import OnProgress, Progress, silent
 from include.plates.layout import fill, tag_of
 from include.plates.manifest import read_manifest
-from include.plates.models import MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
+from include.plates.models import GROUP_LIMIT, MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
 from include.plates.restore_target import Sink, ends_all
 from include.plates.same_bytes import agrees, digester_for
 from include.s3.bucket import Bucket, Head
@@ -268,10 +268,6 @@ class TarballReader:
         number = bisect.bisect_right(self._manifest.frames, start, key=lambda f: f.raw_offset) - 1
         frame = self._manifest.frames[number]
         data = await self._unpacked(number, frame)
-        if len(data) != frame.raw_length:
-            raise VerificationError(
-                f"frame {number} of {self._manifest.head.key} holds {len(data)} bytes, not as planned"
-            )
         return memoryview(data)[start - frame.raw_offset : end - frame.raw_offset]
 
     async def _unpacked(self, number: int, frame: Frame) -> bytes:
@@ -289,11 +285,15 @@ class TarballReader:
             raise
 
     async def _unpack(self, frame: Frame) -> bytes:
+        if frame.raw_length > GROUP_LIMIT or frame.length > _most_stored(frame.raw_length):
+            raise VerificationError(
+                f"{self._manifest.head.key}: the manifest names a group at {frame.offset} that is none"
+            )
         data = await self._stored(frame.offset, frame.length)
         unpack = _gunzip if self._manifest.head.compression == "gzip" else _unzstd
         try:
             return await asyncio.to_thread(unpack, memoryview(data), frame.raw_length)
-        except (zlib.error, zstandard.ZstdError):
+        except (zlib.error, zstandard.ZstdError, ValueError):
             raise VerificationError(f"{self._manifest.head.key} is damaged at byte {frame.offset}") from None
 
     async def _stored(self, start: int, length: int) -> Any:
@@ -305,9 +305,25 @@ class TarballReader:
         return data
 
 
+def _most_stored(raw_length: int) -> int:
+    """What cannot be compressed grows a little, in both formats by far less than this."""
+    return raw_length + raw_length // 8 + 64 * 1024
+
+
 def _gunzip(data: memoryview, raw_length: int) -> bytes:
-    return zlib.decompress(data, 31, raw_length)
+    """Exactly one gzip member of `raw_length` bytes; one that holds more is not unpacked any further. Raises ValueError."""
+    inner = zlib.decompressobj(31)
+    raw = inner.decompress(data, raw_length + 1)
+    if not inner.eof or inner.unused_data or len(raw) != raw_length:
+        raise ValueError("not the frame of the manifest")
+    return raw
 
 
 def _unzstd(data: memoryview, raw_length: int) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=raw_length)
+    """Exactly one zstd frame, in the same way. What its header says of its size would be believed, so it is looked at."""
+    if zstandard.frame_content_size(data) not in (-1, raw_length):
+        raise ValueError("not the frame of the manifest")
+    raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=raw_length, allow_extra_data=False)
+    if len(raw) != raw_length:
+        raise ValueError("not the frame of the manifest")
+    return raw

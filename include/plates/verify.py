@@ -16,13 +16,13 @@ from typing import Any
 
 from awscrt import checksums
 
-from include.core.concurrency import prefetch
+from include.core.concurrency import map_concurrently, prefetch
 from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
 from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare
 from include.plates.layout import fill, problems_of, tag_of
-from include.plates.models import Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.models import GROUP_LIMIT, Check, Layout, Outcome, Plate, Verdict, VolumeProof
 from include.plates.same_bytes import member_of_row, same_bytes
 from include.plates.verify_evidence import (
     Evidence,
@@ -38,6 +38,7 @@ from include.s3.errors import SourceChanged
 
 _CHUNK = 8 * 1024 * 1024
 _SHOWN = 5
+_READ_AT_ONCE = 3
 _EXTENSION = {"none": ".tar", "gzip": ".tar.gz", "zstd": ".tar.zst"}
 
 
@@ -171,7 +172,8 @@ class _Verification:
     # Reading the stored object
 
     async def _read(self, volume: Evidence, there: Head) -> None:
-        scanner, unpacker = TarScanner(), Unpacker(str(volume.head["compression"]))
+        scanner = TarScanner(len(volume.rows))
+        unpacker = Unpacker(str(volume.head["compression"]), min(int(volume.head["group_bytes"]), GROUP_LIMIT))
         whole = hashlib.md5(usedforsecurity=False)
         crc = 0
 
@@ -320,13 +322,16 @@ class _Verification:
 
     async def _written_again(self, keys: Sequence[str]) -> tuple[int, list[str]]:
         """Of objects with another ETag or version: how many hold the archived bytes (as after a restore), and which do not."""
-        rows = {row["key"]: row for volume in self._done for row in volume.objects if row["key"] in set(keys)}
-        changed = []
-        for key in keys:
+        asked = set(keys)
+        rows = {row["key"]: row for volume in self._done for row in volume.objects if row["key"] in asked}
+
+        async def alike(key: str) -> bool:
             there = await self._source.head(key)
             member = member_of_row(rows[key])
-            if there is None or await same_bytes(self._source, there, member, by_metadata=False) is None:
-                changed.append(key)
+            return there is not None and await same_bytes(self._source, there, member, by_metadata=False) is not None
+
+        answers = await map_concurrently(keys, alike, _READ_AT_ONCE)
+        changed = [key for key, same in zip(keys, answers, strict=True) if not same]
         return len(keys) - len(changed), changed
 
     # The outcome
