@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from include.core.concurrency import map_concurrently
 from include.core.errors import AuthError, NotFound, RequestError, VerificationError
 from include.core.progress import OnProgress, Progress, silent
+from include.plates.file_names import name_warnings
 from include.plates.layout import check_layout, fill, problems_of, tag_of, tarball_key, volume_digest
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
@@ -84,7 +85,7 @@ async def plan_plate(
         existing=existing,
         other_measurements=others,
         problems=tuple(problems + clashes),
-        warnings=_warnings(plate, parts, others),
+        warnings=(*_warnings(plate, parts, others), *name_warnings(one.key for one in objects)),
         digest=hashlib.sha256("\n".join(volume.digest for volume in volumes).encode()).hexdigest(),
     )
 
