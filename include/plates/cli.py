@@ -132,9 +132,9 @@ async def restore_files(options: Options) -> int:
             done = await restore(
                 wanted, _sink(options, access), archive=cold, overwrite=options.overwrite, on_progress=report
             )
-    left = [(one.key, one.result.value, one.detail) for one in done.files if one.result.value not in ("restored",)]
-    _show(options, [done], ("key", "result", "detail"), left)
-    restored = pluralize(len(done.files) - len(left), "file")
+    told = [one for one in done.files if one.result.value != "restored" or one.detail]
+    _show(options, [done], ("key", "result", "detail"), [(one.key, one.result.value, one.detail) for one in told])
+    restored = pluralize(sum(one.result.value == "restored" for one in done.files), "file")
     screen.say(f"{restored} restored, {done.read_bytes} bytes read", "green")
     return 0 if done.complete else 1
 

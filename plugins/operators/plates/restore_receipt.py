@@ -82,6 +82,8 @@ def _standing(
         return "planned", "a dry run", None
     if record.get("state") == "done":
         counts = [f"{count} {result}" for result, count in record["counts"].items() if count]
+        if "noted" in record:
+            counts.append(few(record["noted"], 3, "all are in the document of this plate", record["noted_count"]))
         return "restored", ", ".join(counts), None
     if record.get("state") == "left":
         count, rest = record["left_count"], "all are in the document of this plate"
