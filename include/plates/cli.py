@@ -210,9 +210,9 @@ async def restore_files(options: Options) -> int:
                     screen.say(f"{tarball.key}: {reason}")
             wanted = select(manifests, parts=options.part, files=options.file)
             done = await restore(wanted, sink, archive=cold, overwrite=options.overwrite, on_progress=report)
-    left = [(one.key, one.result.value, one.detail) for one in done.files if one.result.value not in ("restored",)]
-    _show(options, [done], ("key", "result", "detail"), left)
-    restored = pluralize(len(done.files) - len(left), "file")
+    told = [one for one in done.files if one.result.value != "restored" or one.detail]
+    _show(options, [done], ("key", "result", "detail"), [(one.key, one.result.value, one.detail) for one in told])
+    restored = pluralize(sum(one.result.value == "restored" for one in done.files), "file")
     screen.say(f"{restored} restored, {done.read_bytes} bytes read", "green")
     return max(status, 0 if done.complete else PROBLEM)
 

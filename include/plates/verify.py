@@ -16,18 +16,20 @@ from typing import Any
 
 from awscrt import checksums
 
-from include.core.concurrency import prefetch
+from include.core.concurrency import map_concurrently, prefetch
 from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
 from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare
 from include.plates.layout import fill, problems_of, tag_of
-from include.plates.models import Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.models import GROUP_LIMIT, Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.same_bytes import member_of_row, same_bytes
 from include.plates.script_archive import NO_MANIFEST, Compared, compare_script_archive, find_script_tarballs
 from include.plates.verify_evidence import (
     Evidence,
     base64_of,
     checksum_agrees,
+    headers_not_kept,
     parse_manifest,
     plan_digest,
 )
@@ -37,6 +39,7 @@ from include.s3.errors import SourceChanged
 
 _CHUNK = 8 * 1024 * 1024
 _SHOWN = 5
+_READ_AT_ONCE = 3
 _EXTENSION = {"none": ".tar", "gzip": ".tar.gz", "zstd": ".tar.zst"}
 
 
@@ -172,7 +175,7 @@ class _Verification:
             )
             return
         how = "by its sha256" if digest else "by the plan's sha256" if plan else "by size and content only"
-        self.say("V5", Outcome.VERIFIED, f"{volume.key} is bound to its manifest {how}")
+        self.say("V5", Outcome.VERIFIED, f"{volume.key} is bound to its manifest {how}{headers_not_kept(volume)}")
 
     async def _tag_of(self, volume: Evidence, there: Head) -> str | None:
         named = there.metadata.get("waybill-manifest-sha256")
@@ -193,7 +196,8 @@ class _Verification:
     # Reading the stored object
 
     async def _read(self, volume: Evidence, there: Head) -> None:
-        scanner, unpacker = TarScanner(), Unpacker(str(volume.head["compression"]))
+        scanner = TarScanner(len(volume.rows))
+        unpacker = Unpacker(str(volume.head["compression"]), min(int(volume.head["group_bytes"]), GROUP_LIMIT))
         whole = hashlib.md5(usedforsecurity=False)
         crc = 0
 
@@ -323,9 +327,10 @@ class _Verification:
             for row in volume.objects
         ]
         found = await compare(archived, self._plate, self._layout, self._source)
+        same, changed = await self._written_again(found.changed)
         wrong = [
             _some(found.appeared, "appeared"),
-            _some(found.changed, "changed"),
+            _some(changed, "changed"),
             _some(found.vanished, "vanished"),
         ]
         if any(wrong):
@@ -335,7 +340,23 @@ class _Verification:
                 "V1", Outcome.UNVERIFIABLE, _some(found.not_listed, "are there but are not listed; try again later")
             )
         else:
-            self.say("V1", Outcome.VERIFIED, f"{found.listed} objects listed again, none new, gone or changed")
+            again = f"; {same} were written again with the same bytes, so they cannot be deleted by this proof"
+            listed = f"{found.listed} objects listed again, none new, gone or changed"
+            self.say("V1", Outcome.VERIFIED, listed + (again if same else ""))
+
+    async def _written_again(self, keys: Sequence[str]) -> tuple[int, list[str]]:
+        """Of objects with another ETag or version: how many hold the archived bytes (as after a restore), and which do not."""
+        asked = set(keys)
+        rows = {row["key"]: row for volume in self._done for row in volume.objects if row["key"] in asked}
+
+        async def alike(key: str) -> bool:
+            there = await self._source.head(key)
+            member = member_of_row(rows[key])
+            return there is not None and await same_bytes(self._source, there, member, by_metadata=False) is not None
+
+        answers = await map_concurrently(keys, alike, _READ_AT_ONCE)
+        changed = [key for key, same in zip(keys, answers, strict=True) if not same]
+        return len(keys) - len(changed), changed
 
     # The outcome
 

@@ -50,8 +50,10 @@ class PlateRestoreOperator(PlateOperator):
         counts = {result.value: sum(one.result is result for one in report.files) for result in Restored}
         left = [f"{one.key}: {one.detail}" for one in report.files if one.result in (Restored.REFUSED, Restored.FAILED)]
         left += left_out
+        noted = [f"{one.key}: {one.detail}" for one in report.files if one.result is Restored.RESTORED and one.detail]
         facts: dict[str, Any] = {"files": len(report.files), "bytes": sum(one.size for one in report.files)}
         facts |= {"without_manifest": [tarball.key for tarball in without]} if without else {}
+        facts |= {"noted": noted[:3], "noted_count": len(noted)} if noted else {}
         facts |= {"counts": counts, "read_bytes": report.read_bytes, "left": left[:20], "left_count": len(left)}
         document = await notes.document("restored", report)
         await notes.write("restore", "left" if left else "done", **facts, document=document)

@@ -86,6 +86,8 @@ def _standing(
         counts = [f"{count} {result}" for result, count in record["counts"].items() if count]
         bare = record.get("without_manifest")
         counts += [f"as they lie in {pluralize(len(bare), 'tarball')} without a manifest"] if bare else []
+        if "noted" in record:
+            counts.append(few(record["noted"], 3, "all are in the document of this plate", record["noted_count"]))
         return "restored", ", ".join(counts), None
     if record.get("state") == "left":
         count, rest = record["left_count"], "all are in the document of this plate"
