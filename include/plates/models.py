@@ -19,6 +19,7 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
+OlderVersions = Literal["refuse", "keep_hidden", "delete"]
 
 
 class Frozen(BaseModel):
@@ -144,6 +145,8 @@ class PlatePlan(Frozen):
     other_measurements: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    older_versions: int = 0
+    older_bytes: int = 0
     digest: str
 
     @property
@@ -281,7 +284,8 @@ class VolumeProof(Frozen):
 
 
 class Verdict(Frozen):
-    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves."""
+    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves,
+    `verified_at` (epoch seconds) when the reading began; None in verdicts of before."""
 
     plate: Plate
     layout: Layout
@@ -295,6 +299,7 @@ class Verdict(Frozen):
     size_bytes: int = 0
     manifests_sha256: str = ""
     delete_script: str | None = None
+    verified_at: float | None = None
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -310,7 +315,8 @@ class DeleteOrder:
     """What a person approved: which manifests (their digest), which parts, which phase.
 
     `phase`: "delete" ends the objects (by version id on a versioned bucket); "marker" and, after `undo_days`, "purge" are
-    the two steps of a deletion that can be undone, on versioned buckets only.
+    the two steps of a deletion that can be undone, on versioned buckets only. `older_versions` says what happens to versions
+    below the archived ones, which would be current again: "keep_hidden" under a delete marker, or "delete".
     """
 
     approved_sha256: str
@@ -319,3 +325,4 @@ class DeleteOrder:
     retention: Retention = "versioned"
     undo_days: float = 0.0
     batch_size: int = 1000
+    older_versions: OlderVersions = "refuse"

@@ -16,7 +16,7 @@ from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
 from include.core.errors import AuthError, NotFound, RequestError, TransientError, WaybillError, error_for_status
-from include.s3.errors import ColdObject, PreconditionFailed, Unsupported, UploadLost
+from include.s3.errors import ColdObject, ConditionConflict, PreconditionFailed, Unsupported, UploadLost
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "NotFound", "404"}
 _UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "NotSupported", "501", "405"}
@@ -148,7 +148,9 @@ def client_error(response: Mapping[str, Any], what: str) -> WaybillError:
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
     if code == "NoSuchUpload":
         return UploadLost(f"{what}: the multipart upload no longer exists")
-    if code in ("PreconditionFailed", "ConditionalRequestConflict", "412") or status == 412:
+    if code == "ConditionalRequestConflict":
+        return ConditionConflict(f"{what}: another request was at it ({code})")
+    if code in ("PreconditionFailed", "412") or status == 412:
         return PreconditionFailed(f"{what}: the condition did not hold ({code})")
     if code == "InvalidObjectState":
         return ColdObject(f"{what}: it lies in an archived storage class; request its restoration first")
