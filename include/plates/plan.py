@@ -105,7 +105,9 @@ async def _versions_of(
     plate: Plate, layout: Layout, source: Bucket, listed: Sequence[Sequence[SourceObject]]
 ) -> tuple[list[KeyVersion], tuple[str, ...]]:
     """The versions below the plate's objects, and the keys that only one of the store's two listings shows."""
-    rows = [ArchivedObject(one.key, one.etag, one.size, one.version_id, one.modified) for part in listed for one in part]
+    rows = [
+        ArchivedObject(one.key, one.etag, one.size, one.version_id, one.modified) for part in listed for one in part
+    ]
     prefixes = [fill(part.prefix, plate) for part in layout.parts]
     named = {one.key for prefix in prefixes async for one in source.objects_under(prefix, versions=False)}
     return await older_versions(rows, plate, layout, source), tuple(sorted(named ^ {row.key for row in rows}))

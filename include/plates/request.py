@@ -15,7 +15,7 @@ from include.core.errors import RequestError
 from include.core.request import Request, in_section
 from include.core.text import printable
 from include.plates.layout import BROAD2018, PRESETS, disambiguate, own_layout, plates_from_csv
-from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention
+from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, OlderVersions, Plate, Retention
 
 CSV_LIMIT_BYTES = 1024 * 1024
 MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
@@ -199,6 +199,14 @@ class BackupRequest(PlatesRequest):
         description="What must protect a tarball before its source is deleted. `versioned`: its bucket keeps old versions. "
         "`locked`: an object lock or a legal hold lies on it. `none`: nothing.",
     )
+    older_versions: OlderVersions = pydantic.Field(
+        "refuse",
+        title="Older versions",
+        description="Only where the bucket of the plates is versioned: what happens to versions below the deleted files, "
+        "which would be current again. `refuse`: such a plate is not deleted. `keep_hidden`: they stay, under delete "
+        "markers. `delete`: they are deleted as well, though no tarball holds them.",
+        json_schema_extra=ANSWER,
+    )
     undo_days: float = pydantic.Field(
         0,
         ge=0,
@@ -306,6 +314,7 @@ class BackupRequest(PlatesRequest):
             phase="purge" if purge else "marker" if self.undo_days else "delete",
             retention=self.retention,
             undo_days=self.undo_days,
+            older_versions=self.older_versions,
         )
 
 

@@ -215,7 +215,9 @@ class Deleter:
     async def _one(self, target: Target, *, resumed: bool) -> KeyOutcome:
         """One DELETE. Where neither its version id nor an honoured condition names the object, HEAD looks before."""
         version = self._version_of(target)
-        by_itself = self._guard is DeleteGuard.SINGLE_ETAG or (target.by_version and self._guard is not DeleteGuard.HEAD)
+        by_itself = self._guard is DeleteGuard.SINGLE_ETAG or (
+            target.by_version and self._guard is not DeleteGuard.HEAD
+        )
         try:
             if not by_itself:
                 # Below a marker, or below the current object, a version is looked at by its own id.

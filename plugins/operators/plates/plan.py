@@ -102,7 +102,13 @@ class PlatePlanOperator(WaybillOperator):
             )
         except RequestError as error:
             return {**row, "problems": error.problems, "warnings": []}
-        return {**row, **_told(plan), "plan": await notes.document("plan", plan)}
+        told = _told(plan)
+        if request.delete_parts and request.older_versions == "refuse" and plan.older_versions:
+            told["problems"].append(
+                f"older_versions: {plan.older_versions} older versions ({plan.older_bytes} bytes) of these objects would be "
+                "current again after the deletion; set it to keep_hidden or to delete, or take delete_parts out"
+            )
+        return {**row, **told, "plan": await notes.document("plan", plan)}
 
 
 def _told(plan: PlatePlan) -> dict[str, Any]:
@@ -114,6 +120,8 @@ def _told(plan: PlatePlan) -> dict[str, Any]:
         "parts": {part.name: part.objects for part in plan.parts},
         "tarballs": [volume.key for volume in plan.volumes],
         "existing": list(plan.existing),
+        "older_versions": plan.older_versions,
+        "older_bytes": plan.older_bytes,
         "problems": list(plan.problems),
         "warnings": list(plan.warnings),
     }
