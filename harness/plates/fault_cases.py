@@ -12,7 +12,9 @@ from typing import Any
 from harness.plates import sop_policy
 from harness.plates.fault_shapes import (
     CUT_UPLOAD,
+    CUT_VERSIONS,
     FORGOTTEN_PART,
+    ONE_ERROR,
     SOME_FAIL,
     add,
     at,
@@ -48,11 +50,16 @@ from harness.plates.fault_stories import (
     existing_archive,
     marker_lost,
     no_answer,
+    older_hidden,
+    older_refused,
     one_of_a_batch,
     other_manifest,
+    proof_of_another,
     race,
+    restored,
     stale_answer,
     two_measurements,
+    versioned_later,
     wrong_person,
 )
 from harness.plates.fault_table import DELETED, LEFT, MISMATCH, REFUSED, UNVERIFIABLE, VOID, Case
@@ -102,6 +109,12 @@ CASES = (
         at_first_delete=overwrite_last,
         rules=at("delete", ignore_headers("if-match")),
     ),
+    Case(
+        "F20 past every look, conditions ignored, one error at the trial of conditions",
+        (LEFT,),
+        at_first_delete=overwrite_last,
+        rules=at("delete", ONE_ERROR, ignore_headers("if-match")),
+    ),
     Case("F21 a new object between listing and reading", (MISMATCH,), after_listing=add),
     Case("F21 a new object after the reading", (MISMATCH,), after_reading=add),
     Case("F21 a new object after the proof", (VOID,), after_proof=add),
@@ -109,6 +122,12 @@ CASES = (
     Case("F22 the first listing lags behind", (MISMATCH,), hidden="plan"),
     Case("F22 the listing of the proof lags behind", (UNVERIFIABLE,), hidden="verify"),
     Case("F22 the listing before the deletion lags behind", (DELETED,), hidden="delete"),
+    Case(
+        "F22 the listing of versions is cut short, and says that it is whole",
+        (REFUSED,),
+        versioned=True,
+        rules=lambda _: {"plan": [CUT_VERSIONS], "verify": [CUT_VERSIONS]},
+    ),
     Case("F23 an object changed between listing and reading", (REFUSED,), after_listing=overwrite),
     Case("F23 an object changed while others were read", (REFUSED, MISMATCH), while_reading=overwrite),
     Case("F23 an object changed after it was read", (MISMATCH,), after_reading=overwrite),
@@ -160,6 +179,8 @@ CASES = (
     story("an archived-class source", cold_source),
     # Approvals
     Case("F34 the tarball is replaced after the approval", (VOID,), files=even, after_approval=contents_swapped),
+    story("F34 an approval of another plate", proof_of_another),
+    story("F34 deleted, restored, and deleted again with the first approval", restored),
     story("F34 a manifest is replaced after the approval", other_manifest),
     story("F34 archived anew after the approval", stale_answer),
     story("F35 approved by somebody who may not", wrong_person),
@@ -170,6 +191,9 @@ CASES = (
     Case("F36 the same, on versioned buckets", (DELETED,), crash=True, versioned=True),
     Case("F36 a crash, and a new object before the next try", (DELETED,), crash=True, between_batches=add),
     story("F36 a crash between markers and their ids", marker_lost, versioned=True),
+    story("older versions, and an order that does not speak of them", older_refused, versioned=True),
+    story("older versions that stay hidden", older_hidden, versioned=True),
+    story("a bucket that was versioned after the upload", versioned_later),
     story("a marked object is brought back before the purge", brought_back, versioned=True),
     story("a marked object is brought back while the purge runs", brought_back_late, versioned=True),
 )
