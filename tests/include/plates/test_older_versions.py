@@ -53,7 +53,7 @@ def test_a_plan_counts_older_versions_and_says_what_they_do(versioned: Bench):
 @pytest.mark.parametrize("phase", ["delete", "marker"])
 def test_an_order_that_says_nothing_of_older_versions_is_refused(phase: Any, versioned: Bench):
     verdict = with_older(versioned)
-    with pytest.raises(RequestError, match="2 older versions.*older_versions"):
+    with pytest.raises(RequestError, match=r"2 older versions.*older_versions"):
         delete(versioned, verdict, order(verdict, phase=phase))
     assert plate_keys(versioned) == set(versioned.files) and markers(versioned) == 0
     assert delete(versioned, verdict, order(verdict, phase="delete", older_versions="delete")).complete, "asked anew"
