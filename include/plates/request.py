@@ -23,6 +23,7 @@ from include.plates.models import (
     Layout,
     OlderVersions,
     Plate,
+    PlatePlan,
     Retention,
     compression_faults,
 )
@@ -326,6 +327,15 @@ class BackupRequest(PlatesRequest):
             copy_from_bytes=self.copy_from_mib * MIB if self.copy_from_mib else None,
             storage_class=self.storage_class,
         )
+
+    def order_problems(self, plan: PlatePlan) -> list[str]:
+        """What the deletion of a planned plate would be refused for, told before hours of archiving."""
+        if not self.delete_parts or self.older_versions != "refuse" or not plan.older_versions:
+            return []
+        return [
+            f"older_versions: {plan.older_versions} older versions ({plan.older_bytes} bytes) of these objects would be current "
+            "again after the deletion; set it to keep_hidden or to delete, or take delete_parts out"
+        ]
 
     def order(self, approved_sha256: str, *, purge: bool = False) -> DeleteOrder:
         """What an approval of these manifests allows to be deleted, and how."""

@@ -103,11 +103,7 @@ class PlatePlanOperator(WaybillOperator):
         except RequestError as error:
             return {**row, "problems": error.problems, "warnings": []}
         told = _told(plan)
-        if request.delete_parts and request.older_versions == "refuse" and plan.older_versions:
-            told["problems"].append(
-                f"older_versions: {plan.older_versions} older versions ({plan.older_bytes} bytes) of these objects would be "
-                "current again after the deletion; set it to keep_hidden or to delete, or take delete_parts out"
-            )
+        told["problems"] += request.order_problems(plan)
         return {**row, **told, "plan": await notes.document("plan", plan)}
 
 
