@@ -102,9 +102,8 @@ class PlatePlanOperator(WaybillOperator):
             )
         except RequestError as error:
             return {**row, "problems": error.problems, "warnings": []}
-        told = _told(plan)
-        told["problems"] += request.order_problems(plan)
-        return {**row, **told, "plan": await notes.document("plan", plan)}
+        plan = plan.model_copy(update={"problems": (*plan.problems, *request.order_problems(plan))})
+        return {**row, **_told(plan), "plan": await notes.document("plan", plan)}
 
 
 def _told(plan: PlatePlan) -> dict[str, Any]:
@@ -116,8 +115,6 @@ def _told(plan: PlatePlan) -> dict[str, Any]:
         "parts": {part.name: part.objects for part in plan.parts},
         "tarballs": [volume.key for volume in plan.volumes],
         "existing": list(plan.existing),
-        "older_versions": plan.older_versions,
-        "older_bytes": plan.older_bytes,
         "problems": list(plan.problems),
         "warnings": list(plan.warnings),
     }
