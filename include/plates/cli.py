@@ -218,7 +218,7 @@ async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProg
         level=options.level,
         part_bytes=options.part_mib * MIB,
         volume_bytes=min(options.volume_gib * GIB, 9_900 * options.part_mib * MIB),
-        copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
+        copy_by=options.copy_by,
     )
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
     probe = not options.no_probe

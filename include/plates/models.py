@@ -19,6 +19,7 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
+CopyBy = Literal["worker", "server"]
 
 
 class Frozen(BaseModel):
@@ -72,7 +73,7 @@ class ArchiveSettings(Frozen):
     part_bytes: int = Field(default=32 * MIB, ge=5 * MIB)
     group_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=16 * MIB)
     volume_bytes: int = Field(default=300 * GIB, ge=MIB)
-    copy_from_bytes: int | None = Field(default=None, ge=10 * MIB)
+    copy_by: CopyBy = "worker"
     storage_class: str | None = None
 
     @model_validator(mode="after")
@@ -163,6 +164,7 @@ class ManifestMember:
     format: a reader without Waybill finds a single file by them, and a manifest that is healed must have the same bytes.
 
     `key` is None for a folder that no object stands for. `sha256` is None only for a member copied inside the store.
+    Its `checksum` then holds a CRC64NVME of the whole.
     """
 
     name: str
@@ -259,6 +261,17 @@ class Outcome(StrEnum):
     UNVERIFIABLE = "unverifiable"
 
 
+class Level(StrEnum):
+    """How far a proof goes: every byte was read back, or it follows from the checksums that the store keeps."""
+
+    READ_BACK = "read_back"
+    STORE_PROVED = "store_proved"
+
+    @property
+    def words(self) -> str:
+        return "read back" if self is Level.READ_BACK else "store-proved"
+
+
 class Check(Frozen):
     """One of V1 to V5 (docs/faults.md): `detail` says how it was proved, or what is wrong."""
 
@@ -268,7 +281,10 @@ class Check(Frozen):
 
 
 class VolumeProof(Frozen):
-    """What the verifier read of one tarball: deletion demands that it is still this very object."""
+    """What the verifier read of one tarball: deletion demands that it is still this very object.
+
+    `md5` is empty where nothing was read (`level`).
+    """
 
     key: str
     etag: str
@@ -278,6 +294,7 @@ class VolumeProof(Frozen):
     manifest_key: str
     manifest_sha256: str
     members: int
+    level: Level = Level.READ_BACK
 
 
 class Verdict(Frozen):
@@ -297,6 +314,12 @@ class Verdict(Frozen):
     delete_script: str | None = None
 
     @property
+    def level(self) -> Level:
+        """The weakest of the volumes' levels."""
+        weak = any(volume.level is Level.STORE_PROVED for volume in self.volumes)
+        return Level.STORE_PROVED if weak else Level.READ_BACK
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Everything that is not proved, one sentence each; empty when verified."""
         return tuple(f"{c.name}: {c.detail}" for c in self.checks if c.outcome is not Outcome.VERIFIED)
@@ -307,7 +330,7 @@ Phase = Literal["delete", "marker", "purge"]
 
 @dataclass(frozen=True)
 class DeleteOrder:
-    """What a person approved: which manifests (their digest), which parts, which phase.
+    """What a person approved: which manifests (their digest), which parts, which phase; `needs` is the weakest proof allowed.
 
     `phase`: "delete" ends the objects (by version id on a versioned bucket); "marker" and, after `undo_days`, "purge" are
     the two steps of a deletion that can be undone, on versioned buckets only.
@@ -319,3 +342,4 @@ class DeleteOrder:
     retention: Retention = "versioned"
     undo_days: float = 0.0
     batch_size: int = 1000
+    needs: Level = Level.READ_BACK

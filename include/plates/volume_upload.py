@@ -24,17 +24,18 @@ class VolumePart(PartDone):
     """A part of a volume: which uncompressed bytes it holds and what was learned of them. As in stored journals.
 
     `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5) of members
-    that end in this part.
+    that end in this part; `bodies` are (index, start, end, crc64nvme) of stretches of members that the store copied.
     """
 
     start: int
     end: int
     frames: tuple[tuple[int, int], ...] = ()
     members: tuple[tuple[int, str, str, bool], ...] = ()
+    bodies: tuple[tuple[int, int, int, str], ...] = ()
 
 
 def part_of_row(row: Mapping[str, Any]) -> VolumePart:
-    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(tuple(m) for m in row["members"])}
+    lists = {name: tuple(tuple(one) for one in row.get(name, ())) for name in ("frames", "members", "bodies")}
     return VolumePart(**{**row, **lists})
 
 
