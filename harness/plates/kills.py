@@ -111,11 +111,12 @@ def target(bench: Bench, rng: random.Random) -> Iterator[Target]:
         yield Target(replace(bench, url=front.url), front, rng)
 
 
-def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
+def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int, *, copy_by: str = "worker") -> Round:
     """An archive that is killed again and again, and then let through; on the same buckets as an undisturbed one before."""
     told, rng = Round(), random.Random(seed)
-    bench.put(plate_files(plate()) | {f"{IMAGES}f{n}": servers.noise((seed, n), 3 * MIB) for n in range(9)})
-    options = ("--compression", "none", "--part-mib", "5", "--volume-gib", "1", "--journal")
+    size = 3 * MIB if copy_by == "worker" else 6 * MIB
+    bench.put(plate_files(plate()) | {f"{IMAGES}f{n}": servers.noise((seed, n), size) for n in range(9)})
+    options = ("--compression", "none", "--copy-by", copy_by, "--part-mib", "5", "--volume-gib", "1", "--journal")
     with target(bench, rng) as one:
         told.different += not one.finish("archive", *options, str(folder / "undisturbed"))
         run(bench.verify(plate()))  # writes the .md5, which a resumed archive cannot know
@@ -128,6 +129,7 @@ def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
         told.resent += resent(one.front, folder / "killed", lambda: told_end(told, one, *killed))
     told.different += run(bench.verify(plate())).outcome.value != "verified"
     told.different += contents(bench) != expected
+    told.different += bool(bench.client.list_multipart_uploads(Bucket=bench.cold, Prefix="waybill-staging/").get("Uploads"))
     told.unproved += len(bench.files.keys() - bench.keys(bench.live))
     return told
 

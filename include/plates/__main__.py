@@ -49,11 +49,18 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "archive", parents=[common, writing, journal], help="write the tarballs, or continue writing them"
     )
-    commands.add_parser("verify", parents=[common], help="read the tarballs back and prove them: 0, 1 or 3")
+    proving = argparse.ArgumentParser(add_help=False)
+    proving.add_argument(
+        "--proof",
+        choices=["read_back", "store_proved"],
+        default="read_back",
+        help="store_proved: by the checksums that the store keeps, where they say it; what is left is read back",
+    )
+    commands.add_parser("verify", parents=[common, proving], help="prove the tarballs: 0, 1 or 3")
     listing = commands.add_parser("ls", parents=[common], help="what an archive holds, from its manifests")
     listing.add_argument("--part", action="append", default=[])
     _restore(commands.add_parser("restore", parents=[common], help="whole plates, parts or single files"))
-    _delete(commands.add_parser("delete", parents=[common, journal], help="delete what a fresh verification proves"))
+    _delete(commands.add_parser("delete", parents=[common, journal, proving], help="delete what a fresh verification proves"))
     return top
 
 
@@ -73,6 +80,7 @@ def _delete(command: argparse.ArgumentParser) -> None:
     command.add_argument("--part", action="append", default=[], required=True)
     command.add_argument("--phase", default="delete", choices=["delete", "marker", "purge"])
     command.add_argument("--undo-days", type=float, default=0.0)
+    command.add_argument("--needs", choices=["read_back", "store_proved"], default="read_back", help="the weakest proof allowed")
     command.add_argument("--retention", default="versioned", choices=["none", "versioned", "locked"])
 
 

@@ -23,7 +23,18 @@ from include.core.errors import ConflictingRequest, RequestError, VerificationEr
 from include.core.journal import journals_in
 from include.core.progress import OnProgress
 from include.plates.layout import PRESETS, check_layout, disambiguate, plates_from_csv
-from include.plates.models import GIB, MIB, ArchiveResult, ArchiveSettings, Layout, Outcome, Plate, PlatePlan, Verdict
+from include.plates.models import (
+    GIB,
+    MIB,
+    ArchiveResult,
+    ArchiveSettings,
+    Layout,
+    Level,
+    Outcome,
+    Plate,
+    PlatePlan,
+    Verdict,
+)
 from include.s3.bucket import S3Access
 
 if TYPE_CHECKING:
@@ -88,7 +99,10 @@ async def _archive(options: Options, planned: PlatePlan, access: S3Access, repor
 
 async def verify(options: Options) -> int:
     verdicts = await _verify(options)
-    rows = [(v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or "all proved") for v in verdicts]
+    rows = [
+        (v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or f"all proved, {v.level.words}")
+        for v in verdicts
+    ]
     _show(options, verdicts, ("tag", "outcome", "objects", "bytes", "reasons"), rows)
     for verdict in verdicts:
         if verdict.outcome is Outcome.VERIFIED and not options.json:
@@ -152,6 +166,7 @@ async def delete(options: Options) -> int:
         phase=options.phase,
         retention=options.retention,
         undo_days=options.undo_days,
+        needs=Level(options.needs),
     )
     layout, plate = _layout(options), _plates(options)[0]
     async with _access(options) as access:
@@ -187,10 +202,12 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
     kept = options.journal / f"{options.approve}.verdict.json"
     if kept.exists():
         return Verdict.model_validate_json(kept.read_text())
+    level = Level(options.proof)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
     with screen.bars() as report:
-        verdict = await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
-    if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve:
+        verdict = await verify_archive(plate, layout, source=source, archive=cold, level=level, on_progress=report)
+    enough = verdict.level is Level.READ_BACK or options.needs == Level.STORE_PROVED
+    if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve and enough:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(verdict.model_dump_json())
     return verdict
@@ -199,12 +216,12 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
 async def _verify(options: Options) -> list[Verdict]:
     from include.plates.verify import verify_archive
 
-    layout = _layout(options)
+    layout, level = _layout(options), Level(options.proof)
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
         with screen.bars() as report:
             return [
-                await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
+                await verify_archive(plate, layout, source=source, archive=cold, level=level, on_progress=report)
                 for plate in _plates(options)
             ]
 

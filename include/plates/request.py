@@ -15,7 +15,7 @@ from include.core.errors import RequestError
 from include.core.request import Request, in_section
 from include.core.text import printable
 from include.plates.layout import BROAD2018, PRESETS, disambiguate, own_layout, plates_from_csv
-from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention
+from include.plates.models import GIB, ArchiveSettings, DeleteOrder, Layout, Level, Plate, Retention
 
 CSV_LIMIT_BYTES = 1024 * 1024
 MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
@@ -208,6 +208,12 @@ class BackupRequest(PlatesRequest):
         "permanently after so many days; until then they can be brought back.",
         json_schema_extra=ANSWER,
     )
+    deletion_needs: Literal["read_back", "store_proved"] = pydantic.Field(
+        "read_back",
+        title="Proof that a deletion needs",
+        description="Nothing is deleted of a plate whose tarballs have a weaker proof than this.",
+        json_schema_extra=ANSWER,
+    )
     approval_days: float = pydantic.Field(
         14,
         gt=0,
@@ -238,13 +244,18 @@ class BackupRequest(PlatesRequest):
         description="A tarball that would be larger is split into volumes of this size.",
         json_schema_extra=ARCHIVE,
     )
-    copy_from_mib: int | None = pydantic.Field(
-        None,
-        ge=10,
-        title="Copy inside the store from (MiB)",
-        description="Files from this size on are copied by the store itself and do not pass through the worker. Only with "
-        "compression `none`.",
-        examples=[64],
+    copy_by: Literal["worker", "server"] = pydantic.Field(
+        "worker",
+        title="Who copies",
+        description="`server`: the store copies files of 5 MiB and more by itself, where it holds a CRC64NVME of them; only "
+        "headers and small files pass through the worker. Only with compression `none`.",
+        json_schema_extra=ARCHIVE,
+    )
+    proof: Literal["read_back", "store_proved"] = pydantic.Field(
+        "read_back",
+        title="Proof of the tarballs",
+        description="`read_back`: every tarball is read again. `store_proved`: a tarball is not read where the checksum that "
+        "the store holds of it follows from those of its files. This is quicker and weaker.",
         json_schema_extra=ARCHIVE,
     )
     storage_class: str | None = pydantic.Field(
@@ -261,8 +272,11 @@ class BackupRequest(PlatesRequest):
         faults = super().cross_field_errors(conf)
         asked = conf.get("compression", "default")
         plain = asked == "none" or (asked == "default" and conf.get("layout") in ("cpg", "own"))
-        if conf.get("copy_from_mib") and not plain:
-            faults.append("copy_from_mib: copying inside the store needs compression none")
+        if conf.get("copy_by") == "server" and not plain:
+            faults.append("copy_by: copying inside the store needs compression none")
+        if (conf.get("proof"), conf.get("deletion_needs", "read_back")) == ("store_proved", "read_back"):
+            if conf.get("delete_parts"):
+                faults.append("deletion_needs: with proof store_proved nothing is read back; set one of the two otherwise")
         if conf.get("undo_days") and not conf.get("delete_parts"):
             faults.append("undo_days: nothing is deleted; name delete_parts, or take it out")
         level = conf.get("level")
@@ -294,7 +308,7 @@ class BackupRequest(PlatesRequest):
             compression=self.layout_used().compression if self.compression == "default" else self.compression,
             level=self.level,
             volume_bytes=self.volume_gib * GIB,
-            copy_from_bytes=self.copy_from_mib * MIB if self.copy_from_mib else None,
+            copy_by=self.copy_by,
             storage_class=self.storage_class,
         )
 
@@ -306,6 +320,7 @@ class BackupRequest(PlatesRequest):
             phase="purge" if purge else "marker" if self.undo_days else "delete",
             retention=self.retention,
             undo_days=self.undo_days,
+            needs=Level(self.deletion_needs),
         )
 
 

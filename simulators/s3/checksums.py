@@ -6,13 +6,14 @@
 - `UploadPartCopy` heeds `x-amz-copy-source-if-match`, refuses a range that is not in the object, and one of an object of 5 MB
   or less.
 
-Faults of copying, by the name of the rule's `fault`; the checksum in the answer is that of what was copied, as S3 computes it:
+Faults of copying, by the name of the rule's `fault`; the checksum in the answer is that of what was copied, as S3 computes
+it. With the option `source`, only copies of keys that hold this text:
 
 | fault | options | what is copied |
 |---|---|---|
 | copy_swapped | key | that object's bytes |
 | copy_short | | all but the last byte |
-| copy_stale | | the bytes of the oldest version of the object |
+| copy_stale | | the bytes of the version before the newest |
 | copy_flipped | bit (random) | the bytes with one bit flipped |
 
 Invariant: only moto's own records of keys and parts are read and changed, so what a store says later is of one piece.
@@ -97,6 +98,8 @@ def spoil_copy(buckets: Buckets, call: Call, answer: Answer, fault: str, options
     number = int(call.query["partNumber"])
     data = upload.parts[number].value
     bucket, key, _ = _copied(call)
+    if options.get("source", "") not in key:
+        return False
     if fault == "copy_short":
         data = data[:-1]
     elif fault == "copy_flipped":
@@ -106,7 +109,7 @@ def spoil_copy(buckets: Buckets, call: Call, answer: Answer, fault: str, options
         data = bytes(changed)
     else:
         versions = buckets[bucket].keys.getlist(options["key"] if fault == "copy_swapped" else key)
-        other = versions[0 if fault == "copy_stale" else -1].value
+        other = versions[-2 if fault == "copy_stale" else -1].value
         span = _span(call)
         data = other if span is None else other[span.start : span.stop]
     part = upload.set_part(number, data)

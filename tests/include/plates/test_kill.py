@@ -8,10 +8,17 @@ import pytest
 
 from harness.plates.bench import Bench
 from harness.plates.kills import WAYS, Round, kill_archiving, kill_deleting, kill_verifying
+from harness.plates.simulated import simulated
 
 
 def test_a_killed_archive_ends_in_the_same_bytes_and_sends_no_finished_part_again(bench: Bench, tmp_path: Path):
     told = kill_archiving(bench, tmp_path, seed=1, kills=3)
+    assert told.kills and told == Round(kills=told.kills)
+
+
+def test_a_killed_archive_inside_the_store_ends_in_the_same_bytes_and_leaves_no_pieces(tmp_path: Path):
+    with simulated(tmp_path / "journals") as store:
+        told = kill_archiving(store.bench, tmp_path, seed=4, kills=3, copy_by="server")
     assert told.kills and told == Round(kills=told.kills)
 
 
