@@ -34,6 +34,7 @@ MODULES = {
     "plates.kills": "Plates: workers killed at random instants",
     "core.ledger": "The ledger",
     "plates.speed": "Plates: time and cost of an archive",
+    "plates.zero_byte": "Plates: an archive that the store puts together itself",
     "plates.radosgw": "Plates: time and cost of an archive on radosgw",
     "plates.before": "Plates: this code beside the code of before",
     "plates.size": "Plates: size, growth and reading back",
