@@ -132,8 +132,12 @@ class Store:
         prefix = query.get("prefix", "")
         if "uploads" in query:
             pairs = [(name, one.key) for name, one in self.uploads.items() if one.key.startswith(prefix)]
-            rows = "".join(f"<Upload><Key>{quote(key)}</Key><UploadId>{name}</UploadId></Upload>" for name, key in pairs)
-            return _xml(f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{rows}</ListMultipartUploadsResult>")
+            rows = "".join(
+                f"<Upload><Key>{quote(key)}</Key><UploadId>{name}</UploadId></Upload>" for name, key in pairs
+            )
+            return _xml(
+                f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{rows}</ListMultipartUploadsResult>"
+            )
         return self._listing(objects, prefix, query)
 
     def _listing(self, objects: dict[str, Stored], prefix: str, query: Query) -> Answer:

@@ -67,7 +67,9 @@ def run(*, quick: bool) -> list[Row]:
                 passed = _lap(course, pipeline, plate, store)
                 if number:  # the first is for warming up
                     found[pipeline.name].append(passed)
-            print(f"  round {number}: " + ", ".join(_told(name, laps) for name, laps in found.items() if laps), flush=True)
+            print(
+                f"  round {number}: " + ", ".join(_told(name, laps) for name, laps in found.items() if laps), flush=True
+            )
     return _rows(plate, found[OURS.name], found[PEER.name], rounds)
 
 
@@ -79,7 +81,9 @@ def _store(plate: Workload) -> Iterator[Store]:
     try:
         write(plate, folder / plate.name)
         port = servers.free_port()
-        with servers.serving([sys.executable, "-m", "benchmarks.plates.memory_store", str(port), str(folder)], port) as url:
+        with servers.serving(
+            [sys.executable, "-m", "benchmarks.plates.memory_store", str(port), str(folder)], port
+        ) as url:
             yield Store(url, stores.client_of(url), folder, None)
     finally:
         shutil.rmtree(folder)
@@ -129,6 +133,12 @@ def _rows(plate: Workload, ours: list[Passed], peer: list[Passed], rounds: int) 
 
 def _row(figure: str, value: float, theirs: float, aim: str | None, limit: float | None) -> Row:
     ratio = round(value / theirs, 3)
-    row: Row = {"figure": figure, "value": round(value, 2), "unit": "s", "peer": PEER.name, "peer_value": round(theirs, 2)}
+    row: Row = {
+        "figure": figure,
+        "value": round(value, 2),
+        "unit": "s",
+        "peer": PEER.name,
+        "peer_value": round(theirs, 2),
+    }
     row["ratio"] = ratio
     return row | ({"aim": aim, "met": ratio <= limit} if limit is not None else {})

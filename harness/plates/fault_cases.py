@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.plates import sop_policy
+from harness.plates.fault_copies import COPIES
 from harness.plates.fault_shapes import (
     CUT_UPLOAD,
     FORGOTTEN_PART,
@@ -158,6 +159,8 @@ CASES = (
     story("one damaged plate of a batch", one_of_a_batch),
     story("an archive of that name exists", existing_archive),
     story("an archived-class source", cold_source),
+    # The store copies
+    *(Case(name, ends=ends, story=play) for name, play, ends in COPIES),
     # Approvals
     Case("F34 the tarball is replaced after the approval", (VOID,), files=even, after_approval=contents_swapped),
     story("F34 a manifest is replaced after the approval", other_manifest),

@@ -129,7 +129,9 @@ def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int, *, copy_by
         told.resent += resent(one.front, folder / "killed", lambda: told_end(told, one, *killed))
     told.different += run(bench.verify(plate())).outcome.value != "verified"
     told.different += contents(bench) != expected
-    told.different += bool(bench.client.list_multipart_uploads(Bucket=bench.cold, Prefix="waybill-staging/").get("Uploads"))
+    told.different += bool(
+        bench.client.list_multipart_uploads(Bucket=bench.cold, Prefix="waybill-staging/").get("Uploads")
+    )
     told.unproved += len(bench.files.keys() - bench.keys(bench.live))
     return told
 

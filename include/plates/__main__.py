@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument("--level", type=int, default=1)
     writing.add_argument("--part-mib", type=int, default=32)
     writing.add_argument("--volume-gib", type=int, default=300)
-    writing.add_argument("--copy-by", choices=["worker", "server"], default="worker", help="server: the store copies (needs none)")
+    writing.add_argument(
+        "--copy-by", choices=["worker", "server"], default="worker", help="server: inside the store (needs none)"
+    )
     writing.add_argument("--no-probe", action="store_true", help="do not try to read every object while planning")
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument("--journal", type=Path, default=Path(".waybill/plates"), help="folder of the durable journals")
@@ -60,7 +62,11 @@ def parser() -> argparse.ArgumentParser:
     listing = commands.add_parser("ls", parents=[common], help="what an archive holds, from its manifests")
     listing.add_argument("--part", action="append", default=[])
     _restore(commands.add_parser("restore", parents=[common], help="whole plates, parts or single files"))
-    _delete(commands.add_parser("delete", parents=[common, journal, proving], help="delete what a fresh verification proves"))
+    _delete(
+        commands.add_parser(
+            "delete", parents=[common, journal, proving], help="delete what a fresh verification proves"
+        )
+    )
     return top
 
 
@@ -80,7 +86,9 @@ def _delete(command: argparse.ArgumentParser) -> None:
     command.add_argument("--part", action="append", default=[], required=True)
     command.add_argument("--phase", default="delete", choices=["delete", "marker", "purge"])
     command.add_argument("--undo-days", type=float, default=0.0)
-    command.add_argument("--needs", choices=["read_back", "store_proved"], default="read_back", help="the weakest proof allowed")
+    command.add_argument(
+        "--needs", choices=["read_back", "store_proved"], default="read_back", help="the weakest proof allowed"
+    )
     command.add_argument("--retention", default="versioned", choices=["none", "versioned", "locked"])
 
 

@@ -274,9 +274,9 @@ class BackupRequest(PlatesRequest):
         plain = asked == "none" or (asked == "default" and conf.get("layout") in ("cpg", "own"))
         if conf.get("copy_by") == "server" and not plain:
             faults.append("copy_by: copying inside the store needs compression none")
-        if (conf.get("proof"), conf.get("deletion_needs", "read_back")) == ("store_proved", "read_back"):
-            if conf.get("delete_parts"):
-                faults.append("deletion_needs: with proof store_proved nothing is read back; set one of the two otherwise")
+        weak = (conf.get("proof"), conf.get("deletion_needs", "read_back")) == ("store_proved", "read_back")
+        if weak and conf.get("delete_parts"):
+            faults.append("deletion_needs: with proof store_proved nothing is read back; set one of the two otherwise")
         if conf.get("undo_days") and not conf.get("delete_parts"):
             faults.append("undo_days: nothing is deleted; name delete_parts, or take it out")
         level = conf.get("level")

@@ -60,10 +60,14 @@ class StoreCopy:
             start=part.start,
             end=part.end,
             members=tuple((i, m.sha256, m.crc64nvme, m.etag_is_md5) for i, m in read.items()),
-            bodies=tuple((c.body.member, c.body.start, c.body.end, c.crc) for c in chunks if c.body and not c.body.whole),
+            bodies=tuple(
+                (c.body.member, c.body.start, c.body.end, c.crc) for c in chunks if c.body and not c.body.whole
+            ),
         )
 
-    async def _copied(self, upload: Upload[VolumePart], number: int, piece: Body | Joined) -> tuple[PartDone, list[_Chunk]]:
+    async def _copied(
+        self, upload: Upload[VolumePart], number: int, piece: Body | Joined
+    ) -> tuple[PartDone, list[_Chunk]]:
         """A part copied from a body or a piece, and the CRCs that it is made of."""
         if isinstance(piece, Joined):
             source, chunks = await self._joined(piece)

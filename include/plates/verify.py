@@ -30,7 +30,7 @@ from include.plates.verify_evidence import (
     parse_manifest,
     plan_digest,
 )
-from include.plates.verify_store import prove_by_checksums, provable
+from include.plates.verify_store import provable, prove_by_checksums
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import SourceChanged

@@ -131,7 +131,7 @@ async def _header(row: Mapping[str, Any], volume: Evidence, there: Head, archive
 
 
 def ustar_header(name: str, size: int, modified: int) -> bytes | None:
-    """A member's header block as POSIX.1-2008 has it under "ustar", with owner 0 and fixed modes; None where it cannot hold it."""
+    """A member's header block (POSIX.1-2008, "ustar"), with owner 0 and fixed modes; None where it cannot hold it."""
     folder = name.endswith("/")
     path = name.rstrip("/") + "/" if folder else name
     fields = _split(path)

@@ -232,7 +232,9 @@ class Upload(Generic[P]):
             try:
                 answer = await self.bucket.access.call("upload_part_copy", what, **parameters)
             except PreconditionFailed:
-                raise SourceChanged(f"s3://{source.bucket}/{source.key} was changed: its ETag is no longer {source.etag}") from None
+                raise SourceChanged(
+                    f"s3://{source.bucket}/{source.key} was changed: its ETag is not {source.etag}"
+                ) from None
             result = answer.get("CopyPartResult") or {}
             if not result.get("ETag"):
                 raise TransientError(f"{what}: the store's answer holds no ETag")

@@ -48,38 +48,54 @@ def refusal(buckets: Buckets, call: Call) -> Answer | None:
     """Why S3 would not do this, where moto would."""
     if call.method == "PUT" and "x-amz-copy-source" in call.headers and "partNumber" in call.query:
         return _copy_refusal(buckets, call)
-    if call.method == "PUT" and HEADER in call.headers and "x-amz-trailer" not in call.headers:
-        if call.headers[HEADER] != crc64nvme(call.body):
-            return error_answer(400, "BadDigest", "The CRC64NVME you specified did not match the calculated checksum.")
     if call.method == "POST" and "uploadId" in call.query:
         return _joining_refusal(buckets, call)
+    told = call.headers.get(HEADER) if call.method == "PUT" and "x-amz-trailer" not in call.headers else None
+    if told is not None and told != crc64nvme(call.body):
+        return error_answer(400, "BadDigest", "The CRC64NVME you specified did not match the calculated checksum.")
     return None
 
 
 def completed(buckets: Buckets, call: Call, answer: Answer) -> Answer:
     """The answer with its checksum, after what was stored has got one."""
-    if answer.status == 200 and call.method == "GET" and "versions" in call.query:
-        return _with_algorithms(buckets, call, answer)
-    if answer.status != 200 or call.method not in ("PUT", "POST"):
+    if answer.status != 200:
         return answer
-    bucket, key = _place(call)
-    upload = _upload(buckets, call)
-    if call.method == "PUT" and "partNumber" in call.query:
-        if "x-amz-copy-source" in call.headers:
-            return _with_copied_checksum(upload, call, answer)
-        if HEADER in call.headers:
-            answer.headers[HEADER] = call.headers[HEADER]
-    elif "uploadId" in call.query:
-        stored = _stored(buckets, bucket, key)
+    if call.method == "GET" and "versions" in call.query:
+        return _with_algorithms(buckets, call, answer)
+    if call.method == "HEAD":
+        return _with_type(buckets, call, answer)
+    if call.method == "POST" and "uploadId" in call.query:
+        stored = _stored(buckets, *_place(call))
         _give_checksum(stored)
-        _add(answer, "CompleteMultipartUploadResult", stored)
-    elif call.method == "PUT" and key and not (set(call.query) - {"x-id"}):
-        stored = _stored(buckets, bucket, key)
-        _give_checksum(stored, ALGORITHM if HEADER in call.headers else None)
-        if "x-amz-copy-source" in call.headers:
-            _add(answer, "CopyObjectResult", stored)
-        elif stored is not None and stored.checksum_algorithm == ALGORITHM:
-            answer.headers |= {HEADER: stored.checksum_value, "x-amz-checksum-type": "FULL_OBJECT"}
+        return _add(answer, "CompleteMultipartUploadResult", stored)
+    if call.method == "PUT" and "partNumber" in call.query:
+        return _of_part(buckets, call, answer)
+    if call.method == "PUT" and _place(call)[1] and not set(call.query) - {"x-id"}:
+        return _of_put(_stored(buckets, *_place(call)), call, answer)
+    return answer
+
+
+def _of_part(buckets: Buckets, call: Call, answer: Answer) -> Answer:
+    if "x-amz-copy-source" in call.headers:
+        return _with_copied_checksum(_upload(buckets, call), call, answer)
+    if HEADER in call.headers:
+        answer.headers[HEADER] = call.headers[HEADER]
+    return answer
+
+
+def _of_put(stored: Any, call: Call, answer: Answer) -> Answer:
+    _give_checksum(stored, ALGORITHM if HEADER in call.headers else None)
+    if "x-amz-copy-source" in call.headers:
+        return _add(answer, "CopyObjectResult", stored)
+    if stored is not None and stored.checksum_algorithm == ALGORITHM:
+        answer.headers |= {HEADER: stored.checksum_value, "x-amz-checksum-type": "FULL_OBJECT"}
+    return answer
+
+
+def _with_type(buckets: Buckets, call: Call, answer: Answer) -> Answer:
+    stored = _stored(buckets, *_place(call), call.query.get("versionId"))
+    if call.headers.get("x-amz-checksum-mode") == "ENABLED" and stored is not None and stored.checksum_type:
+        answer.headers["x-amz-checksum-type"] = stored.checksum_type
     return answer
 
 
@@ -134,7 +150,9 @@ def _copy_refusal(buckets: Buckets, call: Call) -> Answer | None:
         return None
     span, size = _span(call), there.size
     if span is None:
-        return error_answer(400, "InvalidArgument", "The x-amz-copy-source-range value must be of the form bytes=first-last")
+        return error_answer(
+            400, "InvalidArgument", "The x-amz-copy-source-range value must be of the form bytes=first-last"
+        )
     if span.stop > size:
         return error_answer(400, "InvalidArgument", f"Range specified is not valid for source object of size: {size}")
     if size <= _RANGE_FROM:
@@ -243,7 +261,7 @@ def _give_checksum(stored: Any, algorithm: str | None = None) -> None:
     stored.checksum_type = stored.checksum_type or "FULL_OBJECT"
 
 
-def _add(answer: Answer, element: str, stored: Any) -> None:
+def _add(answer: Answer, element: str, stored: Any) -> Answer:
     if stored is not None and stored.checksum_algorithm == ALGORITHM:
         value = f"<Checksum{ALGORITHM}>{stored.checksum_value}</Checksum{ALGORITHM}>"
         kind = "<ChecksumType>FULL_OBJECT</ChecksumType>"
@@ -251,6 +269,7 @@ def _add(answer: Answer, element: str, stored: Any) -> None:
         if f"<Checksum{ALGORITHM}>".encode() in body:
             value = ""
         _insert(answer, element, value + kind)
+    return answer
 
 
 def _insert(answer: Answer, element: str, text: str) -> None:

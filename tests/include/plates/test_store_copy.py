@@ -28,7 +28,9 @@ from include.s3.multipart import Upload
 
 BY_SERVER = ArchiveSettings(compression="none", part_bytes=5 * MIB, volume_bytes=1 << 30, copy_by="server")
 IMAGES = "projects/2013_Gustafsdottir_PLOSONE/BBBC022/images/20586/Images/"
-MAIN = "imaging_analysis/2013_Gustafsdottir_PLOSONE/plates/2013_Gustafsdottir_PLOSONE_BBBC022_20586_images_illum_analysis"
+MAIN = (
+    "imaging_analysis/2013_Gustafsdottir_PLOSONE/plates/2013_Gustafsdottir_PLOSONE_BBBC022_20586_images_illum_analysis"
+)
 BIG = [f"{IMAGES}big{n}.tiff" for n in range(3)]
 
 
@@ -135,7 +137,9 @@ def test_names_that_ustar_cannot_hold_are_read_from_the_tarball(store: Simulated
     assert (verdict.outcome, verdict.level) == (Outcome.VERIFIED, Level.STORE_PROVED), verdict.reasons
 
 
-@pytest.mark.parametrize("name", ["a", "d/", "x" * 99 + "/b", "x" * 100 + "/b/", "q/" * 60 + "c", "d/" + "y" * 99 + "/"])
+@pytest.mark.parametrize(
+    "name", ["a", "d/", "x" * 99 + "/b", "x" * 100 + "/b/", "q/" * 60 + "c", "d/" + "y" * 99 + "/"]
+)
 @pytest.mark.parametrize(("size", "modified"), [(0, 0), (512, 1_700_000_000), (8**11 - 1, 8**11 - 1)])
 def test_the_verifiers_own_headers_are_those_of_the_format(name: str, size: int, modified: int):
     size = 0 if name.endswith("/") else size
@@ -289,7 +293,9 @@ def test_a_killed_archive_is_continued_and_leaves_nothing(either: Simulated, aft
     assert proof(either, Level.READ_BACK).outcome is Outcome.VERIFIED
 
 
-def test_what_a_kill_after_the_end_left_is_removed_by_the_next_run(versions: Simulated, monkeypatch: pytest.MonkeyPatch):
+def test_what_a_kill_after_the_end_left_is_removed_by_the_next_run(
+    versions: Simulated, monkeypatch: pytest.MonkeyPatch
+):
     fill(versions)
     with monkeypatch.context() as patch:
         patch.setattr("include.plates.archive.remove_staged", _dies)
@@ -336,7 +342,9 @@ def test_an_encrypted_source_whose_etag_is_no_md5_is_copied_and_proved(store: Si
 def test_a_body_of_several_stretches_is_proved_as_a_whole(
     store: Simulated, kind: str | None, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("include.plates.store_copy_plan.plan_copies.__kwdefaults__", {"most": 9000, "max_copy": 18 * MIB})
+    monkeypatch.setattr(
+        "include.plates.store_copy_plan.plan_copies.__kwdefaults__", {"most": 9000, "max_copy": 18 * MIB}
+    )
     store.bench.put({BIG[0]: servers.noise("long", 26 * MIB), BIG[1]: servers.noise("next", 6 * MIB)})
     if kind:
         store.fault(kind, times=1, method="PUT", query="partNumber=2", options={"source": BIG[0]})

@@ -9,7 +9,7 @@ import pytest
 from include.core.errors import RequestError
 from include.core.request import load, param_schemas
 from include.plates.layout import BROAD2018, CPG
-from include.plates.models import GIB, MIB
+from include.plates.models import GIB
 from include.plates.request import MOST_PLATES, BackupRequest, PlatesRequest, RestoreRequest
 
 IDS = {"project": "P", "batch": "B"}
