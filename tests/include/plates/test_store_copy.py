@@ -359,7 +359,7 @@ def test_a_body_of_several_stretches_is_proved_as_a_whole(
 # Deletion and restore
 
 
-def test_a_deletion_needs_a_tarball_that_was_read_back_unless_it_is_told_otherwise(store: Simulated):
+def test_a_deletion_needs_a_tarball_that_was_read_back_unless_the_order_says_otherwise(store: Simulated):
     fill(store)
     archive(store)
     verdict = proof(store)
