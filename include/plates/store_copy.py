@@ -7,12 +7,13 @@ from the listed checksums of the sources and from the bytes that we sent. Pieces
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 
 from include.core.errors import VerificationError
-from include.plates.store_copy_plan import Body, Joined, Piece, Sent
+from include.plates.store_copy_plan import MIN_PART, Body, Joined, Piece, Sent
 from include.plates.volume_parts import RawPart
 from include.plates.volume_reader import VolumeReader
 from include.plates.volume_upload import VolumePart
@@ -36,14 +37,25 @@ class _Chunk:
 
 
 class StoreCopy:
-    """The copied parts of one volume. `made` are the pieces so far, as (key, version id)."""
+    """The copied parts of one volume. `made` are the pieces so far, as (key, version id).
 
-    def __init__(self, upload: Upload[VolumePart], digest: str, reader: VolumeReader, source: Bucket):
+    `slots` bounds how many long stretches are in memory at once, as for parts that are sent.
+    """
+
+    def __init__(
+        self,
+        upload: Upload[VolumePart],
+        digest: str,
+        reader: VolumeReader,
+        source: Bucket,
+        slots: asyncio.Semaphore,
+    ):
         self.made: set[tuple[str, str | None]] = set()
         self._upload = upload
         self._digest = digest
         self._reader = reader
         self._source = source
+        self._slots = slots
 
     async def part(self, part: RawPart) -> VolumePart:
         """One part of the tarball, copied and proved. Raises SourceChanged, VerificationError and the core's errors."""
@@ -102,12 +114,14 @@ class StoreCopy:
     async def _piece(self, upload: Upload[VolumePart], number: int, piece: Piece) -> tuple[PartDone, list[_Chunk]]:
         if not isinstance(piece, Sent):
             return await self._copied(upload, number, piece)
-        held: list[memoryview] = []
-        async with aclosing(self._reader.pieces(piece.start, piece.end)) as read:
-            held += [one async for one in read]
-        body = Pieces(held)
-        etag, crc = await upload.send(number, body)
-        return PartDone(number=number, size=len(body), etag=etag, crc64nvme=crc), [_Chunk(crc, len(body))]
+        async with self._slots if piece.size >= MIN_PART else nullcontext():
+            held: list[memoryview] = []
+            async with aclosing(self._reader.pieces(piece.start, piece.end)) as read:
+                held += [one async for one in read]
+            body = Pieces(held)
+            etag, crc = await upload.send(number, body)
+            body.free()
+        return PartDone(number=number, size=piece.size, etag=etag, crc64nvme=crc), [_Chunk(crc, piece.size)]
 
     def _body(self, body: Body) -> CopySource:
         source = self._reader.members[body.member].source

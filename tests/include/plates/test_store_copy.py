@@ -356,6 +356,16 @@ def test_a_body_of_several_stretches_is_proved_as_a_whole(
     assert proof(store, Level.READ_BACK).outcome is Outcome.VERIFIED
 
 
+def test_more_parts_than_an_upload_takes_are_joined_and_proved(store: Simulated, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("include.plates.store_copy_plan.plan_copies.__kwdefaults__", {"most": 2, "max_copy": 18 * MIB})
+    fill(store)
+    store.bench.put({f"{IMAGES}a{n}.tiff": servers.noise(n, 3 * MIB) for n in range(5)})
+    archive(store)
+    assert store.left_in_staging() == []
+    assert proof(store).outcome is Outcome.VERIFIED
+    assert proof(store, Level.READ_BACK).outcome is Outcome.VERIFIED
+
+
 # Deletion and restore
 
 
