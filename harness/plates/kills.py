@@ -24,6 +24,7 @@ from harness.plates import fault_judge, servers
 from harness.plates.bench import Bench, run
 from harness.plates.fault_table import ALL
 from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
+from harness.plates.simulated import simulated
 from harness.proxy import Answer, Call, ConnectionDropped, Forward, Front, call, proxied
 from include.plates.models import MIB
 
@@ -134,6 +135,12 @@ def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int, *, copy_by
     )
     told.unproved += len(bench.files.keys() - bench.keys(bench.live))
     return told
+
+
+def kill_copying(_bench: Bench, folder: Path, seed: int, kills: int) -> Round:
+    """The same of an archive that the store puts together itself, which leaves no pieces either; on the S3 simulator."""
+    with simulated(folder / "journals") as store:
+        return kill_archiving(store.bench, folder, seed, kills, copy_by="server")
 
 
 def told_kill(told: Round, one: Target, *arguments: str) -> None:
