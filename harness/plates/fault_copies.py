@@ -122,7 +122,11 @@ def _flip(store: Simulated, key: str) -> None:
 COPIES = (
     *((f"copied inside the store: {kind}", wrong_copy(kind), (REFUSED,)) for kind in KINDS),
     *(
-        (f"the same, past the archiver's look: {kind}", wrong_copy(kind, trusting=True), (MISMATCH, REFUSED))
+        (
+            f"copied inside the store, past the archiver's look: {kind}",
+            wrong_copy(kind, trusting=True),
+            (MISMATCH, REFUSED),
+        )
         for kind in KINDS
     ),
     ("copied inside the store, a bit flipped at rest", flipped_at_rest, (REFUSED,)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from include.core.journal import PartJournal
@@ -32,6 +32,10 @@ class VolumePart(PartDone):
     frames: tuple[tuple[int, int], ...] = ()
     members: tuple[tuple[int, str, str, bool], ...] = ()
     bodies: tuple[tuple[int, int, int, str], ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Without `bodies` where there are none: as earlier versions wrote it."""
+        return {name: value for name, value in asdict(self).items() if value or name != "bodies"}
 
 
 def part_of_row(row: Mapping[str, Any]) -> VolumePart:

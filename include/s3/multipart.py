@@ -37,6 +37,10 @@ class PartDone:
     etag: str
     crc64nvme: str | None
 
+    def row(self) -> dict[str, Any]:
+        """As the journal keeps it."""
+        return asdict(self)
+
 
 P = TypeVar("P", bound=PartDone)
 
@@ -252,7 +256,7 @@ class Upload(Generic[P]):
     async def finished(self, part: P) -> None:
         """A part is done: in memory, and durably."""
         self.done[part.number] = part
-        await self._journal({"part": asdict(part)})
+        await self._journal({"part": part.row()})
 
     async def complete(self) -> Head:
         """Joins the parts under the key: unless something lies there, or over it where `overwrite` is set.

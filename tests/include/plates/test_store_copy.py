@@ -281,7 +281,7 @@ def test_a_killed_archive_is_continued_and_leaves_nothing(either: Simulated, aft
     plan = run(either.bench.plan(plate()))
 
     def dies(progress: Progress) -> None:
-        if progress.total_bytes > MIB and progress.done_items == after:
+        if progress.total_bytes > MIB and progress.done_items >= after:
             raise Killed
 
     with pytest.raises(Killed):
