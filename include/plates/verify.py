@@ -193,7 +193,11 @@ class _Verification:
             sizes = f"{there.size} bytes are stored, {volume.head['stored_bytes']} were sent"
             self.say("V3", Outcome.MISMATCH, f"{volume.key}: {sizes}")
             return
-        proof = await prove_by_checksums(volume, there, self._source, self._archive, self._on_progress)
+        try:
+            proof = await prove_by_checksums(volume, there, self._source, self._archive, self._on_progress)
+        except (Damaged, SourceChanged) as error:
+            self.say("V3", Outcome.MISMATCH, f"{volume.key}: {error}")
+            return
         if proof.wrong:
             self.say("V3", Outcome.MISMATCH, f"{volume.key}: {_few(proof.wrong)}")
             return
