@@ -49,8 +49,8 @@ NOTES = {
     "Measured with blocks of up to 16 MiB from the heap, which for the sake of memory are up to 8 MiB since "
     "(include/plates/memory.py).",
     "plates.zero_byte": "The store is a small one of our own in memory, which copies byte for byte, computes the CRC64NVME of "
-    "every copy, and no MD5 (as S3 with SSE-KMS, whose ETags are none): it shares the two cores with the client, which S3 does not. The link "
-    "has a speed and no delay. The peer verifies nothing; the second row is ours with its proof by checksums.",
+    "every copy, and no MD5 (as S3 with SSE-KMS, whose ETags are none): it shares the two cores with the client, which S3 "
+    "does not. The link has a speed and no delay. The peer verifies nothing; the second row is ours with its proof by checksums.",
 }
 
 
