@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, RequestError, WaybillError
@@ -35,6 +35,7 @@ from include.plates.volume_writer import InFlightLimits, VolumeWriter
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import ObjectExists, Unsupported
 from include.s3.headers import Headers, joined
+from include.s3.staging import remove_staged
 
 _HEADS_AT_ONCE = 16
 MANIFEST_METADATA = "waybill-manifest-sha256"
@@ -130,7 +131,11 @@ class _VolumeJob:
             on_progress=self.on_progress,
         )
         metadata = {PLAN_METADATA: self.volume.digest, FULL_ID_METADATA: _ascii(self.plan.plate.plate_id_full)}
-        written = await writer.write(metadata)
+        try:
+            written = await writer.write(metadata)
+        except WaybillError:
+            await self._remove_staged(writer.copying.made)
+            raise
         data = self._manifest(written, await self._headers(written))
         digest = hashlib.sha256(data).hexdigest()
         if written.single is not None:
@@ -139,6 +144,7 @@ class _VolumeJob:
             there = await writer.upload.complete()
         await self.archive.put_new(manifest_key(self.volume.key), data)
         notes = [] if written.single is not None else await self._tag(digest, there)
+        notes += await self._remove_staged(writer.copying.made)
         return await self._sidecars(there, written, digest, notes)
 
     async def _refuse_foreign(self, there: Head, journal: PartJournal) -> None:
@@ -168,6 +174,7 @@ class _VolumeJob:
                 "move both away, or plan again if the plate changed."
             )
         notes = await self._tag(manifest.sha256, there) if MANIFEST_METADATA not in there.metadata else []
+        notes += await self._remove_staged()
         done = Written(None, head.stored_bytes, head.stored_crc64nvme, (), {}, 0, head.upload_parts, None)
         return await self._sidecars(there, done, manifest.sha256, [*notes, "found finished"])
 
@@ -273,6 +280,11 @@ class _VolumeJob:
         except WaybillError as error:
             return [f"{unmarked}, only its plan's: {error}"]
         return []
+
+    async def _remove_staged(self, made: Collection[tuple[str, str | None]] = ()) -> list[str]:
+        if self.plan.settings.copy_by != "server":
+            return []
+        return await remove_staged(self.archive, self.volume.key, made)
 
     async def _sidecars(self, there: Head, written: Written, digest: str, notes: Sequence[str]) -> VolumeResult:
         base = base_of(self.volume.key)

@@ -34,6 +34,7 @@ from include.plates.models import (
     ArchiveResult,
     ArchiveSettings,
     Layout,
+    Level,
     ManifestMember,
     Outcome,
     Plate,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from include.plates.restore_target import Sink
 
 Options = argparse.Namespace
-_OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib", "copy_from_bytes": "--copy-from-mib"}
+_OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib"}
 R = TypeVar("R")
 
 
@@ -137,7 +138,10 @@ async def _archive(options: Options, planned: PlatePlan, access: S3Access, repor
 
 async def verify(options: Options) -> int:
     verdicts, status = await _verify(options)
-    rows = [(v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or "all proved") for v in verdicts]
+    rows = [
+        (v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or f"all proved, {v.level.words}")
+        for v in verdicts
+    ]
     _show(options, verdicts, ("tag", "outcome", "objects", "bytes", "reasons"), rows)
     for verdict in verdicts:
         if verdict.outcome is Outcome.VERIFIED and not options.json:
@@ -232,6 +236,7 @@ async def delete(options: Options) -> int:
         retention=options.retention,
         undo_days=options.undo_days,
         older_versions=options.older_versions,
+        needs=Level(options.needs),
     )
     layout, plate = _layout(options), _plates(options)[0]
     async with _access(options) as access:
@@ -294,10 +299,12 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
             )
             return kept
     with screen.bars() as report:
-        verdict = await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
+        level = Level(options.proof) if kept is None else kept.level
+        verdict = await verify_archive(plate, layout, source=source, archive=cold, level=level, on_progress=report)
     if kept is not None:
         verdict = _renewed(kept, verdict)
-    if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve:
+    enough = verdict.level is Level.READ_BACK or options.needs == Level.STORE_PROVED
+    if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve and enough:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(verdict.model_dump_json())
     return verdict
@@ -314,13 +321,15 @@ def _renewed(kept: Verdict, fresh: Verdict) -> Verdict:
 async def _verify(options: Options) -> tuple[list[Verdict], int]:
     from include.plates.verify import verify_archive
 
-    layout = _layout(options)
+    layout, level = _layout(options), Level(options.proof)
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
         with screen.bars() as report:
             return await _each(
                 options,
-                lambda plate: verify_archive(plate, layout, source=source, archive=cold, on_progress=report),
+                lambda plate: verify_archive(
+                    plate, layout, source=source, archive=cold, level=level, on_progress=report
+                ),
             )
 
 
@@ -337,14 +346,14 @@ async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProg
 def _settings(options: Options, layout: Layout) -> ArchiveSettings:
     """How tarballs are written. Raises RequestError with every fault of these options."""
     compression = options.compression or layout.compression
-    problems = compression_faults(compression, options.level, options.copy_from_mib, ("--level", "--copy-from-mib"))
+    problems = compression_faults(compression, options.level, options.copy_by == "server", ("--level", "--copy-by"))
     try:
         settings = ArchiveSettings(
             compression=compression,
             level=options.level,
             part_bytes=options.part_mib * MIB,
             volume_bytes=min(options.volume_gib * GIB, 9_900 * options.part_mib * MIB),
-            copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
+            copy_by=options.copy_by,
         )
     except ValidationError as error:
         faults = error.errors(include_input=False)

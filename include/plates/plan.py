@@ -66,8 +66,8 @@ async def plan_plate(
         problems.append(contradiction(contradicted))
     if not any(listed):
         problems.append(f"plate {plate.plate_id_full} has no object under any of its {len(listed)} prefixes")
-    if settings.copy_from_bytes and settings.compression != "none":
-        problems.append("copying inside the store (copy_from_bytes) needs compression none")
+    if settings.copy_by == "server" and settings.compression != "none":
+        problems.append("copying inside the store (copy_by) needs compression none")
     inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
     objects = await inspector.run([one for part in listed for one in part])
     problems += inspector.problems()

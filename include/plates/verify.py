@@ -23,7 +23,7 @@ from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare, contradiction
 from include.plates.layout import fill, problems_of, tag_of
-from include.plates.models import GROUP_LIMIT, Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.models import GROUP_LIMIT, Check, Layout, Level, Outcome, Plate, Verdict, VolumeProof
 from include.plates.same_bytes import member_of_row, same_bytes
 from include.plates.script_archive import NO_MANIFEST, Compared, compare_script_archive, find_script_tarballs
 from include.plates.verify_evidence import (
@@ -34,6 +34,7 @@ from include.plates.verify_evidence import (
     parse_manifest,
     plan_digest,
 )
+from include.plates.verify_store import provable, prove_by_checksums
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import SourceChanged
@@ -50,11 +51,15 @@ async def verify_archive(
     *,
     source: Bucket,
     archive: Bucket,
+    level: Level = Level.READ_BACK,
     write_documents: bool = True,
     clock: Callable[[], float] = time.time,
     on_progress: OnProgress = silent,
 ) -> Verdict:
     """Reads the plate's manifests and tarballs from the archive bucket and the plate's listing from the live one.
+
+    With `level` store-proved, a tarball whose checksum follows from those of its sources is not read (verify_store.py);
+    others are. The verdict says how far it goes.
 
     When all is verified, and `write_documents`, it writes what only a verified archive may have: a `.md5` that the
     archiver could not make (after a resume) and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
@@ -63,7 +68,7 @@ async def verify_archive(
     if unfit:
         raise RequestError(unfit)
     began = clock()
-    work = _Verification(plate, layout, source, archive, on_progress)
+    work = _Verification(plate, layout, source, archive, level, on_progress)
     try:
         await work.volumes()
         await work.compare_source()
@@ -80,11 +85,20 @@ async def verify_archive(
 
 
 class _Verification:
-    def __init__(self, plate: Plate, layout: Layout, source: Bucket, archive: Bucket, on_progress: OnProgress):
+    def __init__(
+        self,
+        plate: Plate,
+        layout: Layout,
+        source: Bucket,
+        archive: Bucket,
+        level: Level,
+        on_progress: OnProgress,
+    ):
         self._plate = plate
         self._layout = layout
         self._source = source
         self._archive = archive
+        self._level = level
         self._on_progress = on_progress
         self._tag = tag_of(layout, plate)
         self._done: list[Evidence] = []
@@ -148,6 +162,10 @@ class _Verification:
         if volume.there is None:
             self.say("V4", Outcome.MISMATCH, f"the tarball {volume.key} is missing")
             return
+        if self._level is Level.STORE_PROVED and provable(volume, volume.there):
+            await self._bound(volume, volume.there)
+            await self._prove_by_checksums(volume, volume.there)
+            return
         if volume.there.cold:
             self.say("V4", Outcome.UNVERIFIABLE, f"{volume.key} lies in an archived storage class: restore it first")
             return
@@ -195,6 +213,30 @@ class _Verification:
         except WaybillError:
             return None
         return {tag["Key"]: str(tag["Value"]) for tag in answer.get("TagSet", [])}.get("waybill-manifest-sha256")
+
+    # Not reading it
+
+    async def _prove_by_checksums(self, volume: Evidence, there: Head) -> None:
+        """V2 to V4 by the checksums that the two stores keep."""
+        volume.level = Level.STORE_PROVED
+        if volume.head["stored_bytes"] != there.size:
+            sizes = f"{there.size} bytes are stored, {volume.head['stored_bytes']} were sent"
+            self.say("V3", Outcome.MISMATCH, f"{volume.key}: {sizes}")
+            return
+        try:
+            proof = await prove_by_checksums(volume, there, self._source, self._archive, self._on_progress)
+        except (Damaged, SourceChanged) as error:
+            self.say("V3", Outcome.MISMATCH, f"{volume.key}: {error}")
+            return
+        if proof.wrong:
+            self.say("V3", Outcome.MISMATCH, f"{volume.key}: {_few(proof.wrong)}")
+            return
+        sources = f"{proof.by_checksum} sources by the CRC64NVME that the store keeps, {proof.read} read"
+        self.say("V2", Outcome.VERIFIED, f"{volume.key}: {sources}")
+        crc = "the CRC64NVME that the store keeps is the one that follows from its sources and headers"
+        self.say("V3", Outcome.VERIFIED, f"{volume.key}: {there.size} bytes, {crc}")
+        members = f"{len(volume.rows)} members at their places by that checksum, store-proved and not read back"
+        self.say("V4", Outcome.VERIFIED, f"{volume.key}: {members}")
 
     # Reading the stored object
 
@@ -398,6 +440,8 @@ class _Verification:
             return verdict
         try:
             for volume in self._done:
+                if not volume.md5:
+                    continue  # store-proved: nothing was read that an MD5 could be of
                 base = volume.manifest_key.removesuffix(".manifest.jsonl.zst")
                 await self._archive.put_new(base + ".md5", listings.md5_line(volume.md5, volume.key.rsplit("/", 1)[-1]))
             rows = [row for volume in self._done for row in volume.objects]
@@ -427,6 +471,7 @@ def _proof(volume: Evidence) -> VolumeProof:
         manifest_key=volume.manifest_key,
         manifest_sha256=volume.manifest_sha256,
         members=len(volume.rows),
+        level=volume.level,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import zstandard
 
 from include.core.errors import VerificationError
+from include.plates.models import Level
 from include.plates.verify_tar import Found
 from include.s3.bucket import Head
 
@@ -35,6 +36,7 @@ class Evidence:
     crc: str = ""
     found: list[Found] = field(default_factory=list)
     seen_frames: Sequence[tuple[int, int, int, int]] = ()
+    level: Level = Level.READ_BACK
 
     @property
     def objects(self) -> list[Mapping[str, Any]]:

@@ -425,54 +425,6 @@ def test_with_kms_an_etag_is_no_md5_and_is_not_taken_for_one(bench: Bench):
         assert run(secret.verify(one)).outcome is Outcome.VERIFIED
 
 
-# Copies inside the store
-
-
-def test_large_members_are_copied_by_the_store_and_proved_by_their_sources_md5(bench: Bench):
-    one = full_plate(bench)
-    big = f"{ROOT}/workspace/backend/BBBC022/20586/big.sqlite"
-    bench.put({big: servers.noise("big", 21 * MIB)})
-    bench.settings = SETTINGS["none"].model_copy(update={"copy_from_bytes": 20 * MIB})
-    plan = run(bench.plan(one))
-    with proxied(bench.url) as front:
-        run(through(bench, front).archive_it(plan))
-        copies = [r for r in front.requests if "x-amz-copy-source" in r.header_names]
-    assert len(copies) == 1 and "x-amz-copy-source-if-match" in copies[0].header_names
-    assert with_tarfile(bench.get(BACKEND + ".tar"), "none")[big] == bench.files[big]
-    assert BACKEND + ".md5" not in bench.keys(bench.cold)
-    assert run(bench.verify(one)).outcome is Outcome.VERIFIED
-    data = bench.get(BACKEND + ".tar")
-    assert bench.get(BACKEND + ".md5").decode().startswith(hashlib.md5(data).hexdigest())
-
-
-def test_a_source_changed_while_it_is_copied_is_seen_although_the_store_ignores_the_condition(bench: Bench):
-    one = full_plate(bench)
-    big = f"{ROOT}/workspace/backend/BBBC022/20586/big.sqlite"
-    bench.put({big: servers.noise("big", 21 * MIB)})
-    bench.settings = SETTINGS["none"].model_copy(update={"copy_from_bytes": 20 * MIB})
-    plan = run(bench.plan(one))
-
-    def change(request: proxy.Call, _: proxy.Forward) -> None:
-        if "x-amz-copy-source" in request.headers:
-            bench.client.put_object(Bucket=bench.live, Key=big, Body=servers.noise("other", 21 * MIB))
-
-    with proxied(bench.url) as front:
-        front.add(change, proxy.ignore_headers("x-amz-copy-source-if-match"))
-        with pytest.raises(SourceChanged):
-            run(through(bench, front).archive_it(plan))
-    assert BACKEND + ".tar" not in bench.keys(bench.cold)
-
-
-def test_a_store_that_cannot_copy_fails_before_anything_is_joined(real: Bench):
-    """rclone takes a part copy for a part of nothing; the parts are compared with the store before they are joined."""
-    one = full_plate(real)
-    real.put({f"{ROOT}/workspace/backend/BBBC022/20586/big.sqlite": servers.noise("big", 21 * MIB)})
-    real.settings = SETTINGS["none"].model_copy(update={"copy_from_bytes": 20 * MIB})
-    with pytest.raises(WaybillError):
-        run(real.archive_it(run(real.plan(one))))
-    assert BACKEND + ".tar" not in real.keys(real.cold)
-
-
 # Crashes and lost answers
 
 

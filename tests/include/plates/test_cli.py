@@ -106,14 +106,14 @@ def test_bad_input_is_2_and_an_unreachable_store_4(bench: Bench, monkeypatch: py
 
 def test_every_fault_of_the_options_is_told_at_once(capsys: pytest.CaptureFixture[str]):
     ids = ["--project", PROJECT, "--batch", BATCH]
-    wrong = ["--source", "s", "--level", "12", "--copy-from-mib", "5", "--part-mib", "1"]
+    wrong = ["--source", "s", "--level", "12", "--copy-by", "server", "--part-mib", "1"]
     assert main(["archive", *ids, *wrong]) == 2
     told = capsys.readouterr().err.splitlines()
     for word in (
         "give --plate-id",
         "source: layout broad2018 does not use it",
         "--level",
-        "--copy-from-mib",
+        "--copy-by",
         "--part-mib",
     ):
         assert any(line.startswith(f"refused: {word}") for line in told), word

@@ -186,40 +186,6 @@ def test_every_gzip_level_is_one_plain_gzip_member_and_named_after_what_wrote_it
     assert cutting.codec_name("gzip", level).split()[0] == ("isal" if 1 <= level <= 3 else "zlib")
 
 
-SIZE_LISTS = st.lists(st.one_of(st.integers(0, 5000), st.integers(0, 200 * MIB)), min_size=1, max_size=30)
-
-
-@given(SIZE_LISTS, st.sampled_from([None, 10 * MIB, 64 * MIB]))
-def test_parts_tile_the_volume_and_none_but_the_last_is_too_small(sizes: list[int], copy_from: int | None):
-    members = list(place([(f"m{n:03}", source(f"m{n:03}", size)) for n, size in enumerate(sizes)], 0))
-    total = members[-1].end + len(END_MARKER)
-    settings = ArchiveSettings(compression="none", copy_from_bytes=copy_from, part_bytes=32 * MIB)
-    parts = cutting.cut_raw(members, total, settings)
-    assert [p.number for p in parts] == list(range(1, len(parts) + 1))
-    assert [p.start for p in parts] + [total] == [0] + [p.end for p in parts]
-    for part in parts[:-1]:
-        assert part.end - part.start >= 5 * MIB
-    for part in parts:
-        if part.copy is not None:
-            member = members[part.copy]
-            assert member.data_offset <= part.start < part.end <= member.data_end
-            assert part.end - part.start <= 5 * GIB
-
-
-def test_a_member_without_any_proof_is_never_copied_inside_the_store():
-    rows = [("a", dataclasses.replace(source("a", 100 * MIB), etag="x-3"))]
-    members = list(place(rows, 0))
-    settings = ArchiveSettings(compression="none", copy_from_bytes=10 * MIB)
-    assert all(part.copy is None for part in cutting.cut_raw(members, members[-1].end + 1024, settings))
-
-
-def test_a_24_gb_database_is_copied_in_five_gibibyte_pieces():
-    members = list(place([("a.sqlite", source("a.sqlite", 24 * 10**9))], 0))
-    settings = ArchiveSettings(compression="none", copy_from_bytes=100 * MIB)
-    parts = cutting.cut_raw(members, members[-1].end + 1024, settings)
-    assert [part.copy for part in parts] == [None, 0, 0, 0, 0, 0, None]
-
-
 @given(st.lists(st.integers(0, 700_000), min_size=1, max_size=25))
 @settings(max_examples=40)
 def test_volumes_split_on_members_and_hold_every_object_once(sizes: list[int]):
