@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # the command line plans without a request, and need not load
     from include.plates.request import BackupRequest
 
 PLAN_METADATA = "waybill-plan-sha256"
+_NOT_OURS = "exists already, and nothing says that Waybill made it: find out whose it is, and move it to another prefix"
+_DELETION = re.compile(r"\.(deleted|marked|purged)\.[0-9a-f]+\.jsonl$")
 FULL_ID_METADATA = "waybill-plate-id-full"
 _SHOWN = 5
 _SAMPLE = 6
@@ -261,7 +263,8 @@ async def _existing(
     clashes = []
     for key in found:
         head = await archive.head(key)
-        if head is None or await plan_digest_of(archive, head) == digests.get(key, ""):
+        plan = await plan_digest_of(archive, head) if head else None
+        if head is None or plan == digests.get(key, ""):
             continue
         whose = head.metadata.get(FULL_ID_METADATA, plate.plate_id_full)
         if whose != plate.plate_id_full:
@@ -269,8 +272,23 @@ async def _existing(
                 f"s3://{archive.name}/{key} holds another measurement, {whose}: name outputs by plate_id_full"
             )
         else:
-            clashes.append(f"s3://{archive.name}/{key} exists already and is not of this plan: move it away first")
+            clashes.append(f"s3://{archive.name}/{key} {await _earlier(base, archive) if plan else _NOT_OURS}")
     return tuple(sorted(found)), clashes
+
+
+async def _earlier(base: str, archive: Bucket) -> str:
+    """What to do about a tarball of an earlier archive of this plate: it may be the only copy of what it holds."""
+    async for one in archive.objects_under(base + ".", versions=False):
+        if _DELETION.search(one.key):
+            return (
+                f"is the archive of this plate, and objects of it were deleted since ({one.key} lists them): it may be the only "
+                "copy. Leave it where it is; plate_restore gives files back. To archive what is there now as well, move it to "
+                "another prefix together with the files beside it, and never delete it"
+            )
+    return (
+        "is an archive of this plate as it was before: it may hold what is no longer there. Keep it; to archive what is there "
+        "now as well, move it to another prefix together with the files beside it"
+    )
 
 
 async def plan_digest_of(archive: Bucket, head: Head) -> str | None:
