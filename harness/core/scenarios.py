@@ -266,7 +266,7 @@ async def _others_have_jobs_alike(remote: Remote, lie: str) -> None:
             one.fault(**remote.write, **rule)
             try:
                 await one.live(one.process())
-            except EndsRed as error:  # it takes several for ours
+            except NotConforming as error:  # it takes several for ours, or waits for the end of another's
                 raise NotConforming(f"{lie}: {error}") from error
             taken = {row.external_id for row in one.rows()} & alike
             if taken:
