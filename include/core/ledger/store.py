@@ -20,7 +20,7 @@ from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
 from include.core.ledger.clock import Time, must_be_noted
 from include.core.ledger.intents import check_hold, check_intent, check_owner, reserved
-from include.core.ledger.odd_values import storable, storable_id
+from include.core.ledger.odd_values import facts_of, storable, storable_id
 from include.core.ledger.quota import QuotaUser
 from include.core.ledger.reading import LedgerReader
 from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, long_values
@@ -266,7 +266,7 @@ class Ledger(LedgerReader):
         An id that no database keeps is kept in another spelling, and as it came in detail `remote_id`. Raises LedgerError where
         the attempt has meanwhile been replaced or cancelled: the id is kept all the same.
         """
-        facts, kept = storable(detail), storable_id(external_id)
+        facts, kept = facts_of(detail), storable_id(external_id)
         if kept is None:
             raise RequestError(
                 f"{attempt}: the remote id {printable(external_id)} names nothing: give the one that it has there"
@@ -326,11 +326,15 @@ class Ledger(LedgerReader):
                 if now.state in (State.ACCEPTED, State.SENT):  # written before, or its job was found meanwhile
                     return now, True
                 if now.state in (State.SENDING, State.IN_DOUBT, State.HELD):
-                    facts = {**now.detail, **detail, "named_by": tx.now + named_within}
+                    facts = {**now.detail, **facts_of(detail), "named_by": tx.now + named_within}
                     values = {"state": State.ACCEPTED, "accept_deadline": tx.now, "detail": facts}
                     return tx.change(now, values, why="accepted, not named yet"), True
-            late = {"detail": {**now.detail, "late_acceptance": detail}, **_accepted_now(now, tx.now)}
-            return tx.change(now, late, why="late answer of a replaced attempt"), False
+            late = now.detail.get("late_acceptances", [])
+            if any(one["attempt"] == attempt.fencing_token for one in late):  # written before
+                return now, False
+            late = [*late, {"attempt": attempt.fencing_token, "said": detail}]
+            values = {"detail": {**now.detail, "late_acceptances": late}, **_accepted_now(now, tx.now)}
+            return tx.change(now, values, why="late answer of a replaced attempt"), False
 
     def _record_sent(
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
