@@ -21,8 +21,9 @@ from include.core.errors import NotFound, RequestError, VerificationError, Waybi
 from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare
-from include.plates.layout import fill, problems_of, tag_of
+from include.plates.layout import BROAD2018, fill, problems_of, tag_of
 from include.plates.models import Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.proof import OF_THE_TARBALL, TarballVerdict, write_proofs
 from include.plates.verify_evidence import (
     Evidence,
     base64_of,
@@ -67,7 +68,30 @@ async def verify_archive(
     verdict = work.verdict()
     if write_documents:
         verdict = await work.documents(verdict)
+        await write_proofs(archive, verdict)
     return verdict
+
+
+async def verify_tarball(manifest_key: str, *, archive: Bucket, on_progress: OnProgress = silent) -> TarballVerdict:
+    """Reads one tarball back and proves it by its manifest alone (V3, V4 and V5): its source may be gone.
+
+    Raises NotFound where there is no manifest, VerificationError for one that is not whole, and the store's errors.
+    """
+    volume = parse_manifest(manifest_key, await archive.read_all(manifest_key))
+    head = volume.head
+    plate = Plate(
+        **{name: str(head.get(name, "")) for name in ("project", "source", "batch", "plate_id", "plate_id_full")}
+    )
+    work = _Verification(plate, BROAD2018, archive, archive, on_progress)  # neither layout nor source is asked
+    expected = manifest_key.removesuffix(".manifest.jsonl.zst") + _EXTENSION.get(str(head["compression"]), "?")
+    if head["key"] == expected:
+        await work.stored(volume)
+    else:
+        work.say("V5", Outcome.MISMATCH, f"{manifest_key} is about {head['key']}, not about {expected}")
+    checks = tuple(check for check in work.verdict().checks if check.name in OF_THE_TARBALL)
+    outcomes = {check.outcome for check in checks}
+    outcome = next((o for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE) if o in outcomes), Outcome.VERIFIED)
+    return TarballVerdict(outcome=outcome, checks=checks, volume=_proof(volume))
 
 
 class _Verification:
@@ -114,23 +138,28 @@ class _Verification:
             self.say("V5", Outcome.MISMATCH, f"{manifest_key} is about {said}, not about {ids}")
             return
         self._done.append(volume)
+        if await self.stored(volume):
+            await self._compare_with_etags(volume)
+
+    async def stored(self, volume: Evidence) -> bool:
+        """V3 to V5: the tarball as it lies there against its manifest. False where it was not read to its end."""
         volume.there = await self._archive.head(volume.key)
         if volume.there is None:
             self.say("V4", Outcome.MISMATCH, f"the tarball {volume.key} is missing")
-            return
+            return False
         if volume.there.cold:
             self.say("V4", Outcome.UNVERIFIABLE, f"{volume.key} lies in an archived storage class: restore it first")
-            return
+            return False
         await self._bound(volume, volume.there)
         try:
             await self._read(volume, volume.there)
         except (Damaged, SourceChanged) as error:
             self.say("V4", Outcome.MISMATCH, f"{volume.key}: {error}")
-            return
+            return False
         await self._compare_md5_file(volume)
         self._compare_stored(volume, volume.there)
         self._compare_members(volume)
-        await self._compare_with_etags(volume)
+        return True
 
     async def _bound(self, volume: Evidence, there: Head) -> None:
         """V5: the manifest is the tarball's own: by its digest where the store keeps one, and by the plan's digest."""
