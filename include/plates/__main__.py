@@ -1,4 +1,4 @@
-"""`python -m include.plates plan|archive|verify|ls|restore|delete`: the engine without Airflow.
+"""`python -m include.plates plan|archive|verify|ls|restore|delete|where|index`: the engine without Airflow.
 
 Credentials, region and profile come from the usual AWS environment. The exit status is 0 only when what is printed is
 proved: 1 a problem, mismatch or refusal, 2 bad input, 3 unverifiable, 4 the store failed (run again to continue).
@@ -54,7 +54,24 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--part", action="append", default=[])
     _restore(commands.add_parser("restore", parents=[common], help="whole plates, parts or single files"))
     _delete(commands.add_parser("delete", parents=[common, journal], help="delete what a fresh verification proves"))
+    _where(commands)
     return top
+
+
+def _where(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    known = argparse.ArgumentParser(add_help=False)
+    known.add_argument(
+        "--prefix", action="append", default=[], help="s3://bucket/prefix of tarballs; default: all known"
+    )
+    known.add_argument("--index", type=Path, help="file of the index; default: index.sqlite beside the journals")
+    known.add_argument("--endpoint-url", help="another S3-compatible store")
+    known.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    where = commands.add_parser("where", parents=[known], help="which tarball holds a file, and where in it")
+    where.add_argument("names", nargs="+", metavar="NAME", help="a key, the end of a key, or a pattern")
+    where.add_argument("--most", type=int, default=100, help="hits for each name")
+    where.add_argument("--no-refresh", action="store_true", help="answer from the index as it is; its age is told")
+    index = commands.add_parser("index", parents=[known], help="bring the index up to date, or make it anew")
+    index.add_argument("--rebuild", action="store_true", help="forget all, also what is gone, and read every manifest")
 
 
 def _restore(command: argparse.ArgumentParser) -> None:

@@ -180,6 +180,18 @@ async def delete(options: Options) -> int:
     return 0 if done.complete else 1
 
 
+async def where(options: Options) -> int:
+    from include.plates import where_cli
+
+    return await where_cli.where(options)
+
+
+async def index(options: Options) -> int:
+    from include.plates import where_cli
+
+    return await where_cli.index(options)
+
+
 async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Options) -> Verdict:
     """The verdict that a deletion rests on: fresh, or the one kept when the deletion first began (its own doing since)."""
     from include.plates.verify import verify_archive
@@ -301,4 +313,6 @@ COMMANDS: dict[str, Callable[[Options], Coroutine[Any, Any, int]]] = {
     "ls": ls,
     "restore": restore_files,
     "delete": delete,
+    "where": where,
+    "index": index,
 }

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from include.core.errors import VerificationError, WaybillError
+from include.core.errors import WaybillError
 from include.plates.models import Check, Frozen, Outcome, Verdict, VolumeProof
 from include.s3.bucket import Bucket
 
@@ -109,11 +109,16 @@ def proof_of(
         manifest_key=volume.manifest_key,
         manifest_sha256=volume.manifest_sha256,
         outcome=Outcome.MISMATCH if wrong else Outcome.VERIFIED,
-        how=how or getattr(volume, "level", "read_back"),
+        how=how or _how(volume),
         at=time_text(now),
         by=by,
         detail="; ".join(f"{check.name}: {check.detail}" for check in wrong),
     )
+
+
+def _how(volume: VolumeProof) -> How:
+    level = str(getattr(volume, "level", "read_back"))
+    return "store_proved" if level == "store_proved" else "read_back"
 
 
 async def write_proof(archive: Bucket, proof: Proof) -> None:
@@ -130,11 +135,3 @@ async def write_proofs(archive: Bucket, verdict: Verdict) -> None:
                 await write_proof(archive, proof)
         except WaybillError:
             return
-
-
-async def read_proof(archive: Bucket, key: str) -> Proof | None:
-    """The proof that lies under this key, None where it is none. Raises the store's errors."""
-    try:
-        return parse_proof(await archive.read_all(key))
-    except VerificationError:
-        return None

@@ -79,9 +79,8 @@ async def verify_tarball(manifest_key: str, *, archive: Bucket, on_progress: OnP
     """
     volume = parse_manifest(manifest_key, await archive.read_all(manifest_key))
     head = volume.head
-    plate = Plate(
-        **{name: str(head.get(name, "")) for name in ("project", "source", "batch", "plate_id", "plate_id_full")}
-    )
+    ids = {name: str(head.get(name, "")) for name in ("project", "source", "batch", "plate_id", "plate_id_full")}
+    plate = Plate.model_validate(ids)
     work = _Verification(plate, BROAD2018, archive, archive, on_progress)  # neither layout nor source is asked
     expected = manifest_key.removesuffix(".manifest.jsonl.zst") + _EXTENSION.get(str(head["compression"]), "?")
     if head["key"] == expected:

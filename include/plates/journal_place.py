@@ -1,0 +1,48 @@
+"""Where the command line keeps its journals: in one place for each archive bucket, wherever a command is started.
+
+Invariant: the place depends on the user, the endpoint and the bucket, never on the working directory, or a command that is
+started elsewhere would send everything again and would not know what it has begun to delete.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+OLD_PLACE = Path(".waybill/plates")  # where earlier releases kept them, below the working directory
+
+
+def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where programs keep what must outlive them, by the XDG rule: a relative XDG_STATE_HOME does not count."""
+    given = Path(environment.get("XDG_STATE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".local" / "state") / "waybill" / "plates"
+
+
+def journal_folder(bucket: str, endpoint_url: str | None, say: Callable[[str], object]) -> Path:
+    """The folder of an archive bucket. Journals that an earlier release left in the working directory are taken over."""
+    host = urlsplit(endpoint_url).netloc if endpoint_url else "aws"
+    folder = state_folder() / re.sub(r"[^A-Za-z0-9.-]", "_", f"{host}_{bucket}")
+    if OLD_PLACE.is_dir():
+        for old in sorted(OLD_PLACE.iterdir()):
+            if not (folder / old.name).exists():
+                _take_over(old, folder)
+                say(f"the journal {old.resolve()} is taken over into {folder}; the old one is not used any more")
+    return folder
+
+
+def _take_over(old: Path, folder: Path) -> None:
+    """A copy, visible only once it is whole: another bucket's command may want the old one, too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{old.name}.{os.getpid()}"
+    try:
+        if old.is_dir():
+            shutil.copytree(old, partial)
+        else:
+            shutil.copy2(old, partial)
+        partial.rename(folder / old.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True) if partial.is_dir() else partial.unlink(missing_ok=True)
