@@ -24,7 +24,7 @@ from include.core.progress import OnProgress, Progress, silent
 from include.plates.file_names import is_named
 from include.plates.manifest import read_manifest
 from include.plates.models import Manifest, ManifestMember
-from include.plates.proof import MANIFEST_SUFFIX, Proof, parse_proof, proof_key
+from include.plates.proof import MANIFEST_SUFFIX, SUFFIX, Proof, parse_proof, proof_key
 from include.s3.bucket import Bucket, ListedObject
 
 FORMAT = 1
@@ -54,6 +54,7 @@ class Archived:
     store: str
     bucket: str
     manifest_key: str
+    manifest_bytes: int
     head: dict[str, Any]
     problem: str
     gone_at: float | None
@@ -73,7 +74,7 @@ class Archived:
 
 @dataclass(frozen=True)
 class Listing:
-    """What one listing of a prefix found. `tarballs_alone` are tarballs beside which no manifest lies."""
+    """What one listing of a prefix found. `tarballs_alone` and `proofs_alone` lie there without a manifest beside them."""
 
     prefix: str
     listed_at: float
@@ -83,6 +84,7 @@ class Listing:
     gone: tuple[str, ...]
     broken: tuple[str, ...]
     tarballs_alone: tuple[str, ...]
+    proofs_alone: tuple[str, ...]
 
 
 class FileIndex:
@@ -154,7 +156,8 @@ class FileIndex:
                 self._database.execute(changed, (now, self.store, archive.name, key))
             place = "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)"
             self._database.execute(place, (self.store, archive.name, prefix, now))
-            self._sweep()
+            if known.keys() & set(fresh):  # the rows of manifests that were replaced
+                self._database.execute("DELETE FROM files WHERE manifest NOT IN (SELECT id FROM manifests)")
         rows = self.archived(archive.name, prefix)
         bases = {key.removesuffix(MANIFEST_SUFFIX) for key in there}
         return Listing(
@@ -164,6 +167,9 @@ class FileIndex:
             read=len(fresh),
             files=files,
             gone=tuple(row.manifest_key for row in rows if row.gone_at is not None),
+            proofs_alone=tuple(
+                key for key in sorted(listed) if key.endswith(SUFFIX) and key.removesuffix(SUFFIX) not in bases
+            ),
             broken=tuple(f"{row.manifest_key}: {row.problem}" for row in rows if row.problem and row.gone_at is None),
             tarballs_alone=tuple(
                 key for key in sorted(listed) if (base := tarball_base(key)) is not None and base not in bases
@@ -181,7 +187,7 @@ class FileIndex:
             manifest, problem = None, str(error)
         head = manifest.head.model_dump_json() if manifest else "{}"
         with self._transaction():
-            # The rows of the one before are swept at the end of the refresh, all at once.
+            # The rows of the one before go at the end of the refresh, all at once.
             where = "store = ? AND bucket = ? AND key = ?"
             self._database.execute(f"DELETE FROM manifests WHERE {where}", (self.store, archive.name, listed.key))
             insert = "INSERT INTO manifests (store, bucket, key, mark, head, problem) VALUES (?, ?, ?, ?, ?, ?)"
@@ -229,12 +235,6 @@ class FileIndex:
         except NotFound:
             return None
         return proof.model_dump_json() if proof else None
-
-    def _sweep(self) -> None:
-        """Takes away the rows of manifests that were replaced."""
-        held = "SELECT DISTINCT manifest FROM files"
-        if self._one(f"SELECT EXISTS ({held} EXCEPT SELECT id FROM manifests)")[0]:
-            self._database.execute("DELETE FROM files WHERE manifest NOT IN (SELECT id FROM manifests)")
 
     # Asking it
 
@@ -295,8 +295,8 @@ class FileIndex:
 
 
 _COLUMNS = (
-    "id", "store", "bucket", "key", "head", "problem", "gone_at", "tarball", "tarball_etag", "tarball_bytes", "storage_class",
-    "proof",
+    "id", "store", "bucket", "key", "mark", "head", "problem", "gone_at", "tarball", "tarball_etag", "tarball_bytes",
+    "storage_class", "proof",
 )  # fmt: skip
 
 
@@ -316,6 +316,7 @@ class FileRow:
 def _archived(row: Sequence[Any]) -> Archived:
     values = dict(zip(_COLUMNS, row, strict=True))
     values["number"], values["manifest_key"] = values.pop("id"), values.pop("key")
+    values["manifest_bytes"] = int(values.pop("mark").split(":")[-2])
     values["head"] = json.loads(values["head"])
     values["tarball"], values["storage_class"] = values["tarball"] or "", values["storage_class"] or ""
     values["proof"] = parse_proof(values["proof"].encode()) if values["proof"] else None
