@@ -15,7 +15,7 @@ from include.core.progress import OnProgress, silent
 from include.core.text import few
 from include.plates.checksum_report import ChecksumReport
 from include.plates.drill_plan import DrillPlate, DrillTarball
-from include.plates.models import Check, Outcome, VolumeProof
+from include.plates.models import Check, Frozen, Outcome, VolumeProof
 from include.plates.plan import PLAN_METADATA
 from include.plates.proof import Proof, proof_of, write_proof
 from include.plates.verify import verify_tarball
@@ -25,6 +25,40 @@ from include.s3.errors import ColdObject
 
 State = Literal["sound", "damaged", "cold", "not looked at"]
 _REST = "all are in the document of this plate"
+
+
+class TarballLook(Frozen):
+    """How one tarball was found, and how that was seen. `read_bytes` is what was read of it and its manifest."""
+
+    key: str
+    state: State
+    how: str
+    why: str = ""
+    read_bytes: int = 0
+    proof: str = ""
+    stopped: bool = False  # the store did not let it be read: trying again may help
+
+
+class PlateLook(Frozen):
+    name: str
+    tarballs: tuple[TarballLook, ...]
+
+    @property
+    def state(self) -> str:
+        """That of its worst tarball; a cold one says how it was checked."""
+        states: tuple[State, ...] = ("damaged", "not looked at", "cold", "sound")
+        worst = next((state for state in states if any(t.state == state for t in self.tarballs)), "not looked at")
+        cold = sorted({tarball.how for tarball in self.tarballs if tarball.state == "cold"})
+        return f"cold: checked by {' and '.join(cold)}" if worst == "cold" else worst
+
+    @property
+    def stopped(self) -> bool:
+        return any(tarball.stopped for tarball in self.tarballs) and self.state != "damaged"
+
+    @property
+    def why(self) -> str:
+        said = [f"{tarball.key}: {tarball.why}" for tarball in self.tarballs if tarball.why]
+        return few(said, 3, _REST) or "read back byte for byte"
 
 
 async def look_at_plate(
@@ -52,16 +86,18 @@ async def _look(
     if tarball.fault:
         return TarballLook(key=key, state="damaged", how="the listing", why=tarball.fault)
     try:
+        there = await bucket.head(key) if tarball.cold else None
+        if there is not None and there.cold:
+            return await _cold(bucket, tarball, there, by, report)
         verdict = await verify_tarball(tarball.manifest_key, archive=bucket, on_progress=on_progress)
-        head = await bucket.head(key) if verdict.outcome is Outcome.UNVERIFIABLE else None
-        if head is not None and head.cold:
-            return await _cold(bucket, tarball, head, by, report)
     except VerificationError as error:
         return TarballLook(key=key, state="damaged", how="reading", why=str(error))
     except ColdObject as error:
         return TarballLook(key=key, state="not looked at", how="", why=str(error))
     except WaybillError as error:
-        return TarballLook(key=key, state="not looked at", how="", why=f"the store did not let it be read: {error}")
+        return TarballLook(
+            key=key, state="not looked at", how="", why=f"the store did not let it be read: {error}", stopped=True
+        )
     proof = proof_of(verdict.volume, verdict.checks, by=by, now=now)
     told = await _renewed(bucket, proof)
     facts: dict[str, Any] = {

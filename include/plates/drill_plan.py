@@ -37,7 +37,9 @@ class DrillTarball(Frozen):
 
     @property
     def read_bytes(self) -> int:
-        return 0 if self.cold or self.fault else self.stored_bytes + self.manifest_bytes
+        if self.fault:
+            return 0
+        return self.manifest_bytes if self.cold else self.stored_bytes + self.manifest_bytes
 
     @property
     def requests(self) -> int:
@@ -84,40 +86,6 @@ class DrillPlan(Frozen):
         return chance(self.plates_there, sum(not plate.left_out for plate in self.drawn), damaged)
 
 
-def chance(self, damaged: int = 1) -> float:
-    """How likely it is that a drill of this size meets at least one of so many damaged plates."""
-    return chance(self.plates_there, sum(not plate.left_out for plate in self.drawn), damaged)
-
-
-class TarballLook(Frozen):
-    """How one tarball was found, and how that was seen. `read_bytes` is what was read of it and its manifest."""
-
-    key: str
-    state: State
-    how: str
-    why: str = ""
-    read_bytes: int = 0
-    proof: str = ""
-
-
-class PlateLook(Frozen):
-    name: str
-    tarballs: tuple[TarballLook, ...]
-
-    @property
-    def state(self) -> str:
-        """That of its worst tarball; a cold one says how it was checked."""
-        states: tuple[State, ...] = ("damaged", "not looked at", "cold", "sound")
-        worst = next((state for state in states if any(t.state == state for t in self.tarballs)), "not looked at")
-        cold = sorted({tarball.how for tarball in self.tarballs if tarball.state == "cold"})
-        return f"cold: checked by {' and '.join(cold)}" if worst == "cold" else worst
-
-    @property
-    def why(self) -> str:
-        said = [f"{tarball.key}: {tarball.why}" for tarball in self.tarballs if tarball.why]
-        return few(said, 3, _REST) or "read back byte for byte"
-
-
 def chance(plates: int, looked_at: int, damaged: int = 1) -> float:
     """The probability that a sample meets at least one of `damaged` plates: 1 - C(n - d, k) / C(n, k)."""
     if plates <= 0 or damaged <= 0:
@@ -135,19 +103,19 @@ async def plan_drill(
 
     The same seed draws the same plates while the archive is the same, and a new plate changes no other's place in the draw.
     """
-    there: dict[tuple[str, str], list[Archived]] = defaultdict(list)
+    there: dict[tuple[str, str], dict[str, Archived]] = defaultdict(dict)
     buckets: dict[str, Bucket] = {}
     faults: list[str] = []
     for bucket, listing, rows in listed:
         buckets[bucket.name] = bucket
         faults += await _faults(bucket, listing)
         for row in rows:
-            if row.head and row not in (group := there[bucket.name, _base(row)]):
-                group.append(row)
+            if row.head:  # one that could not be read is among the faults
+                there[bucket.name, _base(row)][row.manifest_key] = row
     order = sorted(there, key=lambda plate: hashlib.sha256("\n".join((seed, *plate)).encode()).digest())
     drawn, left = [], max_gib * GIB
     for bucket_name, base in order[:plates]:
-        plate = await _plate(buckets[bucket_name], base, there[bucket_name, base])
+        plate = await _plate(buckets[bucket_name], base, list(there[bucket_name, base].values()))
         if plate.read_bytes > left:
             why = f"it would read {format_bytes(plate.read_bytes)}, and {format_bytes(left)} of max_gib are left"
             plate = plate.model_copy(update={"left_out": why})
@@ -156,7 +124,9 @@ async def plan_drill(
         drawn.append(plate)
     chosen = {(plate.bucket, plate.base) for plate in drawn}
     for place in sorted(there.keys() - chosen):
-        faults += [f"{tarball.key}: {tarball.fault}" for tarball in _tarballs(there[place]) if tarball.fault]
+        faults += [
+            f"{tarball.key}: {tarball.fault}" for tarball in _tarballs(list(there[place].values())) if tarball.fault
+        ]
     return DrillPlan(seed=seed, plates_there=len(there), drawn=tuple(drawn), faults=tuple(dict.fromkeys(faults)))
 
 
@@ -227,8 +197,6 @@ def _tarballs(rows: Sequence[Archived]) -> list[DrillTarball]:
 def _fault(row: Archived) -> str:
     if row.gone_at is not None:
         return f"its manifest was there, and is missing since {time_text(row.gone_at)[:10]} at the latest"
-    if row.problem:
-        return row.problem
     if row.tarball_etag is None:
         return "the tarball is missing"
     if row.tarball_bytes != row.head["stored_bytes"]:

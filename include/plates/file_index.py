@@ -18,10 +18,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from include.core.errors import NotFound, RequestError, VerificationError
 from include.core.progress import OnProgress, Progress, silent
 from include.plates.file_names import is_named
+from include.plates.layout import manifest_key
 from include.plates.manifest import read_manifest
 from include.plates.models import Manifest, ManifestMember
 from include.plates.proof import MANIFEST_SUFFIX, SUFFIX, Proof, parse_proof, proof_key
@@ -181,6 +183,8 @@ class FileIndex:
         try:
             manifest: Manifest | None = await read_manifest(archive, listed.key)
             problem = ""
+            if manifest is not None and manifest_key(manifest.head.key) != listed.key:
+                manifest, problem = None, f"it is about another tarball, {manifest.head.key}"
         except NotFound:
             return 0  # it went away since it was listed: the next listing tells
         except VerificationError as error:
@@ -337,3 +341,8 @@ def _split(key: str) -> tuple[str, str]:
 def tarball_base(key: str) -> str | None:
     """A tarball's key without its extension; None for anything else."""
     return next((key.removesuffix(suffix) for suffix in TARBALL_SUFFIXES if key.endswith(suffix)), None)
+
+
+def store_of(endpoint_url: str | None) -> str:
+    """How a store is told from others in an index."""
+    return urlsplit(endpoint_url).netloc if endpoint_url else "aws"

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from include.core import terminal as screen
 from include.core.errors import RequestError, WaybillError
 from include.core.text import pluralize
-from include.plates.file_index import FileIndex, Listing
+from include.plates.file_index import FileIndex, Listing, store_of
 from include.plates.journal_place import state_folder
 from include.plates.where import Answer, answer, places_of
 from include.s3.bucket import S3Access
@@ -84,11 +84,6 @@ def index_path(options: Options) -> Path:
     """One file for all stores and buckets, in the folder of the journals, wherever the command is started."""
     found: Path = options.index or state_folder() / "index.sqlite"
     return found
-
-
-def store_of(endpoint_url: str | None) -> str:
-    """How a store is told from others."""
-    return urlsplit(endpoint_url).netloc if endpoint_url else "aws"
 
 
 def prefix_of(uri: str) -> Prefix:
