@@ -23,7 +23,7 @@ it; what lies in cold storage is not restored, but compared with what S3 says of
 S3's checksum of it is right. `not looked at`: with the reason, as `max_gib`.
 
 **When it is red.** The outcome in the log of *receipt* (or XCom `outcome`) names the plates, and the receipt what to do. A
-damaged plate stops no other. *Clear* a *drill* that could not read: nothing but proof documents is written, so it may be repeated.
+damaged plate stops no other. *Clear* a *drill* that could not read: it writes nothing but proof documents, and may be repeated.
 """
 
 from __future__ import annotations

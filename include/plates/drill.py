@@ -36,7 +36,6 @@ class TarballLook(Frozen):
     why: str = ""
     read_bytes: int = 0
     proof: str = ""
-    stopped: bool = False  # the store did not let it be read: trying again may help
 
 
 class PlateLook(Frozen):
@@ -52,10 +51,6 @@ class PlateLook(Frozen):
         return f"cold: checked by {' and '.join(cold)}" if worst == "cold" else worst
 
     @property
-    def stopped(self) -> bool:
-        return any(tarball.stopped for tarball in self.tarballs) and self.state != "damaged"
-
-    @property
     def why(self) -> str:
         said = [f"{tarball.key}: {tarball.why}" for tarball in self.tarballs if tarball.why]
         return few(said, 3, _REST) or "read back byte for byte"
@@ -69,14 +64,19 @@ async def look_at_plate(
     report: ChecksumReport | None = None,
     now: float | None = None,
     on_progress: OnProgress = silent,
-) -> PlateLook:
-    """Looks at every tarball of a plate and renews its proof. One that fails stops no other."""
+) -> tuple[PlateLook, WaybillError | None]:
+    """Looks at every tarball of a plate and renews its proof. One that the store did not let be read stops no other; its
+    error, the first, comes with the look."""
     bucket = access.bucket(plate.bucket)
-    looks = [
-        await _look(bucket, tarball, by, time.time() if now is None else now, report, on_progress)
-        for tarball in plate.tarballs
-    ]
-    return PlateLook(name=plate.name, tarballs=tuple(looks))
+    at, looks, errors = time.time() if now is None else now, [], []
+    for tarball in plate.tarballs:
+        try:
+            looks.append(await _look(bucket, tarball, by, at, report, on_progress))
+        except WaybillError as error:
+            errors.append(error)
+            why = f"the store did not let it be read: {error}"
+            looks.append(TarballLook(key=tarball.key, state="not looked at", how="", why=why))
+    return PlateLook(name=plate.name, tarballs=tuple(looks)), errors[0] if errors else None
 
 
 async def _look(
@@ -94,10 +94,6 @@ async def _look(
         return TarballLook(key=key, state="damaged", how="reading", why=str(error))
     except ColdObject as error:
         return TarballLook(key=key, state="not looked at", how="", why=str(error))
-    except WaybillError as error:
-        return TarballLook(
-            key=key, state="not looked at", how="", why=f"the store did not let it be read: {error}", stopped=True
-        )
     proof = proof_of(verdict.volume, verdict.checks, by=by, now=now)
     told = await _renewed(bucket, proof)
     facts: dict[str, Any] = {

@@ -11,14 +11,14 @@ from include.plates.drill_plan import DrillPlan, DrillPlate
 
 AGAIN = "plates that were looked at are looked at again, which changes nothing"
 DAMAGED = (
-    "This archive cannot be given back as it is. Touch nothing of it: do not run plate_backup over it, and let no life cycle rule "
-    "remove old versions. On a versioned bucket look for an older version of the tarball or manifest that is named "
+    "This archive cannot be given back as it is. Do not run plate_backup over it, and let no life cycle rule remove old "
+    "versions. On a versioned bucket look for an older version of the tarball or manifest that is named "
     "(`aws s3api list-object-versions`) and copy it back; where the source is still there, move the damaged tarball away and "
     "archive the plate anew. Then trigger plate_drill with the same seed."
 )
 MISSING = (
-    "Something that was archived is not where it was. If it was moved on purpose, run `python -m include.plates index --rebuild`, "
-    "and remove what is left beside it; otherwise look for it among the old versions of the bucket."
+    "Something that was archived is not where it was. If it was moved on purpose, run `python -m include.plates index "
+    "--rebuild`, and remove what is left beside it; otherwise look for it among the old versions of the bucket."
 )
 
 

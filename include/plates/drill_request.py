@@ -56,8 +56,8 @@ class DrillRequest(Request):
     report_uri: str = pydantic.Field(
         "",
         title="Report of a Compute checksum job",
-        description="Where the `manifest.json` of a completion report of S3 Batch Operations lies, below a prefix in `reports` of "
-        "connection `waybill_archives`. What lies in cold storage is compared with it.",
+        description="Where the `manifest.json` of a completion report of S3 Batch Operations lies, below a prefix in `reports` "
+        "of connection `waybill_archives`. What lies in cold storage is compared with it.",
         examples=["s3://our-reports/checksums/job-0123/manifest.json"],
         json_schema_extra=COLD,
     )

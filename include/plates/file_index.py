@@ -180,15 +180,15 @@ class FileIndex:
 
     async def _read(self, archive: Bucket, listed: ListedObject) -> int:
         """Takes one manifest in, in place of what was known under its key."""
+        manifest: Manifest | None = None
         try:
-            manifest: Manifest | None = await read_manifest(archive, listed.key)
-            problem = ""
-            if manifest is not None and manifest_key(manifest.head.key) != listed.key:
-                manifest, problem = None, f"it is about another tarball, {manifest.head.key}"
+            manifest, problem = await read_manifest(archive, listed.key), ""
+            if manifest_key(manifest.head.key) != listed.key:
+                problem, manifest = f"it is about another tarball, {manifest.head.key}", None
         except NotFound:
             return 0  # it went away since it was listed: the next listing tells
         except VerificationError as error:
-            manifest, problem = None, str(error)
+            problem = str(error)
         head = manifest.head.model_dump_json() if manifest else "{}"
         with self._transaction():
             # The rows of the one before go at the end of the refresh, all at once.

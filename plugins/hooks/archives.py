@@ -76,6 +76,8 @@ def file_index(place: Archives, *, read_only: bool = False) -> Iterator[FileInde
         with FileIndex(place.index, store, read_only=read_only) as index:
             yield index
         return
-    with tempfile.TemporaryDirectory(prefix="waybill-index-") as folder:
-        with FileIndex(Path(folder) / "index.sqlite", store) as index:
-            yield index
+    with (
+        tempfile.TemporaryDirectory(prefix="waybill-index-") as folder,
+        FileIndex(Path(folder) / "file", store) as index,
+    ):
+        yield index

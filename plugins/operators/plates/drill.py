@@ -10,7 +10,7 @@ from hooks.aws import AwsHook
 from operators.plates.base import PlateOperator, progress_log, read_model
 from operators.plates.drill_plan import drill_request
 
-from include.core.errors import TransientError, VerificationError
+from include.core.errors import VerificationError
 from include.core.steps import StepRecords
 from include.plates.checksum_report import read_report
 from include.plates.drill import look_at_plate
@@ -28,7 +28,7 @@ class PlateDrillOperator(PlateOperator):
         async with AwsHook(self.aws_conn_id).access() as access:
             report = await read_report(*split_uri(uri), access) if uri else None
             say = progress_log(self.log.info)
-            look = await look_at_plate(
+            look, error = await look_at_plate(
                 plan.drawn[self.plate["number"]], access, by=self.dag_id, report=report, on_progress=say
             )
         for tarball in look.tarballs:
@@ -36,8 +36,8 @@ class PlateDrillOperator(PlateOperator):
         document = await notes.document("drill", look)
         read = sum(tarball.read_bytes for tarball in look.tarballs)
         facts = {"why": look.why, "tarballs": len(look.tarballs), "read_bytes": read, "document": document}
-        if look.stopped:
-            raise TransientError(f"{look.name}: {look.why}")
+        if error is not None and look.state != "damaged":
+            raise error
         await notes.write("drill", look.state, task_id=self.task_id, **facts)
         if look.state == "damaged":
             raise VerificationError(f"{look.name} is damaged in the archive: {look.why}")

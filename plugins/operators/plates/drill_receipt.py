@@ -36,7 +36,9 @@ class PlateDrillReceiptOperator(ReceiptOperator):
             found.append(item_of(plate, record, dry=dry))
         items = [item for item, _ in found]
         problems = [problem for _, problem in found if problem is not None] + listing_problems(plan)
-        documents = {name: steps["plan"][name] for name in ("plan", "cold_tarballs") if name in steps["plan"]}
+        documents: dict[str, Any] = {
+            name: steps["plan"][name] for name in ("plan", "cold_tarballs") if name in steps["plan"]
+        }
         return Receipt(
             **facts,
             state="incomplete" if problems else "complete",

@@ -20,7 +20,7 @@ from harness.plates import servers
 from harness.plates.bench import Bench, run
 from harness.plates.servers import plate, plate_files
 from harness.proxy import proxied
-from include.core.errors import RequestError
+from include.core.errors import RequestError, TransientError
 from include.plates.checksum_report import parse_rows, read_report
 from include.plates.drill import PlateLook, look_at_plate
 from include.plates.drill_plan import DrillPlan, batch_list, chance, plan_drill
@@ -50,11 +50,8 @@ def planned(bench: Bench, folder: Path, seed: str = "s", plates: int = 100, max_
 
 
 def looked(bench: Bench, plan: DrillPlan, **more: Any) -> dict[str, PlateLook]:
-    looks = [
-        run(look_at_plate(one, bench.access, by="plate_drill", now=NOW, **more))
-        for one in plan.drawn
-        if not one.left_out
-    ]
+    drawn = [one for one in plan.drawn if not one.left_out]
+    looks = [run(look_at_plate(one, bench.access, by="plate_drill", now=NOW, **more))[0] for one in drawn]
     return {look.name.split()[-1]: look for look in looks}
 
 
@@ -94,7 +91,7 @@ def test_what_it_costs_is_told_before_and_is_what_is_read(bench: Bench, tmp_path
     with proxied(bench.url) as front:
         access = servers.access(front.url)
         for one in plan.drawn:
-            assert run(look_at_plate(one, access, by="plate_drill")).state == "sound"
+            assert run(look_at_plate(one, access, by="plate_drill"))[0].state == "sound"
         access.close()
         assert 0 < len(front.requests) <= cost["requests"]
 
@@ -180,8 +177,9 @@ def test_a_store_that_refuses_leaves_a_plate_not_looked_at_and_its_proof_as_it_w
     plan, before = planned(bench, tmp_path), bench.get(PROOF)
     closed = servers.access("http://127.0.0.1:9")
     closed.client = closed._client(attempts=1)
-    look = run(look_at_plate(plan.drawn[0], closed, by="plate_drill"))
+    look, error = run(look_at_plate(plan.drawn[0], closed, by="plate_drill"))
     closed.close()
+    assert isinstance(error, TransientError)
     assert look.state == "not looked at" and "the store did not let it be read" in look.why
     assert bench.client.get_object(Bucket=bench.cold, Key=PROOF)["Body"].read() == before
 

@@ -259,7 +259,9 @@ class Memory:
     def add(self, keys: list[str], number: int = 1) -> None:
         from include.plates.models import ManifestMember
 
-        insert = "INSERT INTO manifests (id, store, bucket, key, head, mark) VALUES (?, 'store', 'cold', ?, '{}', 'e:1:1')"
+        insert = (
+            "INSERT INTO manifests (id, store, bucket, key, head, mark) VALUES (?, 'store', 'cold', ?, '{}', 'e:1:1')"
+        )
         self.index._database.execute(insert, (number, f"m{number}"))
         members = [ManifestMember(key, 1, at, at, 0, key=key) for at, key in enumerate(keys)]
         with self.index._transaction():
