@@ -7,7 +7,7 @@ said of manifests that were read.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -149,6 +149,13 @@ def restore_command(manifest_key: str, head: dict[str, Any], key: str) -> str:
     words += ["--plate-id", plate_id, "--plate-id-full", head["plate_id_full"]]
     words += ["--cold-bucket", head["archive_bucket"], "--file", key, "--to", "FOLDER"]
     return shlex.join(words)
+
+
+def find_command(bucket: str, tarballs: Iterable[str]) -> str:
+    """The command that finds a file in these tarballs; empty where there is none."""
+    folders = sorted({key.rpartition("/")[0] for key in tarballs})
+    prefixes = [word for folder in folders for word in ("--prefix", f"s3://{bucket}/{folder}/")]
+    return shlex.join(["python", "-m", "include.plates", "where", "NAME", *prefixes]) if folders else ""
 
 
 def _names_of(manifest_key: str, head: dict[str, Any]) -> tuple[str, str]:

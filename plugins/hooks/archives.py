@@ -63,8 +63,11 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def endpoint_of(aws_conn_id: str = AwsHook.default_conn_name) -> str | None:
-    """The endpoint that the connection names, without opening anything."""
-    found: str | None = BaseHook.get_connection(aws_conn_id).extra_dejson.get("endpoint_url")
+    """The endpoint that the connection names, without opening anything; None for AWS itself."""
+    try:
+        found: str | None = BaseHook.get_connection(aws_conn_id).extra_dejson.get("endpoint_url")
+    except AirflowNotFoundException:
+        return None
     return found
 
 
