@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
+import random
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from harness.plates import servers
 from harness.plates.bench import Bench, run
+from harness.plates.damage import PLANTED
 from harness.plates.servers import plate, plate_files
 from harness.proxy import proxied
 from include.core.errors import RequestError, TransientError
@@ -29,7 +30,6 @@ from include.plates.manifest import read_manifest
 from include.plates.models import Outcome
 from include.plates.proof import parse_proof
 from tests.include.plates.test_archive import MAIN
-from tests.include.plates.test_verify import replace_object
 
 PREFIX = "imaging_analysis/"
 MANIFEST, TARBALL, PROOF = MAIN + ".manifest.jsonl.zst", MAIN + ".tar.gz", MAIN + ".proof.json"
@@ -109,39 +109,13 @@ def test_no_more_is_read_than_max_gib_allows(bench: Bench, tmp_path: Path):
 # What is planted is found
 
 
-def flip(bench: Bench) -> None:
-    data = bytearray(bench.get(TARBALL))
-    data[len(data) // 2] ^= 1
-    replace_object(bench, TARBALL, bytes(data))
-
-
-def swap(bench: Bench) -> None:
-    replace_object(bench, TARBALL, bench.get(MAIN.replace("_20586_", "_20585_") + ".tar.gz"))
-
-
-def another_manifest(bench: Bench) -> None:
-    replace_object(bench, MANIFEST, bench.get(MAIN.replace("_20586_", "_20585_") + ".manifest.jsonl.zst"))
-
-
-PLANTED: dict[str, Callable[[Bench], Any]] = {
-    "a flipped bit": flip,
-    "a cut tarball": lambda b: replace_object(b, TARBALL, b.get(TARBALL)[:-700]),
-    "another plate's tarball": swap,
-    "a missing tarball": lambda b: b.client.delete_object(Bucket=b.cold, Key=TARBALL),
-    "a missing manifest": lambda b: b.client.delete_object(Bucket=b.cold, Key=MANIFEST),
-    "a manifest that is none": lambda b: replace_object(b, MANIFEST, b"no manifest"),
-    "another plate's manifest": another_manifest,
-    "a wrong .md5": lambda b: replace_object(b, MAIN + ".md5", b"0" * 32 + b"  x\n"),
-}
-
-
 @pytest.mark.parametrize("fault", PLANTED)
 @pytest.mark.parametrize("known", [False, True], ids=["never seen before", "seen whole before"])
 def test_what_is_planted_in_a_plate_is_found(bench: Bench, tmp_path: Path, fault: str, known: bool):
     archived(bench, "20585", "20586")
     if known:
         planned(bench, tmp_path)
-    PLANTED[fault](bench)
+    PLANTED[fault](bench, MAIN, MAIN.replace("_20586_", "_20585_"), random.Random(fault))
     plan = planned(bench, tmp_path)
     looks = looked(bench, plan)
     found = [name for name, look in looks.items() if look.state == "damaged"]
