@@ -15,7 +15,7 @@ Where tarballs lie is kept in connection `waybill_archives`. The plates are draw
 same seed and prefixes the same plates are drawn again.
 
 **Steps.** *load_request* checks the conf as a whole. *plan* lists the prefixes, draws the plates, and says by storage class how
-many bytes and requests reading them takes (XCom `cost`); what the listing shows to be missing is told of all plates. *drill*,
+many bytes and requests reading them takes (XCom `cost`); what the listing shows to be missing is reported of all plates. *drill*,
 one task per plate, reads each tarball back and compares every member with the manifest, and renews the proof document beside
 it; what lies in cold storage is not restored, but compared with what S3 says of it. *receipt* writes the waybill.
 

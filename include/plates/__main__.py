@@ -69,7 +69,9 @@ def _where(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     where = commands.add_parser("where", parents=[known], help="which tarball holds a file, and where in it")
     where.add_argument("names", nargs="+", metavar="NAME", help="a key, the end of a key, or a pattern")
     where.add_argument("--most", type=int, default=100, help="hits for each name")
-    where.add_argument("--no-refresh", action="store_true", help="answer from the index as it is; its age is told")
+    where.add_argument(
+        "--no-refresh", action="store_true", help="answer from the index as it is; it says how old that is"
+    )
     index = commands.add_parser("index", parents=[known], help="bring the index up to date, or make it anew")
     index.add_argument("--rebuild", action="store_true", help="forget all, also what is gone, and read every manifest")
 

@@ -1,6 +1,6 @@
 """The index of archived files: which tarball holds a file, and where in it. One SQLite file, made from manifests alone.
 
-Invariant: the index is a copy that may be thrown away: what is archived is told by the store's listing and the manifests.
+Invariant: the index is a copy that may be thrown away: what is archived is said by the store's listing and the manifests.
 So it says of when its listing is, keeps what is gone as gone, and is never the reason that anything is deleted.
 
 Small, since the millions of files of many plates have few names and folders: a row holds their numbers. A file is found by the
@@ -344,5 +344,5 @@ def tarball_base(key: str) -> str | None:
 
 
 def store_of(endpoint_url: str | None) -> str:
-    """How a store is told from others in an index."""
+    """What distinguishes a store from others in an index."""
     return urlsplit(endpoint_url).netloc if endpoint_url else "aws"

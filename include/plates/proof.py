@@ -121,9 +121,13 @@ def _how(volume: VolumeProof) -> How:
     return "store_proved" if level == "store_proved" else "read_back"
 
 
+def encoded(proof: Proof) -> bytes:
+    return proof.model_dump_json(indent=1).encode() + b"\n"
+
+
 async def write_proof(archive: Bucket, proof: Proof) -> None:
     """Puts it beside its tarball, in place of an older one. Raises the store's errors."""
-    await archive.put(proof_key(proof.manifest_key), proof.model_dump_json(indent=1).encode() + b"\n")
+    await archive.put(proof_key(proof.manifest_key), encoded(proof))
 
 
 async def write_proofs(archive: Bucket, verdict: Verdict) -> None:
