@@ -16,6 +16,7 @@ from harness.plates.fault_shapes import (
     SOME_FAIL,
     add,
     at,
+    bomb,
     contents_swapped,
     empty,
     even,
@@ -51,16 +52,25 @@ from harness.plates.fault_stories import (
     one_of_a_batch,
     other_manifest,
     race,
+    script_tarball,
     stale_answer,
     two_measurements,
+    whole_script_tarball,
     wrong_person,
 )
 from harness.plates.fault_table import DELETED, LEFT, MISMATCH, REFUSED, UNVERIFIABLE, VOID, Case
+from harness.plates.restore_stories import (
+    RESTORES,
+    changed_since_restored,
+    deleted_after_restore_over,
+    restored_from_damage,
+    restored_twice,
+)
 from harness.proxy import HONOUR_BATCH_ETAGS, ignore_headers
 
 
 def story(name: str, play: object, *, versioned: bool = False) -> Case:
-    return Case(name, ends=ENDS[play], story=play, versioned=versioned)  # type: ignore[index, arg-type]
+    return Case(name, ends=(ENDS | RESTORES)[play], story=play, versioned=versioned)  # type: ignore[index, arg-type]
 
 
 def unlisted(_: sop_policy.SopRun) -> sop_policy.SopRun:
@@ -85,6 +95,7 @@ CASES = (
     Case("F19 a part is lost at rest", (MISMATCH,), at_rest=part_lost),
     Case("F19 parts are out of order", (MISMATCH,), at_rest=parts_swapped),
     Case("one image is not in the tarball", (MISMATCH,), at_rest=member_dropped),
+    Case("a bomb lies in place of the tarball", (MISMATCH,), at_rest=bomb),
     # The live bucket changes
     Case("F20 an object overwritten after the proof", (VOID,), after_proof=overwrite),
     Case("F20 an object overwritten while the deletion runs", (DELETED, LEFT), between_batches=overwrite),
@@ -123,6 +134,17 @@ CASES = (
         sop_stops=True,
     ),
     Case(
+        "the credential expires while images are read",
+        (REFUSED,),
+        rules=refusing("archive", "GET", ".tiff", 400, "ExpiredToken"),
+        sop_stops=True,
+    ),
+    Case(
+        "the credential expires while the tarball is read back",
+        (UNVERIFIABLE,),
+        rules=refusing("verify", "GET", "analysis.tar", 400, "ExpiredToken"),
+    ),
+    Case(
         "F24 the tarball may not be read",
         (UNVERIFIABLE,),
         rules=refusing("verify", "GET", "analysis.tar", **DENIED),
@@ -158,6 +180,8 @@ CASES = (
     story("one damaged plate of a batch", one_of_a_batch),
     story("an archive of that name exists", existing_archive),
     story("an archived-class source", cold_source),
+    story("the procedure's own tarball, one flipped bit", script_tarball),
+    story("the procedure's own tarball, whole", whole_script_tarball),
     # Approvals
     Case("F34 the tarball is replaced after the approval", (VOID,), files=even, after_approval=contents_swapped),
     story("F34 a manifest is replaced after the approval", other_manifest),
@@ -165,6 +189,11 @@ CASES = (
     story("F35 approved by somebody who may not", wrong_person),
     story("F35 two approvers race", race),
     story("F35 no answer, or none of the two", no_answer),
+    # Restores
+    story("restored twice, with an empty object and one in parts", restored_twice),
+    story("an image is rewritten after a restore, and restored again", changed_since_restored),
+    story("restored from a tarball with a flipped bit", restored_from_damage),
+    story("restored over, changed, and deleted by the proof of before", deleted_after_restore_over),
     # Crashes of the deletion
     Case("F36 a crash in the middle of a deletion", (DELETED,), crash=True),
     Case("F36 the same, on versioned buckets", (DELETED,), crash=True, versioned=True),

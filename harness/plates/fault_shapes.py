@@ -56,6 +56,11 @@ def parts_swapped(data: bytes, draw: Draw) -> bytes:
     return b"".join(parts)
 
 
+def bomb(_: bytes, draw: Draw) -> bytes:
+    """A few hundred kilobytes that unpack to as many megabytes."""
+    return gzip.compress(bytes(draw.randrange(60, 120) * 1024 * 1024), 9)
+
+
 def contents_swapped(data: bytes, draw: Draw) -> bytes:
     """A well-formed tarball of the same names and sizes, in which two images have each other's bytes."""
     return _rebuilt(data, draw, swap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,10 @@ from harness.plates.fault_table import (
     BATCH,
     DELETED,
     LEFT,
+    MISMATCH,
     REFUSED,
     UNAPPROVED,
+    UNVERIFIABLE,
     VOID,
     Crash,
     Draw,
@@ -91,6 +94,40 @@ def existing_archive(bench: Bench, draw: Draw) -> Played:
     except WaybillError as error:
         played.said, played.ended = str(error), REFUSED
     played.ours = lost(files | old, still_there(bench, files), stored(bench), one)
+    return played
+
+
+def script_tarball(bench: Bench, draw: Draw) -> Played:
+    """The procedure's own tarball lies there, damaged, and its source is to be deleted now."""
+    return _script_tarball(bench, draw, damaged=True)
+
+
+def whole_script_tarball(bench: Bench, draw: Draw) -> Played:
+    """The same, undamaged: nothing says what it should hold, so nothing is deleted for it."""
+    return _script_tarball(bench, draw, damaged=False)
+
+
+def _script_tarball(bench: Bench, draw: Draw, *, damaged: bool) -> Played:
+    one = plate()
+    files = few_files(one)
+    tag = tag_of(BROAD2018, one)
+    main = {key: data for key, data in files.items() if "/backend/" not in key}
+    tarballs = [pack(main, tag), pack({key: data for key, data in files.items() if key not in main}, tag)]
+    md5 = hashlib.md5(tarballs[0]).hexdigest()
+    if damaged:
+        tarballs[0] = flipped(tarballs[0], draw)
+    bench.put(files)
+    for key, data in zip((tarball_of(one), tarball_of(one, "backend")), tarballs, strict=True):
+        bench.client.put_object(Bucket=bench.cold, Key=key, Body=data)
+    beside = tarball_of(one).removesuffix(".tar.gz") + ".md5"
+    bench.client.put_object(Bucket=bench.cold, Key=beside, Body=f"{md5}  {tag}\n".encode())
+    played = Played(0, lost(files, set(), tarballs, one), DELETED)  # both its listings were made before the upload
+    verdict = run(bench.verify(one))
+    try:
+        deletion(bench, verdict)
+    except WaybillError as error:
+        played.said, played.ended = str(error), str(verdict.outcome.value)
+    played.ours = lost(files, still_there(bench, files), stored(bench), one)
     return played
 
 
@@ -317,6 +354,8 @@ ENDS = {
     two_measurements: (DELETED,),
     existing_archive: (REFUSED,),
     cold_source: (REFUSED,),
+    script_tarball: (MISMATCH,),
+    whole_script_tarball: (UNVERIFIABLE,),
     one_of_a_batch: (DELETED,),
     wrong_person: (UNAPPROVED,),
     no_answer: (UNAPPROVED,),

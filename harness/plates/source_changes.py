@@ -13,7 +13,10 @@ SAME_SIZE, OTHER_SIZE = b"<XML/>", b"something longer"
 
 @dataclass(frozen=True)
 class SourceChange:
-    """One row of the table. `says` is "" where nothing may be said; `hidden`: the listing does not show the object."""
+    """One row of the table. `says` is "" where nothing may be said; `hidden`: the listing does not show the object.
+
+    `same_bytes`: only deletion minds, since it is another object; verify says that the bytes are those archived.
+    """
 
     name: str
     happen: Callable[[Any, str, str], None]
@@ -21,6 +24,7 @@ class SourceChange:
     unversioned: bool = True
     versioned: bool = True
     hidden: bool = False
+    same_bytes: bool = False
 
     @property
     def listing_lags(self) -> bool:
@@ -42,6 +46,15 @@ def other_size(client: Any, bucket: str, key: str) -> None:
 def same_bytes_again(client: Any, bucket: str, key: str) -> None:
     data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
     client.put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def same_bytes_in_parts(client: Any, bucket: str, key: str) -> None:
+    """As a restore writes a large file: its ETag is no MD5."""
+    data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+    upload = client.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    where = {"Bucket": bucket, "Key": key, "UploadId": upload}
+    etag = client.upload_part(**where, PartNumber=1, Body=data)["ETag"]
+    client.complete_multipart_upload(**where, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": etag}]})
 
 
 def deleted(client: Any, bucket: str, key: str) -> None:
@@ -66,7 +79,8 @@ CHANGES = [
     SourceChange("not listed, HEAD says another object", other_etag, "changed", hidden=True),
     SourceChange("other ETag", other_etag, "changed"),
     SourceChange("other size", other_size, "changed"),
-    SourceChange("other version with the same bytes", same_bytes_again, "changed", unversioned=False),
+    SourceChange("other version with the same bytes", same_bytes_again, "changed", unversioned=False, same_bytes=True),
+    SourceChange("other ETag of the same bytes", same_bytes_in_parts, "changed", same_bytes=True),
     SourceChange("written again with the same bytes", same_bytes_again, "", versioned=False),
     SourceChange("delete marker on top of the archived version", deleted, "vanished", unversioned=False),
     SourceChange("appeared", appeared, "appeared"),

@@ -141,13 +141,21 @@ def _fields(problems: Sequence[Any]) -> tuple[str, ...]:
 
 
 def problems_of_steps(steps: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
-    """The problems of a run's steps that failed or were refused, in their order."""
-    return [of_record(record, step) for step, record in steps.items() if record.get("state") in ("failed", "refused")]
+    """The problems of a run's steps that failed or were refused, in their order. Two steps that refuse the same request for the
+    same reasons are one problem."""
+    said: set[tuple[str, ...]] = set()
+    found = []
+    for step, record in steps.items():
+        lines = tuple(map(str, record.get("problems") or ()))
+        if record.get("state") in ("failed", "refused") and not (lines and lines in said):
+            found.append(of_record(record, step))
+            said.add(lines)
+    return found
 
 
 def refusals(steps: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Every line of every refused request, by the records of the steps."""
-    return [str(line) for record in steps.values() for line in record.get("problems") or ()]
+    """Every line of every refused request, each once, by the records of the steps."""
+    return list(dict.fromkeys(str(line) for record in steps.values() for line in record.get("problems") or ()))
 
 
 def lines_of(problems: Sequence[Problem]) -> list[str]:

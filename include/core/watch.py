@@ -246,7 +246,7 @@ async def watch(
     while True:
         if now() + pause >= deadline:
             await sleep(max(0.0, deadline - now()))
-            return WatchEnd("deadline", "the deadline of this wait has come", seen)
+            return WatchEnd("deadline", "it is time to look again", seen)
         await sleep(pause)
         try:
             async with asyncio.timeout(policy.look_seconds):

@@ -1,7 +1,9 @@
 """`python -m include.plates plan|archive|verify|ls|restore|delete|where|index`: the engine without Airflow.
 
 Credentials, region and profile come from the usual AWS environment. The exit status is 0 only when what is printed is
-proved: 1 a problem, mismatch or refusal, 2 bad input, 3 unverifiable, 4 the store failed (run again to continue).
+proved: 1 a problem, mismatch or refusal, 2 bad input, 3 unverifiable, 4 the store failed (run again to continue), 5 the
+credential has expired, 6 this machine's clock is wrong, 7 the requester pays, 8 no such bucket, 9 an object vanished, 10
+the bucket lies in another region, 11 a right is lacking, 12 the credential is refused.
 """
 
 from __future__ import annotations
@@ -10,13 +12,11 @@ import argparse
 import asyncio
 import gc
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
-from include.plates.errors import RetentionRefused
-from include.s3.errors import ColdObject, ObjectExists
+from include.core.errors import RequestError, WaybillError
+from include.plates.exit_status import NOT_YET, PROBLEM, STORE_FAILED, status_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--cold-bucket", "--cold_bucket", default="imaging-platform-cold")
     common.add_argument("--layout", default="broad2018", help="broad2018, cpg, or a JSON file of prefix templates")
     common.add_argument("--endpoint-url", help="another S3-compatible store")
+    common.add_argument(
+        "--store-patience", type=float, default=10, help="minutes to wait for a store that is out of reach; default 10"
+    )
+    common.add_argument(
+        "--request-payer", action="store_true", help="agree to pay for reading buckets whose owners do not"
+    )
     common.add_argument("--json", action="store_true", help="print JSON instead of tables")
     writing = argparse.ArgumentParser(add_help=False)
     writing.add_argument("--compression", choices=["none", "gzip", "zstd"], help="default: the layout's")
@@ -41,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument("--copy-from-mib", type=int, help="let the store copy members from this size on (needs none)")
     writing.add_argument("--no-probe", action="store_true", help="do not try to read every object while planning")
     journal = argparse.ArgumentParser(add_help=False)
-    journal.add_argument("--journal", type=Path, default=Path(".waybill/plates"), help="folder of the durable journals")
+    journal.add_argument(
+        "--journal",
+        type=Path,
+        help="folder of the durable journals; default: waybill/plates in the user's state folder",
+    )
 
     top = argparse.ArgumentParser(prog="python -m include.plates", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
@@ -98,32 +108,35 @@ def _delete(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from include.core.terminal import say
-    from include.plates.cli import COMMANDS
+    from include.plates.cli import COMMANDS, check_options
 
     try:
+        check_options(options)
         return asyncio.run(COMMANDS[options.command](options))
     except RequestError as error:
         for problem in error.problems:
             say(f"refused: {problem}")
         return 2
-    except (VerificationError, ObjectExists, RetentionRefused, NotFound) as error:
-        say(f"refused: {error}")
-        return 1
-    except ColdObject as error:
-        say(f"not yet: {error}", "yellow")
-        return 3
     except WaybillError as error:
-        say(f"failed: {error}")
-        return 4
+        status = status_of(error)
+        say({PROBLEM: "refused: ", NOT_YET: "not yet: "}.get(status, "failed: ") + str(error))
+        return status
+    except BrokenPipeError:  # the reader of the output has read enough
+        raise
     except (OSError, json.JSONDecodeError) as error:
         say(f"failed: {error}")
-        return 4
+        return STORE_FAILED
 
 
 if __name__ == "__main__":
     # Most of what starting up makes stays until the end, and then goes with the process: the collector need not look
     # through it again and again (a tenth of a second), and once more at the end (another).
     gc.set_threshold(50_000)
-    status = main()
-    gc.freeze()
-    sys.exit(status)
+    from include.core.terminal import end_with
+
+    def run() -> int:
+        status = main()
+        gc.freeze()
+        return status
+
+    end_with(run)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, RequestError, WaybillError
@@ -24,6 +24,7 @@ from include.plates.models import (
     ManifestHead,
     ManifestMember,
     PlatePlan,
+    SourceObject,
     VolumePlan,
     VolumeResult,
 )
@@ -33,7 +34,9 @@ from include.plates.volume_upload import Written
 from include.plates.volume_writer import InFlightLimits, VolumeWriter
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import ObjectExists, Unsupported
+from include.s3.headers import Headers, joined
 
+_HEADS_AT_ONCE = 16
 MANIFEST_METADATA = "waybill-manifest-sha256"
 
 
@@ -128,7 +131,7 @@ class _VolumeJob:
         )
         metadata = {PLAN_METADATA: self.volume.digest, FULL_ID_METADATA: _ascii(self.plan.plate.plate_id_full)}
         written = await writer.write(metadata)
-        data = self._manifest(written)
+        data = self._manifest(written, await self._headers(written))
         digest = hashlib.sha256(data).hexdigest()
         if written.single is not None:
             there = await self._put_single(written.single, metadata | {MANIFEST_METADATA: digest})
@@ -177,7 +180,23 @@ class _VolumeJob:
             raise RemoteError(f"s3://{self.archive.name}/{self.volume.key} was written and is not there as written")
         return there
 
-    def _manifest(self, written: Written) -> bytes:
+    async def _headers(self, written: Written) -> dict[int, Headers]:
+        """Headers by member, as far as they are to be had: from the read, or by HEAD of what was not read."""
+        found = {index: read.headers for index, read in written.read.items() if read.headers is not None}
+        found |= {index: () for index, member in enumerate(self.members) if member.source is None}
+        unread = [index for index in range(len(self.members)) if index not in found]
+        heads = await map_concurrently(unread, self._head_of, _HEADS_AT_ONCE)
+        return found | {index: headers for index, headers in zip(unread, heads, strict=True) if headers is not None}
+
+    async def _head_of(self, index: int) -> Headers | None:
+        source = self.members[index].source
+        try:
+            there = await self.source.head(source.key, source.version_id) if source else None
+        except WaybillError:
+            return None
+        return there.headers if there is not None and source is not None and there.etag == source.etag else None
+
+    def _manifest(self, written: Written, headers: Mapping[int, Headers]) -> bytes:
         plan, plate, settings = self.plan, self.plan.plate, self.plan.settings
         head = ManifestHead(
             tag=plan.tag,
@@ -202,11 +221,13 @@ class _VolumeJob:
             stored_crc64nvme=written.crc64nvme,
             members=len(self.members),
             upload_parts=written.parts,
+            headers_unknown=len(self.members) - len(headers),
+            tags_unknown=sum(source.tags is None for source in self.volume.objects),
         )
-        rows = [self._row(index, member, written) for index, member in enumerate(self.members)]
+        rows = [self._row(i, member, written, headers.get(i, ())) for i, member in enumerate(self.members)]
         return encode_manifest(head, written.frames, rows)
 
-    def _row(self, index: int, member: PlannedMember, written: Written) -> ManifestMember:
+    def _row(self, index: int, member: PlannedMember, written: Written, headers: Headers) -> ManifestMember:
         read = written.read.get(index)
         source = member.source
         return ManifestMember(
@@ -225,6 +246,7 @@ class _VolumeJob:
             etag_is_md5=bool(read and read.etag_is_md5),
             parts=written.parts_of(member),
             frame=written.frame_of(member),
+            headers=_kept(headers, source) if source else (),
         )
 
     async def _tag(self, digest: str, there: Head) -> list[str]:
@@ -254,7 +276,7 @@ class _VolumeJob:
 
     async def _sidecars(self, there: Head, written: Written, digest: str, notes: Sequence[str]) -> VolumeResult:
         base = base_of(self.volume.key)
-        await self.archive.put_new(base + ".etag", listings.etag_line(there.etag))
+        notes = [*notes, *await self._etag_file(base + ".etag", there.etag, found="found finished" in notes)]
         if written.md5 is not None:
             await self.archive.put_new(base + ".md5", listings.md5_line(written.md5, self.volume.name))
         return VolumeResult(
@@ -271,6 +293,17 @@ class _VolumeJob:
             notes=tuple(notes),
         )
 
+    async def _etag_file(self, key: str, etag: str, *, found: bool) -> list[str]:
+        """Of a tarball that is proved ours (by plan, manifest and size), a `.etag` with another text is the earlier run's:
+        some stores name one ETag when an upload is completed and another one at HEAD."""
+        try:
+            await self.archive.put_new(key, listings.etag_line(etag))
+        except ObjectExists:
+            if not found:
+                raise
+            return [f"the .etag of {self.volume.name} is not the ETag that the store gives now, {etag}"]
+        return []
+
 
 async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:
     """The SOP's three listings: the untrimmed one beside the tarballs, the two that it compares on the live bucket."""
@@ -285,6 +318,12 @@ async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> t
     for bucket, key, text in places:
         await asyncio.shield(bucket.put(key, text.encode()))
     return tuple(f"s3://{bucket.name}/{key}" for bucket, key, _ in places)
+
+
+def _kept(headers: Headers, source: SourceObject) -> Headers:
+    if not source.tags and source.storage_class in (None, "STANDARD"):
+        return headers
+    return joined(headers, tags=source.tags, storage_class=source.storage_class)
 
 
 def _ascii(text: str) -> str:

@@ -9,58 +9,106 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import importlib
 import json
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
 from include.core import terminal as screen
-from include.core.errors import ConflictingRequest, RequestError, VerificationError, WaybillError
+from include.core.errors import NotFound, RequestError, WaybillError
 from include.core.journal import journals_in
+from include.core.patience import Patience
 from include.core.progress import OnProgress
-from include.plates.layout import PRESETS, check_layout, disambiguate, plates_from_csv
-from include.plates.models import GIB, MIB, ArchiveResult, ArchiveSettings, Layout, Outcome, Plate, PlatePlan, Verdict
+from include.plates.exit_status import NOT_YET, PROBLEM, status_of, status_of_outcome
+from include.plates.journal_place import journal_folder
+from include.plates.layout import PRESETS, check_layout, disambiguate, layout_faults, plates_from_csv
+from include.plates.models import (
+    GIB,
+    MIB,
+    ArchiveResult,
+    ArchiveSettings,
+    Layout,
+    ManifestMember,
+    Outcome,
+    Plate,
+    PlatePlan,
+    Verdict,
+    compression_faults,
+)
+from include.plates.plates_csv import read_plates_csv
 from include.s3.bucket import S3Access
 
 if TYPE_CHECKING:
     from include.plates.restore_target import Sink
 
 Options = argparse.Namespace
-STATUS = {Outcome.VERIFIED: 0, Outcome.MISMATCH: 1, Outcome.UNVERIFIABLE: 3}
+_OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib", "copy_from_bytes": "--copy-from-mib"}
+R = TypeVar("R")
+
+
+def check_options(options: Options) -> None:
+    """Raises RequestError with every fault of the options that shows without the store."""
+    problems: list[str] = []
+    layout: Layout | None = None
+    for check in (_plates, _layout):
+        try:
+            found = check(options)
+            layout = found if isinstance(found, Layout) else layout
+        except RequestError as error:
+            problems += error.problems
+    if layout is not None:
+        problems += layout_faults(layout, options.source, {"--part": getattr(options, "part", [])})
+        try:
+            if "compression" in options:
+                _settings(options, layout)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
 
 
 async def plan(options: Options) -> int:
     async with _access(options) as access:
         with screen.bars() as report:
-            plans = [await _plan(options, plate, access, report) for plate in _plates(options)]
+            plans, status = await _each(options, lambda plate: _plan(options, plate, access, report))
     _show_plans(options, plans)
-    return 1 if any(one.problems for one in plans) else 0
+    return max(status, 1 if any(one.problems for one in plans) else 0)
+
+
+async def _each(options: Options, work: Callable[[Plate], Coroutine[Any, Any, R]]) -> tuple[list[R], int]:
+    """Every plate by itself: one that fails is told and stops nobody else; the status is the highest of all."""
+    results, status = [], 0
+    for plate in _plates(options):
+        try:
+            results.append(await work(plate))
+        except (WaybillError, OSError) as error:
+            status = max(status, status_of(error))
+            screen.say(f"{plate.plate_id_full}: {error}")
+    return results, status
 
 
 async def archive(options: Options) -> int:
-    """Every plate by itself: one that fails stops nobody else, and the command fails at the end with its status."""
-    results: list[ArchiveResult] = []
     refused: list[PlatePlan] = []
-    status = 0
     # What writes is loaded while the store lists.
     loading = asyncio.create_task(asyncio.to_thread(importlib.import_module, "include.plates.archive"))
     async with _access(options) as access:
         with screen.bars() as report:
-            for plate in _plates(options):
-                try:
-                    planned = await _plan(options, plate, access, report)
-                    if planned.problems:
-                        refused.append(planned)
-                    else:
-                        results.append(await _archive(options, planned, access, report))
-                except (WaybillError, OSError) as error:
-                    status = max(status, 1 if isinstance(error, VerificationError | ConflictingRequest) else 4)
-                    screen.say(f"{plate.plate_id_full}: {error}")
+
+            async def one(plate: Plate) -> ArchiveResult | None:
+                planned = await _plan(options, plate, access, report)
+                if not planned.problems:
+                    return await _archive(options, planned, access, report)
+                refused.append(planned)
+                return None
+
+            ended, status = await _each(options, one)
     await loading
+    results = [result for result in ended if result is not None]
     _show_plans(options, refused)
     rows = [
         (
@@ -81,62 +129,92 @@ async def archive(options: Options) -> int:
 async def _archive(options: Options, planned: PlatePlan, access: S3Access, report: OnProgress) -> ArchiveResult:
     from include.plates.archive import archive_plate
 
-    journals = journals_in(options.journal / planned.tag)
+    journals = journals_in(_journal(options) / planned.tag)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
     return await archive_plate(planned, source=source, archive=cold, journal_for=journals, on_progress=report)
 
 
 async def verify(options: Options) -> int:
-    verdicts = await _verify(options)
+    verdicts, status = await _verify(options)
     rows = [(v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or "all proved") for v in verdicts]
     _show(options, verdicts, ("tag", "outcome", "objects", "bytes", "reasons"), rows)
     for verdict in verdicts:
         if verdict.outcome is Outcome.VERIFIED and not options.json:
             print(f"{verdict.tag}: digest to approve {verdict.manifests_sha256}")  # on one line, to be copied
-    outcomes = {verdict.outcome for verdict in verdicts}
-    return next(STATUS[o] for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE, Outcome.VERIFIED) if o in outcomes)
+    statuses = [status_of_outcome(verdict.outcome, verdict.stopped_by) for verdict in verdicts]
+    # A mismatch is the worst that can be found: it counts before what could not be found out.
+    return PROBLEM if PROBLEM in statuses else max([status, *statuses])
 
 
 async def ls(options: Options) -> int:
-    from include.plates.restore import find_manifests, select
+    from include.plates.script_archive import find_archive, rows_without_manifest
 
     async with _access(options) as access:
-        for plate in _plates(options):
-            manifests = await find_manifests(plate, _layout(options), access.bucket(options.cold_bucket))
-            for manifest, member in select(manifests, parts=options.part):
-                if options.json:
-                    row = {"key": member.key, "size": member.size, "part": member.part, "sha256": member.sha256}
-                    print(json.dumps(row | {"tarball": manifest.head.key}, ensure_ascii=False))
-                else:
-                    print(f"{member.size:>14} {member.part:<10} {member.key}")
-    return 0
+        source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
+
+        async def one(plate: Plate) -> None:
+            manifests, without = await find_archive(plate, _layout(options), cold)
+            members = [(manifest.head.key, member) for manifest in manifests for member in manifest.members]
+            if without:
+                more, told = await rows_without_manifest(without, source, cold)
+                screen.say(told, "yellow")
+                members += more
+            known = {member.part for _, member in members}
+            strange = [name for name in options.part if name not in known]
+            if strange:
+                raise NotFound(f"not in this archive: {', '.join(map(repr, strange))}")
+            for tarball, member in members:
+                if member.key is not None and (not options.part or member.part in options.part):
+                    _print_member(options, tarball, member)
+
+        return (await _each(options, one))[1]
+
+
+def _print_member(options: Options, tarball: str, member: ManifestMember) -> None:
+    if options.json:
+        row = {"key": member.key, "size": member.size, "part": member.part, "sha256": member.sha256}
+        print(json.dumps(row | {"tarball": tarball}, ensure_ascii=False))
+    else:
+        print(f"{member.size:>14} {member.part or '-':<10} {member.key}")
 
 
 async def restore_files(options: Options) -> int:
     from include.core.text import pluralize
-    from include.plates.restore import find_manifests, request_restore, restore, select, tarball_states
+    from include.plates.restore import request_restore, restore, select, tarball_states
+    from include.plates.script_archive import NO_MANIFEST, find_archive, inspect
 
     async with _access(options) as access:
         cold = access.bucket(options.cold_bucket)
-        manifests = [m for plate in _plates(options) for m in await find_manifests(plate, _layout(options), cold)]
+        found, status = await _each(options, lambda plate: find_archive(plate, _layout(options), cold))
+        manifests = [manifest for held, _ in found for manifest in held]
+        without = [tarball for _, tarballs in found for tarball in tarballs]
         if options.request or options.status:
+            tarballs = [*manifests, *(tarball.manifest() for tarball in without)]
             if options.request:
-                states = await request_restore(manifests, cold, days=options.days, tier=options.tier)
+                states = await request_restore(tarballs, cold, days=options.days, tier=options.tier)
             else:
-                states = await tarball_states(manifests, cold)
+                states = await tarball_states(tarballs, cold)
             rows = [(s.key, s.status.value, s.storage_class, s.size_bytes) for s in states]
             _show(options, [], ("tarball", "state", "class", "bytes"), rows)
-            return 0 if all(state.status.value == "ready" for state in states) else 3
-        wanted = select(manifests, parts=options.part, files=options.file)
+            return max(status, 0 if all(state.status.value == "ready" for state in states) else NOT_YET)
+        if not manifests and not without:
+            return status
+        sink = _sink(options, access)
         with screen.bars() as report:
-            done = await restore(
-                wanted, _sink(options, access), archive=cold, overwrite=options.overwrite, on_progress=report
-            )
-    left = [(one.key, one.result.value, one.detail) for one in done.files if one.result.value not in ("restored",)]
-    _show(options, [done], ("key", "result", "detail"), left)
-    restored = pluralize(len(done.files) - len(left), "file")
+            for tarball in without:
+                seen = await inspect(tarball, cold, on_progress=report)
+                manifests.append(seen.manifest)
+                screen.say(f"{tarball.key} {NO_MANIFEST}: its files are restored as they lie in it", "yellow")
+                for reason in seen.left_out:
+                    status = max(status, PROBLEM)
+                    screen.say(f"{tarball.key}: {reason}")
+            wanted = select(manifests, parts=options.part, files=options.file)
+            done = await restore(wanted, sink, archive=cold, overwrite=options.overwrite, on_progress=report)
+    told = [one for one in done.files if one.result.value != "restored" or one.detail]
+    _show(options, [done], ("key", "result", "detail"), [(one.key, one.result.value, one.detail) for one in told])
+    restored = pluralize(sum(one.result.value == "restored" for one in done.files), "file")
     screen.say(f"{restored} restored, {done.read_bytes} bytes read", "green")
-    return 0 if done.complete else 1
+    return max(status, 0 if done.complete else PROBLEM)
 
 
 async def delete(options: Options) -> int:
@@ -156,7 +234,7 @@ async def delete(options: Options) -> int:
     layout, plate = _layout(options), _plates(options)[0]
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-        journals = journals_in(options.journal)
+        journals = journals_in(_journal(options))
         verdict = await _proof(plate, layout, access, options)
         with screen.bars() as report:
             journal = journals(f"{verdict.tag}_delete")
@@ -196,7 +274,7 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
     """The verdict that a deletion rests on: fresh, or the one kept when the deletion first began (its own doing since)."""
     from include.plates.verify import verify_archive
 
-    kept = options.journal / f"{options.approve}.verdict.json"
+    kept = _journal(options) / f"{options.approve}.verdict.json"
     if kept.exists():
         return Verdict.model_validate_json(kept.read_text())
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
@@ -208,37 +286,61 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
     return verdict
 
 
-async def _verify(options: Options) -> list[Verdict]:
+async def _verify(options: Options) -> tuple[list[Verdict], int]:
     from include.plates.verify import verify_archive
 
     layout = _layout(options)
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
         with screen.bars() as report:
-            return [
-                await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
-                for plate in _plates(options)
-            ]
+            return await _each(
+                options,
+                lambda plate: verify_archive(plate, layout, source=source, archive=cold, on_progress=report),
+            )
 
 
 async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress) -> PlatePlan:
     from include.plates.plan import plan_plate
 
     layout = _layout(options)
-    settings = ArchiveSettings(
-        compression=options.compression or layout.compression,
-        level=options.level,
-        part_bytes=options.part_mib * MIB,
-        volume_bytes=min(options.volume_gib * GIB, 9_900 * options.part_mib * MIB),
-        copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
-    )
+    settings = _settings(options, layout)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
     probe = not options.no_probe
     return await plan_plate(plate, layout, settings, source=source, archive=cold, probe=probe, on_progress=report)
 
 
+def _settings(options: Options, layout: Layout) -> ArchiveSettings:
+    """How tarballs are written. Raises RequestError with every fault of these options."""
+    compression = options.compression or layout.compression
+    problems = compression_faults(compression, options.level, options.copy_from_mib, ("--level", "--copy-from-mib"))
+    try:
+        settings = ArchiveSettings(
+            compression=compression,
+            level=options.level,
+            part_bytes=options.part_mib * MIB,
+            volume_bytes=min(options.volume_gib * GIB, 9_900 * options.part_mib * MIB),
+            copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
+        )
+    except ValidationError as error:
+        faults = error.errors(include_input=False)
+        problems += [f"{_OPTION[str(e['loc'][0])]}: {e['msg']}" for e in faults]
+    if problems:
+        raise RequestError(problems)
+    return settings
+
+
 def _access(options: Options) -> S3Access:
-    return S3Access(endpoint_url=options.endpoint_url)
+    patience = Patience(options.store_patience * 60, say=functools.partial(screen.say, style="yellow"))
+    return S3Access(endpoint_url=options.endpoint_url, patience=patience, request_payer=options.request_payer)
+
+
+def _journal(options: Options) -> Path:
+    """The folder of the journals, found once: what an earlier release left in the working directory is taken over."""
+    if options.journal is None:
+        say = functools.partial(screen.say, style="yellow")
+        options.journal = journal_folder(options.cold_bucket, options.endpoint_url, say)
+    folder: Path = options.journal
+    return folder
 
 
 def _layout(options: Options) -> Layout:
@@ -254,9 +356,20 @@ def _layout(options: Options) -> Layout:
 
 
 def _plates(options: Options) -> list[Plate]:
+    if getattr(options, "read_plates", None) is None:  # once: how the file was read is told once
+        options.read_plates = _read_plates(options)
+    plates: list[Plate] = options.read_plates
+    return plates
+
+
+def _read_plates(options: Options) -> list[Plate]:
     if options.plates is not None:
-        text = options.plates.read_text(encoding="utf-8")
-        return plates_from_csv(text, project=options.project, batch=options.batch, source=options.source)
+        document = options.plates.read_bytes()
+        plates = plates_from_csv(document, project=options.project, batch=options.batch, source=options.source)
+        told = read_plates_csv(document).told
+        if told:
+            screen.say(told, "yellow")
+        return plates
     if not options.plate_id:
         raise RequestError("give --plate-id or --plates")
     full = options.plate_id_full or options.plate_id
@@ -271,7 +384,8 @@ def _sink(options: Options, access: S3Access) -> Sink:
         raise RequestError("give --to: a folder, or s3://bucket/prefix")
     parts = urlsplit(options.to)
     if parts.scheme == "s3":
-        return BucketSink(access.bucket(parts.netloc), parts.path.lstrip("/"))
+        prefix = parts.path.strip("/")  # `s3://b/back` means a folder: back/projects/..., not backprojects/...
+        return BucketSink(access.bucket(parts.netloc), f"{prefix}/" if prefix else "")
     return FolderSink(Path(options.to))
 
 

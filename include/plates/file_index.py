@@ -22,10 +22,10 @@ from urllib.parse import urlsplit
 
 from include.core.errors import NotFound, RequestError, VerificationError
 from include.core.progress import OnProgress, Progress, silent
-from include.plates.file_names import is_named
 from include.plates.layout import manifest_key
 from include.plates.manifest import read_manifest
 from include.plates.models import Manifest, ManifestMember
+from include.plates.name_match import is_named
 from include.plates.proof import MANIFEST_SUFFIX, SUFFIX, Proof, parse_proof, proof_key
 from include.s3.bucket import Bucket, ListedObject
 
@@ -257,7 +257,7 @@ class FileIndex:
     def find(
         self, name: str, bucket: str, prefix: str, *, limit: int, offset: int = 0
     ) -> list[tuple[Archived, FileRow]]:
-        """The files that `name` means (file_names.is_named), by key; a file in two archives is there twice."""
+        """The files that `name` means (name_match.is_named), by key; a file in two archives is there twice."""
         last = _split(name)[1]
         columns = ", ".join(f"m.{column}" for column in _COLUMNS)
         query = (

@@ -1,13 +1,23 @@
-"""How a person names files of an archive: a key, the end of a key, or a pattern. One rule for `restore` and `where`.
-
-Invariant: what `where` finds by a name, `restore` gives back by the same name.
-"""
+"""Which keys no file system takes as names: an archive keeps them, but they cannot be restored into a folder."""
 
 from __future__ import annotations
 
-import fnmatch
+from collections.abc import Iterable
+
+_NAME_BYTES, _PATH_BYTES = 255, 4095
 
 
-def is_named(key: str, name: str) -> bool:
-    """Whether `name` is this key, its end after a slash, or a pattern over the whole key (`*/Images/r01*`)."""
-    return key == name or key.endswith("/" + name) or ("*" in name and fnmatch.fnmatchcase(key, name))
+def name_warnings(keys: Iterable[str]) -> list[str]:
+    """One sentence, with the first of them; none where all names are fit."""
+    unfit = sorted(key for key in keys if len(key) > _NAME_BYTES // 4 and _too_long(key))
+    if not unfit:
+        return []
+    return [
+        f"{len(unfit)} names are longer than any file system takes ({_NAME_BYTES} bytes each, {_PATH_BYTES} with all "
+        f"folders): they are archived and come back to a bucket, but to no folder, the first {unfit[0]!r}"
+    ]
+
+
+def _too_long(key: str) -> bool:
+    steps = key.encode().split(b"/")
+    return max(map(len, steps)) > _NAME_BYTES or len(key.encode()) > _PATH_BYTES

@@ -10,16 +10,15 @@ complete tar of its own; extracting all of them in any order gives the plate.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from include.core.errors import RequestError
 from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, SourceObject, Tarball
+from include.plates.plates_csv import read_plates_csv
 
 BROAD2018 = Layout(
     name="broad2018",
@@ -113,6 +112,23 @@ def _fields_of(template: str) -> set[str]:
     return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
 
 
+def layout_faults(layout: Layout, source: object, parts: Mapping[str, object]) -> list[str]:
+    """What does not fit the layout: a source that it needs or does not use, and names of parts (by field) that it lacks."""
+    templates = [layout.tag, layout.archive_prefix, layout.backup_prefix, *(part.prefix for part in layout.parts)]
+    uses_source = any("source" in _fields_of(template) for template in templates)
+    faults = []
+    if uses_source and not source:
+        faults.append(f"source: layout {layout.name} needs it, as source_4")
+    elif source and not uses_source:
+        faults.append(f"source: layout {layout.name} does not use it; take it out, or correct layout")
+    known = [part.name for part in layout.parts]
+    for field, named in parts.items():
+        strange = [str(name) for name in named if name not in known] if isinstance(named, list) else []
+        if strange:
+            faults.append(f"{field}: {', '.join(strange)} not known; the parts are {', '.join(known)}")
+    return faults
+
+
 def fill(template: str, plate: Plate) -> str:
     return template.format(**{name: getattr(plate, name) for name in _FIELDS})
 
@@ -122,18 +138,9 @@ def tag_of(layout: Layout, plate: Plate) -> str:
     return fill(layout.tag_full if plate.tag_by_full else layout.tag, plate)
 
 
-def plates_from_csv(text: str, *, project: str, batch: str, source: str = "") -> list[Plate]:
+def plates_from_csv(document: bytes, *, project: str, batch: str, source: str = "") -> list[Plate]:
     """The rows of a plates.csv (header `plate_id,plate_id_full`), disambiguated. Raises RequestError with every fault."""
-    reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")))
-    if [name.strip() for name in reader.fieldnames or []] != ["plate_id", "plate_id_full"]:
-        raise RequestError("plates.csv begins with the header plate_id,plate_id_full")
-    rows = []
-    for row in reader:
-        if None in row or row.get("plate_id_full") is None:
-            raise RequestError(
-                f"plates.csv line {reader.line_num}: two columns are expected; quote a name with a comma"
-            )
-        rows.append((row["plate_id"], row["plate_id_full"]))
+    rows = read_plates_csv(document).rows
     return disambiguate(
         Plate(project=project, source=source, batch=batch, plate_id=short, plate_id_full=full) for short, full in rows
     )

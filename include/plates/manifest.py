@@ -22,15 +22,22 @@ from include.s3.bucket import Bucket
 
 def encode_manifest(head: ManifestHead, frames: Sequence[Frame], members: Iterable[ManifestMember]) -> bytes:
     packer = zstandard.ZstdCompressor(level=9, write_content_size=False).compressobj()
-    out = [packer.compress(_line(head.model_dump(mode="json")))]
+    out = [packer.compress(_line(_head_row(head)))]
     out += [packer.compress(_line({"frame": dataclasses.astuple(frame)})) for frame in frames]
     out += [packer.compress(_line(_member_row(member))) for member in members]
     out.append(packer.flush())
     return b"".join(out)
 
 
+def _head_row(head: ManifestHead) -> dict[str, Any]:
+    later = {"headers_unknown", "tags_unknown"} if head.waybill_manifest == 1 else None
+    return head.model_dump(mode="json", exclude=later)
+
+
 def _member_row(member: ManifestMember) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(member).items() if value is not None}
+    row = {name: value for name, value in dataclasses.asdict(member).items() if value is not None}
+    headers = dict(row.pop("headers"))
+    return row | {"headers": headers} if headers else row
 
 
 def _line(row: Any) -> bytes:
@@ -53,8 +60,9 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def _member(row: dict[str, Any]) -> ManifestMember:
-    frame = row.get("frame")
-    return ManifestMember(**row | {"parts": tuple(row["parts"]), "frame": tuple(frame) if frame else None})
+    frame, headers = row.get("frame"), tuple(row.get("headers", {}).items())
+    lists = {"parts": tuple(row["parts"]), "frame": tuple(frame) if frame else None, "headers": headers}
+    return ManifestMember(**row | lists)
 
 
 async def read_manifest(archive: Bucket, key: str) -> Manifest:

@@ -6,17 +6,21 @@ archives written years ago are checked against; add fields with defaults, never 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from include.s3.headers import Headers
+
 if TYPE_CHECKING:
     from include.s3.bucket import ListedObject
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+GROUP_LIMIT = 16 * MIB  # no compressed group ever holds more: what is unpacked at once is bounded by it
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
 
@@ -70,7 +74,7 @@ class ArchiveSettings(Frozen):
     compression: Compression = "gzip"
     level: int = 1
     part_bytes: int = Field(default=32 * MIB, ge=5 * MIB)
-    group_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=16 * MIB)
+    group_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=GROUP_LIMIT)
     volume_bytes: int = Field(default=300 * GIB, ge=MIB)
     copy_from_bytes: int | None = Field(default=None, ge=10 * MIB)
     storage_class: str | None = None
@@ -80,6 +84,16 @@ class ArchiveSettings(Frozen):
         if self.volume_bytes > 9_900 * self.part_bytes:
             raise ValueError("a volume of more than 9,900 parts does not fit an upload: enlarge part_bytes")
         return self
+
+
+def compression_faults(compression: str, level: object, copy_from: object, names: Sequence[str]) -> list[str]:
+    """What does not fit the compression. `names`: what the caller calls level and copy_from."""
+    faults = []
+    if copy_from and compression != "none":
+        faults.append(f"{names[1]}: copying inside the store needs compression none")
+    if isinstance(level, int) and level > 9 and compression != "zstd":
+        faults.append(f"{names[0]}: more than 9 is for zstd only")
+    return faults
 
 
 class PartSummary(Frozen):
@@ -104,6 +118,7 @@ class SourceObject:
     version_id: str | None = None
     storage_class: str | None = None
     checksum: str | None = None  # "CRC64NVME:FULL_OBJECT:<base64>" as S3 holds it
+    tags: str | None = None  # as in header x-amz-tagging; None: not looked at, or no right to read them
 
     @classmethod
     def of(cls, listed: ListedObject, part: str) -> SourceObject:
@@ -163,6 +178,7 @@ class ManifestMember:
     format: a reader without Waybill finds a single file by them, and a manifest that is healed must have the same bytes.
 
     `key` is None for a folder that no object stands for. `sha256` is None only for a member copied inside the store.
+    `headers` are what restore sets again (include/s3/headers.py); empty where an object has only what every object has.
     """
 
     name: str
@@ -180,6 +196,7 @@ class ManifestMember:
     etag_is_md5: bool = False
     parts: tuple[int, int] = (0, 0)
     frame: tuple[int, int, int] | None = None
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +210,13 @@ class Frame:
 
 
 class ManifestHead(Frozen):
-    """The first line of a manifest: what the tarball is, and what it weighs."""
+    """The first line of a manifest: what the tarball is, and what it weighs.
 
-    waybill_manifest: Literal[1] = 1
+    Version 2 keeps the objects' headers; `headers_unknown` and `tags_unknown` count the objects of which they could not
+    be read or were not looked at. Both are None in version 1.
+    """
+
+    waybill_manifest: Literal[1, 2] = 2
     tag: str
     project: str
     source: str = ""
@@ -218,6 +239,8 @@ class ManifestHead(Frozen):
     stored_crc64nvme: str | None
     members: int
     upload_parts: int
+    headers_unknown: int | None = None
+    tags_unknown: int | None = None
 
 
 class Manifest(Frozen):
@@ -281,7 +304,10 @@ class VolumeProof(Frozen):
 
 
 class Verdict(Frozen):
-    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves."""
+    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves.
+
+    `stopped_by` names the class of the store's error that ended the verification before its end, if one did.
+    """
 
     plate: Plate
     layout: Layout
@@ -295,6 +321,7 @@ class Verdict(Frozen):
     size_bytes: int = 0
     manifests_sha256: str = ""
     delete_script: str | None = None
+    stopped_by: str = ""
 
     @property
     def reasons(self) -> tuple[str, ...]:

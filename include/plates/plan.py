@@ -15,15 +15,16 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from include.core.concurrency import map_concurrently
-from include.core.errors import AuthError, NotFound, RequestError, VerificationError
+from include.core.errors import Forbidden, NotFound, RequestError, VerificationError
 from include.core.progress import OnProgress, Progress, silent
+from include.plates.file_names import name_warnings
 from include.plates.layout import check_layout, fill, problems_of, tag_of, tarball_key, volume_digest
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
 from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
 from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
 from include.s3.bucket import Bucket, Head
-from include.s3.errors import ColdObject, SourceChanged
+from include.s3.errors import ColdObject, RequesterPays, SourceChanged, Unsupported
 
 if TYPE_CHECKING:  # the command line plans without a request, and need not load its models
     from include.plates.request import BackupRequest
@@ -31,6 +32,7 @@ if TYPE_CHECKING:  # the command line plans without a request, and need not load
 PLAN_METADATA = "waybill-plan-sha256"
 FULL_ID_METADATA = "waybill-plate-id-full"
 _SHOWN = 5
+_SAMPLE = 6
 _COLD_IN_LISTING = ("GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING")
 
 
@@ -83,7 +85,7 @@ async def plan_plate(
         existing=existing,
         other_measurements=others,
         problems=tuple(problems + clashes),
-        warnings=_warnings(plate, parts, others),
+        warnings=(*_warnings(plate, parts, others), *name_warnings(one.key for one in objects)),
         digest=hashlib.sha256("\n".join(volume.digest for volume in volumes).encode()).hexdigest(),
     )
 
@@ -180,10 +182,12 @@ def _parents(key: str, root: str) -> Iterable[str]:
 def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[list[tuple[str, SourceObject | None]]]:
     volumes: list[list[tuple[str, SourceObject | None]]] = [[]]
     used = len(END_MARKER)
+    every = [source.modified for _, source in rows if source] or [0]
     for name, source in rows:
         size = source.size if source else 0
-        # The folder's time is not known before the cut, but a header's length does not depend on it.
-        needed = len(header(name, size, source.modified if source else 0)) + size + padding(size)
+        # A folder's time is not known before the cut; before 1970 and after 2242 a header is longer.
+        times = {source.modified} if source else {min(every), max(every)}
+        needed = max(len(header(name, size, time)) for time in times) + size + padding(size)
         if volumes[-1] and used + needed > limit:
             volumes.append([])
             used = len(END_MARKER)
@@ -257,35 +261,58 @@ class _Inspector:
         self._probe = probe
         self._concurrency = concurrency
         self._on_progress = on_progress
-        self._cold: list[str] = []
-        self._unreadable: list[str] = []
-        self._changed: list[str] = []
+        self._cold: set[str] = set()
+        self._unreadable: set[str] = set()
+        self._changed: set[str] = set()
+        self._tags_wanted: set[str] = set()
 
     async def run(self, objects: Sequence[SourceObject]) -> list[SourceObject]:
+        """Tags are looked for in a few objects of each part; where one has any, in all."""
+        self._tags_wanted = {one.key for one in _sample(objects)} if self._probe else set()
+        looked = await self._run(objects)
+        if any(one.tags for one in looked):
+            untold = {one.key for one in looked if one.tags is None} - self._tags_wanted
+            self._tags_wanted |= untold
+            again = iter(await self._run([one for one in objects if one.key in untold]))
+            looked = [next(again) if one.key in untold else one for one in looked]
+        return looked
+
+    async def _run(self, objects: Sequence[SourceObject]) -> list[SourceObject]:
         def note(done: int) -> None:
             self._on_progress(Progress("plan", 0, 0, done, len(objects), "looking at each object"))
 
         return await map_concurrently(objects, self._look, self._concurrency, note)
 
+    async def _tags(self, one: SourceObject, head: Head) -> str | None:
+        """None where they may not be read: verify tells it, and the archive goes on."""
+        try:
+            return await self._source.tags(one.key, one.version_id) if head.tag_count else ""
+        except (Forbidden, Unsupported):
+            return None
+
     async def _look(self, one: SourceObject) -> SourceObject:
         try:
             head = await self._head(one)
             if head is not None and head.cold:
-                self._cold.append(one.key)
+                self._cold.add(one.key)
             elif self._probe and one.size:
                 await self._source.read(one.key, 0, 1, etag=one.etag, size=one.size, version_id=one.version_id)
-            return dataclasses.replace(one, checksum=head.checksum if head else None)
+            tags = await self._tags(one, head) if head else None
+            return dataclasses.replace(one, checksum=head.checksum if head else None, tags=tags)
         except ColdObject:
-            self._cold.append(one.key)
+            self._cold.add(one.key)
         except (SourceChanged, NotFound):
-            self._changed.append(one.key)
-        except AuthError:
-            self._unreadable.append(one.key)
+            self._changed.add(one.key)
+        except RequesterPays:
+            raise
+        except Forbidden:
+            self._unreadable.add(one.key)
         return dataclasses.replace(one, checksum=None)
 
     async def _head(self, one: SourceObject) -> Head | None:
-        """HEAD only where the listing gives a reason: an archived class, or a checksum that the store holds."""
-        if not one.checksum and one.storage_class not in _COLD_IN_LISTING:
+        """HEAD only where there is a reason: an archived class, a checksum that the store holds, tags to be looked for."""
+        wanted = one.checksum or one.key in self._tags_wanted
+        if not wanted and one.storage_class not in _COLD_IN_LISTING:
             return None
         head = await self._source.head(one.key, one.version_id)
         if head is None:
@@ -294,10 +321,19 @@ class _Inspector:
 
     def problems(self) -> list[str]:
         return [
-            *_some(self._cold, "lie in an archived storage class; request their restoration first"),
-            *_some(self._unreadable, "may not be read with these credentials"),
-            *_some(self._changed, "changed while they were listed; plan again"),
+            *_some(sorted(self._cold), "lie in an archived storage class; request their restoration first"),
+            *_some(sorted(self._unreadable), "may not be read with these credentials"),
+            *_some(sorted(self._changed), "changed while they were listed; plan again"),
         ]
+
+
+def _sample(objects: Sequence[SourceObject]) -> list[SourceObject]:
+    """A few objects of each part, from the first to the last."""
+    found = []
+    for part in sorted({one.part for one in objects}):
+        rows = [one for one in objects if one.part == part]
+        found += rows[:: max(1, len(rows) // _SAMPLE)]
+    return found
 
 
 def _some(keys: Sequence[str], what: str) -> list[str]:

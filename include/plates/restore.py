@@ -22,13 +22,15 @@ import zstandard
 from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, RequestError, VerificationError, WaybillError
 from include.core.progress import OnProgress, Progress, silent
-from include.plates.file_names import is_named
 from include.plates.layout import fill, tag_of
 from include.plates.manifest import read_manifest
-from include.plates.models import MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
-from include.plates.restore_target import Sink
+from include.plates.models import GROUP_LIMIT, MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
+from include.plates.name_match import is_named
+from include.plates.restore_target import Sink, ends_all
+from include.plates.same_bytes import agrees, digester_for
+from include.plates.tar_stream import SequentialReader
 from include.s3.bucket import Bucket, Head
-from include.s3.checksums import Digester, plain_md5, whole_checksum
+from include.s3.checksums import Digester
 from include.s3.errors import ColdObject, ObjectExists
 
 _RANGE = 8 * MIB
@@ -161,25 +163,42 @@ async def restore(
     concurrency: int = 4,
     on_progress: OnProgress = silent,
 ) -> RestoreReport:
-    """Restores the members given by `select`. One bad file fails alone. Raises ColdObject where a tarball is cold."""
+    """Restores the members given by `select`. One bad file fails alone; a full disk ends the rest.
+
+    Raises ColdObject where a tarball is cold.
+    """
     readers = await _readers([manifest for manifest, _ in wanted], archive)
+    if any(isinstance(reader, SequentialReader) for reader in readers.values()):
+        wanted, concurrency = sorted(wanted, key=lambda pair: (pair[0].head.key, pair[1].data_offset)), 1
     total = sum(member.size for _, member in wanted)
     done = {"bytes": 0, "files": 0}
+    ended: list[str] = []
 
     async def one(pair: tuple[Manifest, ManifestMember]) -> FileOutcome:
         manifest, member = pair
-        outcome = await _restore_one(readers[manifest.head.key], member, sink, overwrite=overwrite)
+        if ended:
+            return FileOutcome(member.key or "", member.size, Restored.FAILED, f"not tried, since {ended[0]}")
+        try:
+            outcome = await _restore_one(readers[manifest.head.key], member, sink, overwrite=overwrite)
+        except OSError as error:
+            why = f"{error.strerror or type(error).__name__}: {error.filename or member.key}"
+            outcome = FileOutcome(member.key or "", member.size, Restored.FAILED, why)
+            ended.extend([why] if ends_all(error) else [])
         done["bytes"] += member.size
         done["files"] += 1
         on_progress(Progress("restore", done["bytes"], total, done["files"], len(wanted), member.key or ""))
         return outcome
 
-    outcomes = await map_concurrently(wanted, one, concurrency)
+    try:
+        outcomes = await map_concurrently(wanted, one, concurrency)
+    finally:
+        for reader in readers.values():
+            await reader.close()
     return RestoreReport(files=tuple(outcomes), read_bytes=sum(reader.read_bytes for reader in readers.values()))
 
 
-async def _readers(manifests: Sequence[Manifest], archive: Bucket) -> dict[str, TarballReader]:
-    readers: dict[str, TarballReader] = {}
+async def _readers(manifests: Sequence[Manifest], archive: Bucket) -> dict[str, TarballReader | SequentialReader]:
+    readers: dict[str, TarballReader | SequentialReader] = {}
     for manifest in manifests:
         key = manifest.head.key
         if key in readers:
@@ -191,11 +210,14 @@ async def _readers(manifests: Sequence[Manifest], archive: Bucket) -> dict[str, 
             raise ColdObject(f"s3://{archive.name}/{key} lies in cold storage: request its restoration and wait for it")
         if head.size != manifest.head.stored_bytes:
             raise VerificationError(f"s3://{archive.name}/{key} has {head.size} bytes, the manifest says otherwise")
-        readers[key] = TarballReader(manifest, head, archive)
+        whole = manifest.head.compression != "none" and not manifest.frames
+        readers[key] = SequentialReader(head, archive) if whole else TarballReader(manifest, head, archive)
     return readers
 
 
-async def _restore_one(reader: TarballReader, member: ManifestMember, sink: Sink, *, overwrite: bool) -> FileOutcome:
+async def _restore_one(
+    reader: TarballReader | SequentialReader, member: ManifestMember, sink: Sink, *, overwrite: bool
+) -> FileOutcome:
     key = member.key or ""
     try:
         there = await sink.existing(member)
@@ -205,31 +227,25 @@ async def _restore_one(reader: TarballReader, member: ManifestMember, sink: Sink
             return FileOutcome(
                 key, member.size, Restored.REFUSED, "something else is there; say overwrite to replace it"
             )
-        stored = whole_checksum(member.checksum)
-        digester = Digester(md5=member.sha256 is None and plain_md5(member.etag), stored=stored[0] if stored else None)
+        digester = digester_for(member)
         async with aclosing(reader.content(member, digester)) as chunks:
-            await sink.write(member, chunks, lambda: _check(member, digester), overwrite=overwrite)
+            note = await sink.write(member, chunks, lambda: _check(member, digester), overwrite=overwrite)
     except ObjectExists as error:
         return FileOutcome(key, member.size, Restored.REFUSED, str(error))
-    except (ColdObject, RequestError):
+    except ColdObject:
         raise
     except WaybillError as error:
         return FileOutcome(key, member.size, Restored.FAILED, str(error))
-    return FileOutcome(key, member.size, Restored.RESTORED)
+    return FileOutcome(key, member.size, Restored.RESTORED, note)
 
 
 def _check(member: ManifestMember, digester: Digester) -> None:
     got = digester.result()
     if got.size != member.size:
         raise VerificationError(f"{member.key}: {got.size} bytes came out, the manifest says {member.size}")
-    if member.sha256 is not None:
-        if got.sha256 != member.sha256:
-            raise VerificationError(f"{member.key}: the SHA-256 of what came out is not the manifest's")
-        return
-    # A member that the store copied by itself was never hashed on the way in; its source's own checksum must do.
-    stored = whole_checksum(member.checksum)
-    if not (stored and got.stored == stored[1]) and not (got.md5 is not None and got.md5 == member.etag):
-        raise VerificationError(f"{member.key}: what came out is not what the source's checksum says")
+    if not agrees(member, got):
+        known = "the manifest's SHA-256" if member.sha256 is not None else "its source's own checksum"
+        raise VerificationError(f"{member.key}: what came out does not have {known}")
 
 
 class TarballReader:
@@ -241,6 +257,9 @@ class TarballReader:
         self._archive = archive
         self._kept: OrderedDict[int, asyncio.Task[bytes]] = OrderedDict()
         self.read_bytes = 0
+
+    async def close(self) -> None:
+        """Nothing stays open between two reads."""
 
     async def content(self, member: ManifestMember, digester: Digester) -> AsyncGenerator[memoryview, None]:
         """A member's bytes in order, fed to the digester on the way."""
@@ -258,10 +277,6 @@ class TarballReader:
         number = bisect.bisect_right(self._manifest.frames, start, key=lambda f: f.raw_offset) - 1
         frame = self._manifest.frames[number]
         data = await self._unpacked(number, frame)
-        if len(data) != frame.raw_length:
-            raise VerificationError(
-                f"frame {number} of {self._manifest.head.key} holds {len(data)} bytes, not as planned"
-            )
         return memoryview(data)[start - frame.raw_offset : end - frame.raw_offset]
 
     async def _unpacked(self, number: int, frame: Frame) -> bytes:
@@ -279,11 +294,15 @@ class TarballReader:
             raise
 
     async def _unpack(self, frame: Frame) -> bytes:
+        if frame.raw_length > GROUP_LIMIT or frame.length > _most_stored(frame.raw_length):
+            raise VerificationError(
+                f"{self._manifest.head.key}: the manifest names a group at {frame.offset} that is none"
+            )
         data = await self._stored(frame.offset, frame.length)
         unpack = _gunzip if self._manifest.head.compression == "gzip" else _unzstd
         try:
             return await asyncio.to_thread(unpack, memoryview(data), frame.raw_length)
-        except (zlib.error, zstandard.ZstdError):
+        except (zlib.error, zstandard.ZstdError, ValueError):
             raise VerificationError(f"{self._manifest.head.key} is damaged at byte {frame.offset}") from None
 
     async def _stored(self, start: int, length: int) -> Any:
@@ -295,9 +314,25 @@ class TarballReader:
         return data
 
 
+def _most_stored(raw_length: int) -> int:
+    """What cannot be compressed grows a little, in both formats by far less than this."""
+    return raw_length + raw_length // 8 + 64 * 1024
+
+
 def _gunzip(data: memoryview, raw_length: int) -> bytes:
-    return zlib.decompress(data, 31, raw_length)
+    """Exactly one gzip member of `raw_length` bytes; one that holds more is not unpacked any further. Raises ValueError."""
+    inner = zlib.decompressobj(31)
+    raw = inner.decompress(data, raw_length + 1)
+    if not inner.eof or inner.unused_data or len(raw) != raw_length:
+        raise ValueError("not the frame of the manifest")
+    return raw
 
 
 def _unzstd(data: memoryview, raw_length: int) -> bytes:
-    return zstandard.ZstdDecompressor().decompress(data, max_output_size=raw_length)
+    """Exactly one zstd frame, in the same way. What its header says of its size would be believed, so it is looked at."""
+    if zstandard.frame_content_size(data) not in (-1, raw_length):
+        raise ValueError("not the frame of the manifest")
+    raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=raw_length, allow_extra_data=False)
+    if len(raw) != raw_length:
+        raise ValueError("not the frame of the manifest")
+    return raw

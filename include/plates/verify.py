@@ -16,18 +16,21 @@ from typing import Any
 
 from awscrt import checksums
 
-from include.core.concurrency import prefetch
+from include.core.concurrency import map_concurrently, prefetch
 from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
 from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare
 from include.plates.layout import BROAD2018, fill, problems_of, tag_of
-from include.plates.models import Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.models import GROUP_LIMIT, Check, Layout, Outcome, Plate, Verdict, VolumeProof
 from include.plates.proof import OF_THE_TARBALL, TarballVerdict, write_proofs
+from include.plates.same_bytes import member_of_row, same_bytes
+from include.plates.script_archive import NO_MANIFEST, Compared, compare_script_archive, find_script_tarballs
 from include.plates.verify_evidence import (
     Evidence,
     base64_of,
     checksum_agrees,
+    headers_not_kept,
     parse_manifest,
     plan_digest,
 )
@@ -37,6 +40,7 @@ from include.s3.errors import SourceChanged
 
 _CHUNK = 8 * 1024 * 1024
 _SHOWN = 5
+_READ_AT_ONCE = 3
 _EXTENSION = {"none": ".tar", "gzip": ".tar.gz", "zstd": ".tar.zst"}
 
 
@@ -62,8 +66,10 @@ async def verify_archive(
         await work.volumes()
         await work.compare_source()
     except (VerificationError, NotFound) as error:
+        work.stopped_by = error
         work.say("V5", Outcome.MISMATCH if isinstance(error, SourceChanged) else Outcome.UNVERIFIABLE, str(error))
     except WaybillError as error:
+        work.stopped_by = error
         work.say("V4", Outcome.UNVERIFIABLE, str(error))
     verdict = work.verdict()
     if write_documents:
@@ -104,6 +110,8 @@ class _Verification:
         self._done: list[Evidence] = []
         self._checks: dict[str, list[tuple[Outcome, str]]] = {f"V{n}": [] for n in range(1, 6)}
         self._whole = True
+        self.stopped_by: WaybillError | None = None
+        self._compared: Compared | None = None
 
     def say(self, name: str, outcome: Outcome, detail: str) -> None:
         self._checks[name].append((outcome, detail))
@@ -118,12 +126,31 @@ class _Verification:
             pattern = re.compile(re.escape(f"{base}_{tarball.name}") + r"(?:\.(\d+)-of-(\d+))?\.manifest\.jsonl\.zst")
             named = [(key, match) for key in keys if (match := pattern.fullmatch(key))]
             counts = {int(match[2] or 1) for _, match in named}
+            if not named and await self._by_script(tarball.name, keys):
+                continue
             if not named or len(counts) != 1 or {int(m[1] or 1) for _, m in named} != set(range(1, max(counts) + 1)):
                 self._whole = False
                 self.say("V5", Outcome.UNVERIFIABLE, _which(self._tag, tarball.name, [key for key, _ in named]))
                 continue
             for key, _ in sorted(named):
                 await self._volume(key, tarball.name, keys)
+
+    async def _by_script(self, tarball: str, keys: Sequence[str]) -> bool:
+        """A tarball without a manifest is compared with whatever else is there; that never makes it verified."""
+        every = await find_script_tarballs(self._plate, self._layout, self._archive)
+        found = [one for one in every if one.tarball == tarball]
+        if not found:
+            return False
+        self._whole = False
+        if self._compared is None:  # all of them at once, since the script's listings are of the plate
+            whole = not any(key.endswith(".manifest.jsonl.zst") for key in keys)
+            self._compared = await compare_script_archive(
+                every, source=self._source, archive=self._archive, whole=whole, on_progress=self._on_progress
+            )
+            self.say("V4", self._compared.outcome, self._compared.sentence())
+        names = ", ".join(one.key.rsplit("/", 1)[-1] for one in found)
+        self.say("V5", Outcome.UNVERIFIABLE, f"{names} {NO_MANIFEST}")
+        return True
 
     async def _volume(self, manifest_key: str, tarball: str, keys: Sequence[str]) -> None:
         data = await self._archive.read_all(manifest_key)
@@ -176,7 +203,7 @@ class _Verification:
             )
             return
         how = "by its sha256" if digest else "by the plan's sha256" if plan else "by size and content only"
-        self.say("V5", Outcome.VERIFIED, f"{volume.key} is bound to its manifest {how}")
+        self.say("V5", Outcome.VERIFIED, f"{volume.key} is bound to its manifest {how}{headers_not_kept(volume)}")
 
     async def _tag_of(self, volume: Evidence, there: Head) -> str | None:
         named = there.metadata.get("waybill-manifest-sha256")
@@ -197,7 +224,8 @@ class _Verification:
     # Reading the stored object
 
     async def _read(self, volume: Evidence, there: Head) -> None:
-        scanner, unpacker = TarScanner(), Unpacker(str(volume.head["compression"]))
+        scanner = TarScanner(len(volume.rows))
+        unpacker = Unpacker(str(volume.head["compression"]), min(int(volume.head["group_bytes"]), GROUP_LIMIT))
         whole = hashlib.md5(usedforsecurity=False)
         crc = 0
 
@@ -327,9 +355,10 @@ class _Verification:
             for row in volume.objects
         ]
         found = await compare(archived, self._plate, self._layout, self._source)
+        same, changed = await self._written_again(found.changed)
         wrong = [
             _some(found.appeared, "appeared"),
-            _some(found.changed, "changed"),
+            _some(changed, "changed"),
             _some(found.vanished, "vanished"),
         ]
         if any(wrong):
@@ -339,7 +368,23 @@ class _Verification:
                 "V1", Outcome.UNVERIFIABLE, _some(found.not_listed, "are there but are not listed; try again later")
             )
         else:
-            self.say("V1", Outcome.VERIFIED, f"{found.listed} objects listed again, none new, gone or changed")
+            again = f"; {same} were written again with the same bytes, so they cannot be deleted by this proof"
+            listed = f"{found.listed} objects listed again, none new, gone or changed"
+            self.say("V1", Outcome.VERIFIED, listed + (again if same else ""))
+
+    async def _written_again(self, keys: Sequence[str]) -> tuple[int, list[str]]:
+        """Of objects with another ETag or version: how many hold the archived bytes (as after a restore), and which do not."""
+        asked = set(keys)
+        rows = {row["key"]: row for volume in self._done for row in volume.objects if row["key"] in asked}
+
+        async def alike(key: str) -> bool:
+            there = await self._source.head(key)
+            member = member_of_row(rows[key])
+            return there is not None and await same_bytes(self._source, there, member, by_metadata=False) is not None
+
+        answers = await map_concurrently(keys, alike, _READ_AT_ONCE)
+        changed = [key for key, same in zip(keys, answers, strict=True) if not same]
+        return len(keys) - len(changed), changed
 
     # The outcome
 
@@ -361,6 +406,7 @@ class _Verification:
             objects=len(rows),
             size_bytes=sum(int(row["size"]) for row in rows),
             manifests_sha256=hashlib.sha256(lines.encode()).hexdigest(),
+            stopped_by=type(self.stopped_by).__name__ if self.stopped_by else "",
         )
 
     async def documents(self, verdict: Verdict) -> Verdict:

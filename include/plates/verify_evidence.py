@@ -49,7 +49,7 @@ def parse_manifest(key: str, data: bytes) -> Evidence:
         head = lines[0]
         rows = [line for line in lines[1:] if "name" in line]
         frames = [line["frame"] for line in lines[1:] if "name" not in line]
-        if head["waybill_manifest"] != 1 or head["members"] != len(rows):
+        if head["waybill_manifest"] not in (1, 2) or head["members"] != len(rows):
             raise VerificationError(f"{key} is not whole, or of a format that this version does not know")
         return Evidence(head["key"], key, hashlib.sha256(data).hexdigest(), head, frames, rows)
     except (zstandard.ZstdError, ValueError, KeyError, IndexError, TypeError):
@@ -67,6 +67,15 @@ def plan_digest(volume: Evidence) -> str:
     for line in [first, *rows]:
         digest.update((json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
     return digest.hexdigest()
+
+
+def headers_not_kept(volume: Evidence) -> str:
+    """What of the objects beside their bytes is not in the manifest: told, and no fault of the archive."""
+    if volume.head["waybill_manifest"] == 1:
+        return "; it is of a version that kept no headers, metadata or tags"
+    counts = {"headers and metadata": "headers_unknown", "tags": "tags_unknown"}
+    told = [f"the {what} of {volume.head[name]} objects" for what, name in counts.items() if volume.head[name]]
+    return f"; {' and '.join(told)} could not be read or were not looked at, so they are not kept" if told else ""
 
 
 def checksum_agrees(row: Mapping[str, Any], found: Found) -> bool | None:

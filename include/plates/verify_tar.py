@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ import zstandard
 from awscrt import checksums
 
 _ZEROS = bytes(512)
+_RAW_AT_ONCE = 4 * 1024 * 1024
+# zlib is told how much to give at once. zstd is not, and 4 bytes may be a block of 128 KiB: 1 KiB gives 32 MiB at most.
+_STORED_AT_ONCE = {"gzip": 64 * 1024, "zstd": 1024}
+_EXTENDED_BYTES = 1024 * 1024
 
 
 class Damaged(Exception):
@@ -39,9 +44,13 @@ class Found:
 
 
 class TarScanner:
-    """Takes the uncompressed tar in pieces of any size; `found` are the members so far. Raises Damaged."""
+    """Takes the uncompressed tar in pieces of any size; `found` are the members so far. Raises Damaged.
 
-    def __init__(self) -> None:
+    `members` is how many there may be: a tarball of more is not read on.
+    """
+
+    def __init__(self, members: int | None = None) -> None:
+        self._most = members
         self.found: list[Found] = []
         self.offset = 0
         self._pending = bytearray()
@@ -125,6 +134,8 @@ class TarScanner:
         kind = block[156:157]
         if kind == b"x":
             size = _octal(block[124:136], at)
+            if size > _EXTENDED_BYTES:
+                raise Damaged(f"an extended header of {size} bytes at {at}")
             self._extended_left = size + -size % 512
             self._extended = {"": str(size)}
         elif kind in (b"0", b"\0", b"5"):
@@ -159,7 +170,7 @@ class TarScanner:
             "name": shown + "/" if folder and not shown.endswith("/") else shown,
             "folder": folder,
             "size": size,
-            "modified": _octal(block[136:148], at),
+            "modified": self._modified(block, at),
             "header_offset": self._start,
             "data_offset": self.offset,
         }
@@ -169,7 +180,18 @@ class TarScanner:
         if not size:
             self._close_member()
 
+    def _modified(self, block: bytes, at: int) -> int:
+        """Before 1970 and after 2242 the time stands in an extended header, and the plain field holds 0."""
+        given = self._extended.get("mtime")
+        if given is None:
+            return _octal(block[136:148], at)
+        if not re.fullmatch(r"-?[0-9]{1,15}", given):
+            raise Damaged(f"a time in the extended header before {at} is no whole number")
+        return int(given)
+
     def _close_member(self) -> None:
+        if self._most is not None and len(self.found) >= self._most:
+            raise Damaged(f"more than the {self._most} members of the manifest")
         self._pad = -self._member["size"] % 512
         crc = base64.b64encode(self._crc.to_bytes(8, "big")).decode()
         digests: dict[str, Any] = {"sha256": self._sha256.hexdigest(), "md5": self._md5.hexdigest(), "crc64nvme": crc}
@@ -185,14 +207,19 @@ def _octal(field: bytes, at: int) -> int:
 
 
 class Unpacker:
-    """Stored bytes to tar bytes; `frames` are (offset, length, raw offset, raw length) of each frame seen."""
+    """Stored bytes to tar bytes; `frames` are (offset, length, raw offset, raw length) of each frame seen.
 
-    def __init__(self, compression: str):
+    However few stored bytes would unpack to however many, it gives them in pieces of at most 32 MiB, and a frame that holds
+    more than `frame_bytes` is damage.
+    """
+
+    def __init__(self, compression: str, frame_bytes: int | None = None):
         self._make: dict[str, Any] = {
             "gzip": lambda: zlib.decompressobj(31),
             "zstd": lambda: zstandard.ZstdDecompressor().decompressobj(),
         }
         self._compression = compression
+        self._frame_bytes = frame_bytes
         self._inner: Any = None
         self.frames: list[tuple[int, int, int, int]] = []
         self._stored = self._raw = 0
@@ -203,23 +230,38 @@ class Unpacker:
         if self._compression == "none":
             yield data
             return
-        while len(data):
+        full = False
+        while len(data) or full:
             if self._inner is None:
                 self._inner = self._make[self._compression]()
                 self._begun = (self._stored, self._raw)
             try:
-                out = self._inner.decompress(data)
+                out, used = self._some(data[: _STORED_AT_ONCE[self._compression]])
             except (zlib.error, zstandard.ZstdError):
                 raise Damaged(f"the compressed frame at {self._begun[0]} is damaged") from None
-            rest = len(self._inner.unused_data)
-            self._stored += len(data) - rest
-            self._raw += len(out)
-            data = data[len(data) - rest :]
+            data = data[used:]
+            self._stored, self._raw = self._stored + used, self._raw + len(out)
+            full = len(out) == _RAW_AT_ONCE
+            self._check_frame()
             if self._inner.eof:
                 stored, raw = self._begun
                 self.frames.append((stored, self._stored - stored, raw, self._raw - raw))
-                self._inner = None
-            yield memoryview(out)
+                self._inner, full = None, False
+            if out:
+                yield memoryview(out)
+
+    def _some(self, data: memoryview) -> tuple[bytes, int]:
+        """Unpacked bytes, and how many of the stored ones they took."""
+        if self._compression == "zstd":
+            out = self._inner.decompress(data)
+            return out, len(data) - len(self._inner.unused_data)
+        out = self._inner.decompress(data, _RAW_AT_ONCE)
+        return out, len(data) - len(self._inner.unconsumed_tail) - len(self._inner.unused_data)
+
+    def _check_frame(self) -> None:
+        stored, raw = self._begun
+        if self._frame_bytes is not None and self._raw - raw > self._frame_bytes:
+            raise Damaged(f"the compressed frame at {stored} holds more than the {self._frame_bytes} bytes of a group")
 
     def close(self) -> None:
         if self._inner is not None:

@@ -20,6 +20,7 @@ from include.plates.models import MIB, SourceObject
 from include.plates.tar_format import END_MARKER, PlannedMember, header, padding
 from include.s3.bucket import Bucket, Buffer
 from include.s3.checksums import Digester, Digests, plain_md5, whole_checksum
+from include.s3.headers import Headers
 
 FETCH_BYTES = 12 * MIB
 AHEAD_BYTES = 32 * MIB
@@ -29,11 +30,15 @@ AHEAD_COUNT = 32
 
 @dataclass(frozen=True, slots=True)
 class ReadMember:
-    """What reading a member proved: its digests, and whether the source's ETag is its MD5 (with KMS it is not)."""
+    """What reading a member proved: its digests, and whether the source's ETag is its MD5 (with KMS it is not).
+
+    `headers` came with the bytes; None where there was nothing to read, or in a journal of before.
+    """
 
     sha256: str
     crc64nvme: str
     etag_is_md5: bool
+    headers: Headers | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,8 @@ class VolumeReader:
         self._source = source
         self._copied = copied
         self._ahead_bytes = ahead_bytes
+        self._headers: dict[int, Headers] = {}
+        self._alike: dict[Headers, Headers] = {}  # thousands of objects have the same ones
 
     def ending_in(self, start: int, end: int) -> range:
         """Members whose last byte lies in [start, end): those that a part's journal line answers for."""
@@ -88,7 +95,7 @@ class VolumeReader:
                     digester = _digester(member.source) if step.start == 0 or digester is None else digester
                     await digester.update(memoryview(data))
                     if step.last:
-                        self.read[step.index] = await self._judge(member, digester.result())
+                        self.read[step.index] = await self._judge(step.index, digester.result())
                         digester = None
                 for piece in _clip(data, member.data_offset + step.start, start, end):
                     yield piece
@@ -124,27 +131,35 @@ class VolumeReader:
         source = self.members[step.index].source
         if source is None or step.length == 0:
             if step.hashed:
-                self.read[step.index] = await self._judge(self.members[step.index], Digester(md5=False).result())
+                self.read[step.index] = await self._judge(step.index, Digester(md5=False).result())
             return step, b""
         data = await self._get(source, step)
         if step.hashed and step.whole:
-            member = self.members[step.index]
             try:
-                self.read[step.index] = await self._judge(member, await _digest(source, data))
+                self.read[step.index] = await self._judge(step.index, await _digest(source, data))
             except VerificationError:
                 # A bit lost on the way is cheap to settle while the bytes are still ours alone: read once more.
                 data = await self._get(source, step)
-                self.read[step.index] = await self._judge(member, await _digest(source, data))
+                self.read[step.index] = await self._judge(step.index, await _digest(source, data))
         return step, data
 
     async def _get(self, source: SourceObject, step: _Step) -> Buffer:
+        def learn(headers: Headers) -> None:
+            self._headers[step.index] = self._alike.setdefault(headers, headers)
+
         return await self._source.read(
-            source.key, step.start, step.length, etag=source.etag, size=source.size, version_id=source.version_id
+            source.key,
+            step.start,
+            step.length,
+            etag=source.etag,
+            size=source.size,
+            version_id=source.version_id,
+            learn=learn if step.hashed and step.start == 0 else None,
         )
 
-    async def _judge(self, member: PlannedMember, digests: Digests) -> ReadMember:
+    async def _judge(self, index: int, digests: Digests) -> ReadMember:
         """Compares what was read with what the source says of itself (docs/faults.md, V2)."""
-        source = member.source
+        source = self.members[index].source
         etag_is_md5 = digests.md5 is not None
         if source is not None:
             stored = whole_checksum(source.checksum)
@@ -158,7 +173,7 @@ class VolumeReader:
                 if head is None or head.encryption in (None, "AES256"):
                     raise VerificationError(f"{source.key}: the MD5 of the bytes read is not the listed ETag")
                 etag_is_md5 = False
-        return ReadMember(digests.sha256, digests.crc64nvme, etag_is_md5)
+        return ReadMember(digests.sha256, digests.crc64nvme, etag_is_md5, self._headers.pop(index, None))
 
 
 def _digester(source: SourceObject | None) -> Digester:

@@ -23,19 +23,24 @@ from include.s3.multipart import Mark, PartDone, Upload
 class VolumePart(PartDone):
     """A part of a volume: which uncompressed bytes it holds and what was learned of them. As in stored journals.
 
-    `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5) of members
-    that end in this part.
+    `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5, headers) of
+    members that end in this part, in journals of before without the headers.
     """
 
     start: int
     end: int
     frames: tuple[tuple[int, int], ...] = ()
-    members: tuple[tuple[int, str, str, bool], ...] = ()
+    members: tuple[tuple[Any, ...], ...] = ()
 
 
 def part_of_row(row: Mapping[str, Any]) -> VolumePart:
-    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(tuple(m) for m in row["members"])}
+    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(map(_member_of_row, row["members"]))}
     return VolumePart(**{**row, **lists})
+
+
+def _member_of_row(row: Sequence[Any]) -> tuple[Any, ...]:
+    headers = [None if one is None else tuple(map(tuple, one)) for one in row[4:]]
+    return (*row[:4], *headers)
 
 
 def upload_of(

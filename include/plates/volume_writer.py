@@ -337,7 +337,7 @@ class VolumeWriter:
     def _done(self, cut: _Cut, etag: str, crc: str) -> VolumePart:
         read = self._reader.read
         members = tuple(
-            (index, read[index].sha256, read[index].crc64nvme, read[index].etag_is_md5)
+            (index, read[index].sha256, read[index].crc64nvme, read[index].etag_is_md5, read[index].headers)
             for index in self._reader.ending_in(cut.start, cut.end)
             if index in read
         )

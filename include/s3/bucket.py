@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,7 +19,16 @@ from obstore.exceptions import BaseError
 
 from include.core.errors import NotFound, RequestError, TransientError, VerificationError
 from include.s3.client import S3Client, obstore_error
-from include.s3.errors import ObjectExists, PreconditionFailed, SourceChanged, Unsupported
+from include.s3.errors import (
+    BucketMissing,
+    ObjectExists,
+    ObjectVanished,
+    OtherRegion,
+    PreconditionFailed,
+    SourceChanged,
+    Unsupported,
+)
+from include.s3.headers import Headers, of_answer, of_attributes, tagging
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
 _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
@@ -28,7 +37,10 @@ _CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "CRC32", "SHA1")
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What HEAD says of an object. `restore` is the raw x-amz-restore header, `archive` an Intelligent-Tiering tier."""
+    """What HEAD says of an object. `restore` is the raw x-amz-restore header, `archive` an Intelligent-Tiering tier.
+
+    `headers` are what a copy of it needs to be like it, all but its tags, of which HEAD gives the number only.
+    """
 
     key: str
     size: int
@@ -43,6 +55,8 @@ class Head:
     encryption: str | None = None
     retain_until: float | None = None
     legal_hold: bool = False
+    headers: Headers = ()
+    tag_count: int = 0
 
     @property
     def cold(self) -> bool:
@@ -81,6 +95,7 @@ class Bucket:
         self.name = name
         self.access = access
         self._store = store
+        self._region = access.region
         self._answers_206 = True
 
     def what(self, verb: str, key: str) -> str:
@@ -89,27 +104,34 @@ class Bucket:
     # Reading
 
     async def read(
-        self, key: str, start: int, length: int, *, etag: str | None, size: int | None, version_id: str | None = None
+        self,
+        key: str,
+        start: int,
+        length: int,
+        *,
+        etag: str | None,
+        size: int | None,
+        version_id: str | None = None,
+        learn: Callable[[Headers], None] | None = None,
     ) -> Buffer:
-        """Exactly `length` bytes from `start` of the object with this ETag and total size.
+        """Exactly `length` bytes from `start` of the object with this ETag and total size. `learn` is told its headers.
 
         Raises SourceChanged where it is another object by now, NotFound, ColdObject, AuthError, TransientError.
         """
         if length == 0:
             return b""
+        region = self._region
         try:
-            ranged = size != length or start != 0
-            if _ODD_KEY.search(key) or (ranged and not self._answers_206):
-                data, found, total = await self._read_botocore(key, start, length, etag, version_id)
-            else:
-                part = (start, start + length) if ranged else None
-                data, found, total = await self._read_obstore(key, part, etag, version_id)
-        except Unsupported:
-            # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
-            self._answers_206 = False
-            return await self.read(key, start, length, etag=etag, size=size, version_id=version_id)
+            data, found, total, headers = await self._read_by_either(key, start, length, etag, size, version_id)
+        except OtherRegion as error:
+            await self._follow(error, region)
+            return await self.read(key, start, length, etag=etag, size=size, version_id=version_id, learn=learn)
         except PreconditionFailed:
             raise SourceChanged(f"s3://{self.name}/{key} was changed: its ETag is no longer {etag}") from None
+        except NotFound as error:
+            if etag is None or isinstance(error, BucketMissing):
+                raise
+            raise ObjectVanished(f"s3://{self.name}/{key} was listed and is gone") from None
         if (etag and found != etag) or (size is not None and total != size):
             # The store ignored If-Match; the answer still says which object this is.
             raise SourceChanged(
@@ -117,11 +139,36 @@ class Bucket:
             )
         if len(data) != length:
             raise TransientError(f"s3://{self.name}/{key}: {len(data)} bytes came instead of {length}")
+        if learn is not None:
+            learn(headers())
         return data
+
+    async def _read_by_either(
+        self, key: str, start: int, length: int, etag: str | None, size: int | None, version_id: str | None
+    ) -> tuple[Buffer, str, int, Callable[[], Headers]]:
+        """The bytes, the ETag, the size and the headers that came with them: by obstore, and where it cannot, by botocore."""
+        ranged = size != length or start != 0
+        if not _ODD_KEY.search(key) and (not ranged or self._answers_206):
+            part = (start, start + length) if ranged else None
+            try:
+                return await self.access.patience.call(lambda: self._read_obstore(key, part, etag, version_id))
+            except Unsupported:
+                # A range answered with 200 (docs/protocols/s3.md 2.3): obstore refuses it, botocore does not mind and we check.
+                self._answers_206 = False
+        return await self._read_botocore(key, start, length, etag, version_id)
+
+    async def _follow(self, error: OtherRegion, asked: str) -> None:
+        """Asks in the bucket's own region from now on. Raises the error where that is not known, or was asked already."""
+        if self._region != asked:
+            return  # another read has found it meanwhile
+        region = error.region or await self.access.region_of(self.name)
+        if region is None or region == asked:
+            raise error
+        self._store, self._region = self.access.obstore(self.name, region), region
 
     async def _read_obstore(
         self, key: str, part: tuple[int, int] | None, etag: str | None, version_id: str | None
-    ) -> tuple[Buffer, str, int]:
+    ) -> tuple[Buffer, str, int, Callable[[], Headers]]:
         options: dict[str, Any] = {"range": part} if part else {}
         if etag:
             options["if_match"] = f'"{etag}"'
@@ -133,26 +180,33 @@ class Bucket:
             data = await answer.bytes_async()
         except (BaseError, FileNotFoundError) as error:
             raise obstore_error(error, self.what("GET", key)) from None
-        return data, (meta["e_tag"] or "").strip('"'), int(meta["size"])
+        return data, (meta["e_tag"] or "").strip('"'), int(meta["size"]), lambda: of_attributes(answer.attributes)
 
     async def _read_botocore(
         self, key: str, start: int, length: int, etag: str | None, version_id: str | None
-    ) -> tuple[bytes, str, int]:
+    ) -> tuple[bytes, str, int, Callable[[], Headers]]:
         parameters = self._versioned(key, version_id) | {"Range": f"bytes={start}-{start + length - 1}"}
         if etag:
             parameters["IfMatch"] = f'"{etag}"'
         answer = await self.access.call("get_object", self.what("GET", key), **parameters)
-        try:
-            data = await self.access.in_thread(answer["Body"].read)
-        except Exception as error:
-            raise TransientError(f"{self.what('GET', key)}: the read failed ({type(error).__name__})") from None
+        data = await self._body(answer, key)
         total = int(str(answer.get("ContentRange", f"/{answer['ContentLength']}")).rsplit("/", 1)[1])
-        return data, str(answer["ETag"]).strip('"'), total
+        return data, str(answer["ETag"]).strip('"'), total, lambda: of_answer(answer)
 
     async def read_all(self, key: str) -> bytes:
         """A small document. Raises NotFound, AuthError, TransientError."""
-        answer = await self.access.call("get_object", self.what("GET", key), Bucket=self.name, Key=key)
-        return bytes(await self.access.in_thread(answer["Body"].read))
+
+        async def once() -> bytes:
+            answer = await self.access.call("get_object", self.what("GET", key), Bucket=self.name, Key=key)
+            return await self._body(answer, key)
+
+        return await self.access.patience.call(once)
+
+    async def _body(self, answer: Mapping[str, Any], key: str) -> bytes:
+        try:
+            return bytes(await self.access.in_thread(answer["Body"].read))
+        except Exception as error:
+            raise TransientError(f"{self.what('GET', key)}: the read failed ({type(error).__name__})") from None
 
     async def head(self, key: str, version_id: str | None = None) -> Head | None:
         """What lies under a key, None where nothing does. Raises AuthError: 403 is never taken for absent."""
@@ -177,7 +231,14 @@ class Bucket:
             encryption=answer.get("ServerSideEncryption") or answer.get("SSECustomerAlgorithm"),
             retain_until=retain.timestamp() if retain else None,
             legal_hold=answer.get("ObjectLockLegalHoldStatus") == "ON",
+            headers=of_answer(answer),
+            tag_count=int(answer.get("TagCount", 0)),
         )
+
+    async def tags(self, key: str, version_id: str | None = None) -> str:
+        """An object's tags, as in header x-amz-tagging. Raises AuthError without the right to read them, Unsupported."""
+        what, where = self.what("tags of", key), self._versioned(key, version_id)
+        return tagging((await self.access.call_without_retry("get_object_tagging", what, **where)).get("TagSet", []))
 
     def _versioned(self, key: str, version_id: str | None) -> dict[str, Any]:
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key}
@@ -236,7 +297,7 @@ class Bucket:
     # Writing
 
     async def put_new(
-        self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: str
+        self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: Any
     ) -> tuple[str, str | None]:
         """Writes an object that must not exist yet; gives its ETag and version. Raises ObjectExists.
 
@@ -261,9 +322,10 @@ class Bucket:
             return there.etag, there.version_id
         raise ObjectExists(f"s3://{self.name}/{key} exists already with other content. Nothing was overwritten.")
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Writes a small document, over an older one if there is one ."""
+    async def put(self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: Any) -> None:
+        """Writes a small object, over an older one if there is one. `extra`: as botocore's put_object takes it."""
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "ContentMD5": _content_md5(data)}
+        parameters |= {"Metadata": dict(metadata or {}), **extra}
         await self.access.call("put_object", self.what("PUT", key), **parameters)
 
     # Deleting

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from include.core.errors import ConflictingRequest, RemoteError, VerificationError
+from include.core.errors import AuthError, ConflictingRequest, Forbidden, NotFound, RemoteError, VerificationError
 
 
 class SourceChanged(VerificationError):
     """The object is not the one that was listed (other ETag, size, version, or gone). List it again."""
+
+
+class ObjectVanished(SourceChanged):
+    """The object was listed, or looked at, and is gone. Find out who deletes there, then list again."""
+
+
+class BucketMissing(NotFound):
+    """There is no such bucket. Check its name, and the endpoint."""
+
+
+class ExpiredCredential(AuthError):
+    """The session of the credential is over. Log in again, then run again: it goes on where it stopped."""
+
+
+class ClockWrong(AuthError):
+    """This machine's clock is too far from the store's, which therefore takes no signature. Set the clock."""
+
+
+class RequesterPays(Forbidden):
+    """The bucket is read only by those who agree to pay for it: `--request-payer`, or the connection's extra."""
+
+
+class OtherRegion(RemoteError):
+    """The bucket lies in another region than the one asked. `region` is its own, None where the store does not say."""
+
+    def __init__(self, message: str, region: str | None = None):
+        super().__init__(message, no_effect=True)
+        self.region = region
 
 
 class ObjectExists(ConflictingRequest):

@@ -114,13 +114,18 @@ class Upload(Generic[P]):
                 return found
             parameters["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
-    async def begin(self, metadata: Mapping[str, str] | None = None, storage_class: str | None = None) -> None:
-        """Creates the upload, once; with a CRC64NVME over the whole object where the store can keep one."""
+    async def begin(
+        self, metadata: Mapping[str, str] | None = None, storage_class: str | None = None, **extra: str
+    ) -> None:
+        """Creates the upload, once; with a CRC64NVME over the whole object where the store can keep one.
+
+        `extra`: more of what botocore's create_multipart_upload takes.
+        """
         self._metadata = dict(metadata or {})
         if self.upload_id is not None:
             return
         what = f"upload of {self.key}"
-        parameters: dict[str, Any] = {"Bucket": self.bucket.name, "Key": self.key, "Metadata": self._metadata}
+        parameters: dict[str, Any] = {"Bucket": self.bucket.name, "Key": self.key, "Metadata": self._metadata, **extra}
         if storage_class:
             parameters["StorageClass"] = storage_class
         checksum = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"}

@@ -16,11 +16,14 @@ from airflow.sdk import BaseHook, Connection
 from airflow.sdk.log import mask_secret
 
 from include.core.errors import AuthError, TransientError, WaybillError
+from include.core.patience import Patience
 from include.s3.bucket import S3Access
+from include.s3.client import region_of_environment
 
 
 class AwsHook(BaseHook):
-    """Connection of type aws: the usual fields (key, role, profile, region); the extra `endpoint_url` names another store."""
+    """Connection of type aws: the usual fields (key, role, profile, region); the extra `endpoint_url` names another store,
+    the extra `request_payer` (true) agrees to pay for reading buckets whose owners do not."""
 
     conn_name_attr = "aws_conn_id"
     default_conn_name = "waybill_aws"
@@ -31,9 +34,9 @@ class AwsHook(BaseHook):
         super().__init__()
         self.aws_conn_id = aws_conn_id
 
-    def access(self) -> S3Access:
-        """Buckets, for tasks. Use as an async context manager."""
-        return s3_access(self.get_connection(self.aws_conn_id))
+    def access(self, *, patience_minutes: float = 0) -> S3Access:
+        """Buckets, for tasks; a store that is out of reach is waited for so long. Use as an async context manager."""
+        return s3_access(self.get_connection(self.aws_conn_id), Patience(patience_minutes * 60))
 
     async def aaccess(self) -> S3Access:
         """Buckets, for triggers."""
@@ -54,7 +57,8 @@ class AwsSession:
         from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
 
         wrapper = AwsConnectionWrapper(conn=connection)
-        return cls(wrapper, BaseSessionFactory(conn=wrapper, region_name=wrapper.region_name).create_session())
+        region = wrapper.region_name or region_of_environment()
+        return cls(wrapper, BaseSessionFactory(conn=wrapper, region_name=region).create_session())
 
     def endpoint(self, service: str) -> str | None:
         found: str | None = self.wrapper.get_service_endpoint_url(service)
@@ -65,10 +69,16 @@ class AwsSession:
         return self.session.client(service, endpoint_url=self.endpoint(service), config=config, verify=verify)
 
 
-def s3_access(connection: Connection) -> S3Access:
+def s3_access(connection: Connection, patience: Patience | None = None) -> S3Access:
     """The store of a connection. Nothing is asked of it yet."""
     aws = AwsSession.of(connection)
-    return S3Access(session=aws.session, endpoint_url=aws.endpoint("s3"), region=aws.wrapper.region_name)
+    return S3Access(
+        session=aws.session,
+        endpoint_url=aws.endpoint("s3"),
+        region=aws.wrapper.region_name,
+        patience=patience,
+        request_payer=str(aws.wrapper.extra_config.get("request_payer", "")).lower() in ("true", "requester", "1"),
+    )
 
 
 def fetch_secret(extra: Mapping[str, Any], aws: Connection, *, purpose: str) -> str:

@@ -1,5 +1,6 @@
 """The plates' demo scenario: plates of the published BBBC022 list, archived and proved; those of one run are approved and
-deleted, those of the other rejected and kept; and one deleted file is given back.
+deleted, those of the other rejected and kept. One deleted file is given back; and a whole plate, by a restore that is
+interrupted, goes on, and is then repeated.
 
 Invariant: `check` looks at the buckets and the store's journal, and reads tarballs with Python's own tarfile.
 """
@@ -10,10 +11,14 @@ import csv
 import io
 import json
 import random
+import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from include.core.ledger import Ledger
 from rehearsal.api import Api, Run, new_run_id
@@ -92,7 +97,8 @@ def approve(stack: Stack, run_id: str, option: str = "Approve") -> str:
 
 
 class PlatesScene:
-    """Two backups at once, one for each answer that will be given; then a file of a deleted plate is restored."""
+    """Two backups at once, one for each answer that will be given; then a file of a deleted plate is restored, and all of
+    another."""
 
     dag_ids = (BACKUP, RESTORE)
     activity = "archiving and verifying plates, then deleting what is approved (about a minute)"
@@ -105,11 +111,22 @@ class PlatesScene:
         self.plates = {"Approve": plates[:approved], "Reject": plates[approved:]}
         self.files = {plate_id: plate_files(plate_id) for plate_id in plates}
         self.wanted = next(key for key in self.files[plates[0]] if key.endswith(".sqlite"))
+        self.whole = self.plates["Approve"][1:2]
         self._backups: dict[str, Run] = {}
+        self._interrupted = "not begun"
 
     @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         return connections(addresses["s3"])
+
+    @staticmethod
+    def command_environment(addresses: Mapping[str, str]) -> dict[str, str]:
+        keys = {name.upper(): value for name, value in KEYS.items()}
+        return keys | {
+            "AWS_ENDPOINT_URL": addresses["s3"],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REGION": "us-east-1",
+        }
 
     def prepare(self) -> None:
         """Buckets, plates in the live one, and the pool."""
@@ -130,14 +147,33 @@ class PlatesScene:
         return {"project": PROJECT, "batch": BATCH, "plates": rows}
 
     def finish(self, say: Callable[[str], None], on_poll: OnPoll) -> list[Run]:
-        """Answers both questions as the second user, then restores one file of a deleted plate."""
+        """Answers both questions as the second user, then restores one file of a deleted plate, and another one whole."""
         api = self._stack.api
         for answer, run in self._backups.items():
             say(f"{APPROVER} says {answer} to: {approve(self._stack, run.run_id, answer)}")
         backups = api.wait_all(list(self._backups.values()), TIMEOUT_SECONDS, on_poll)
         conf = {**self.conf(self.plates["Approve"][:1]), "files": [self.wanted]}
-        restore = api.trigger(RESTORE, conf, new_run_id("one-file"))
-        return backups + api.wait_all([restore], TIMEOUT_SECONDS, on_poll)
+        restores = api.wait_all([api.trigger(RESTORE, conf, new_run_id("one-file"))], TIMEOUT_SECONDS, on_poll)
+        if self.whole:
+            restores.append(self._interrupted_restore(say, on_poll))
+            again = api.trigger(RESTORE, self.conf(self.whole), new_run_id("whole-plate-again"))
+            restores += api.wait_all([again], TIMEOUT_SECONDS, on_poll)
+        return backups + restores
+
+    def _interrupted_restore(self, say: Callable[[str], None], on_poll: OnPoll) -> Run:
+        """The store refuses half of a plate's files; then it does not, and the task is cleared."""
+        api = self._stack.api
+        refused = "|".join(re.escape(key) for key in sorted(self.files[self.whole[0]])[::2])
+        rule = {"fault": "status", "code": 403, "problem": {"code": "AccessDenied"}, "method": "PUT", "times": None}
+        faults = f"{self.address}/_sim/faults"
+        answer = httpx.post(faults, json=rule | {"path": refused}, timeout=60, trust_env=False).raise_for_status()
+        run = api.trigger(RESTORE, self.conf(self.whole), new_run_id("whole-plate"))
+        (ended,) = api.wait_all([run], TIMEOUT_SECONDS, on_poll)
+        self._interrupted = ended.state
+        httpx.delete(faults, params={"id": answer.json()["ids"][0]}, timeout=60, trust_env=False).raise_for_status()
+        say(f"a restore was interrupted ({ended.state}): task restore is cleared")
+        api.clear(RESTORE, run.run_id, ["restore", "receipt"])
+        return api.wait_all([run], TIMEOUT_SECONDS, on_poll)[0]
 
     def progress(self, runs: Sequence[Run]) -> Progress | None:
         return None
@@ -155,6 +191,8 @@ class PlatesScene:
                 problems += self._wrong_in_receipt(by_run[self._backups[answer].run_id], state)
         for plate_id in self.files:
             problems += self._wrong_in_buckets(plate_id)
+        if self.whole:
+            problems += self._wrong_in_restores()
         deleted = self._deletions()
         approved = sorted(key for plate_id in self.plates["Approve"] for key in self.files[plate_id])
         if deleted != approved:
@@ -171,16 +209,29 @@ class PlatesScene:
         if [one["by"] for one in receipt["questions"]] != [APPROVER]:
             yield f"the receipt of {receipt['run_id']} does not say who answered"
 
+    def _wrong_in_restores(self) -> Iterator[str]:
+        """The interrupted restore and its repetition wrote each file once, beside the one time that it was put there."""
+        if self._interrupted != "failed":
+            yield f"the restore that was to be interrupted was {self._interrupted}"
+        written = Counter(self._done("PUT"))
+        for key in self.files[self.whole[0]]:
+            if written[key] != 2:
+                yield f"{key} was written {written[key] - 1} times by restores"
+
     def _deletions(self) -> list[str]:
         """Every object of the plates whose deletion the store carried out, by its own journal."""
+        return [key for key in sorted(self._done("DELETE")) if not key.endswith("_condition_probe")]
+
+    def _done(self, method: str) -> list[str]:
+        """Keys in the live bucket of every request of a method that the store carried out."""
         requests = journal_requests(self.address)
-        paths = [row["path"] for row in requests if row["method"] == "DELETE" and row["status"] in range(200, 300)]
-        keys = sorted(path.removeprefix(f"/{LIVE}/") for path in paths if path.startswith(f"/{LIVE}/"))
-        return [key for key in keys if not key.endswith("_condition_probe")]
+        paths = [row["path"] for row in requests if row["method"] == method and row["status"] in range(200, 300)]
+        return [path.removeprefix(f"/{LIVE}/") for path in paths if path.startswith(f"/{LIVE}/")]
 
     def _wrong_in_buckets(self, plate_id: str) -> list[str]:
         files = self.files[plate_id]
-        kept = files if plate_id in self.plates["Reject"] else {k: v for k, v in files.items() if k == self.wanted}
+        there_again = plate_id in (*self.plates["Reject"], *self.whole)
+        kept = files if there_again else {key: data for key, data in files.items() if key == self.wanted}
         there = {key for key in keys_of(self.client, LIVE) if f"/{plate_id}/" in key}
         problems = [f"{key} should be gone" for key in sorted(there - kept.keys())]
         problems += [f"{key} should be there" for key in sorted(kept.keys() - there)]

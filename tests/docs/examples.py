@@ -106,7 +106,7 @@ def manifest(*, frames: tuple[Frame, ...] = ()) -> bytes:
         bucket="live", archive_bucket="cold", key=planned.key, tarball=planned.tarball, number=1, of=1,
         compression="none", level=1, part_bytes=33_554_432, group_bytes=4_194_304, plan_digest=planned.digest,
         raw_bytes=planned.raw_bytes, stored_bytes=len(data), stored_crc64nvme=crc(data), members=len(members()),
-        upload_parts=1,
+        upload_parts=1, headers_unknown=0, tags_unknown=0,
     )  # fmt: skip
     return encode_manifest(head, frames, [_row(member) for member in members()])
 
@@ -118,7 +118,7 @@ def _row(member: PlannedMember) -> ManifestMember:
     digests = (hashlib.sha256(CONTENT).hexdigest(), crc(CONTENT))
     return ManifestMember(
         *place_of, key=SOURCE.key, part=SOURCE.part, etag=SOURCE.etag, sha256=digests[0], crc64nvme=digests[1],
-        etag_is_md5=True, parts=(1, 1),
+        etag_is_md5=True, parts=(1, 1), headers=(("content-type", "image/tiff"),),
     )  # fmt: skip
 
 

@@ -54,27 +54,35 @@ def receipt(run: Run, state: str) -> dict[str, Any]:
 
 
 class After:
-    """The scenario after runs that did all they should: one plate deleted but for the file given back, one kept."""
+    """The scenario after runs that did all they should: one plate deleted but for the file given back, one kept.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    `whole`: and one that was deleted and given back whole, by a restore that was interrupted and one after it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, whole: bool = False) -> None:
         stack: Any = FakeStack()
         ledger: Any = None
-        self.scene = plates.PlatesScene(stack, ledger, approved=1, rejected=1)
+        self.scene = plates.PlatesScene(stack, ledger, approved=1 + whole, rejected=1)
         self.store = Store()
         self.scene.client = self.store
         runs = {answer: Run(plates.BACKUP, answer.lower(), "success", {}) for answer in ("Approve", "Reject")}
         self.scene._backups = runs
         self.receipts = [receipt(runs["Approve"], "deleted"), receipt(runs["Reject"], "rejected")]
-        self.gone, self.kept = plates.plate_ids(2)
+        self.gone, *back, self.kept = plates.plate_ids(2 + whole)
         self.live, self.cold = self.store.buckets[plates.LIVE], self.store.buckets[plates.COLD]
         self.live |= self.scene.files[self.kept]
         self.live[self.scene.wanted] = self.scene.files[self.gone][self.scene.wanted]
+        self.back = [key for plate_id in back for key in self.scene.files[plate_id]]
+        self.live |= {key: self.scene.files[back[0]][key] for key in self.back}
+        self.scene._interrupted = "failed"
         for plate_id, files in self.scene.files.items():
             self.cold[f"backup_{plate_id}_all.tar.gz"] = tarball(files)
         self.journal = [
             {"method": "DELETE", "path": f"/{plates.LIVE}/{key}", "query": "", "status": 204}
-            for key in self.scene.files[self.gone]
+            for key in (*self.scene.files[self.gone], *self.back)
         ]
+        put = [{"method": "PUT", "path": f"/{plates.LIVE}/{key}", "query": "", "status": 200} for key in self.back]
+        self.journal += put * 2
         monkeypatch.setattr(plates, "journal_requests", lambda address: self.journal)
 
     def problems(self) -> list[str]:
@@ -88,6 +96,26 @@ def after(monkeypatch: pytest.MonkeyPatch) -> After:
 
 def test_nothing_is_wrong_when_all_went_well(after: After) -> None:
     assert after.problems() == []
+
+
+def test_a_restore_that_wrote_a_file_twice_or_never_or_was_not_interrupted_is_wrong(monkeypatch: pytest.MonkeyPatch):
+    after = After(monkeypatch, whole=True)
+    assert after.problems() == []
+    first, second = after.back[:2]
+    again = next(row for row in after.journal if row["method"] == "PUT" and row["path"].endswith(first))
+    once = next(row for row in after.journal if row["method"] == "PUT" and row["path"].endswith(second))
+    after.journal.append(again)
+    after.journal.remove(once)
+    after.scene._interrupted = "success"
+    del after.live[second]
+    assert sorted(after.problems()) == sorted(
+        [
+            "the restore that was to be interrupted was success",
+            f"{first} was written 2 times by restores",
+            f"{second} was written 0 times by restores",
+            f"{second} should be there",
+        ]
+    )
 
 
 def test_requests_that_delete_nothing_of_a_plate_do_not_count(after: After) -> None:

@@ -21,6 +21,7 @@ from include.core.ledger.schema import init, url_from_environment
 from include.core.ledger.states import OPEN, State
 from include.core.ledger.store import Ledger
 from include.core.ledger.submit import held_message
+from include.core.terminal import end_with
 
 RESOLUTIONS = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CANCELLED}
 
@@ -102,15 +103,21 @@ def _verify(args: argparse.Namespace) -> int:
         from include.core.receipt import ReceiptStore
 
         receipts = asyncio.run(ReceiptStore.at(args.receipts).all())
+        if not receipts:
+            raise WaybillError(
+                f"--receipts {args.receipts}: no receipt lies there; give the prefix of connection waybill_receipts"
+            )
     archived = [one for folder in args.archives or [] for one in archives_in(Path(folder))]
     audit = verify(Ledger(url_from_environment()), receipts, archived)
     for problem in audit.problems:
         print(problem)
     verdict = "BROKEN" if audit.problems else "whole"
-    print(
-        f"ledger {audit.ledger_id} is {verdict}: {audit.events} events, {audit.submissions} submissions, "
+    looked = (
         f"{audit.receipts} receipts agree"
+        if args.receipts
+        else "receipts were not looked at (name them with --receipts)"
     )
+    print(f"ledger {audit.ledger_id} is {verdict}: {audit.events} events, {audit.submissions} submissions, {looked}")
     return 1 if audit.problems else 0
 
 
@@ -125,16 +132,27 @@ def _archive(args: argparse.Namespace) -> int:
 def _hold(args: argparse.Namespace) -> int:
     ledger = Ledger(url_from_environment())
     if args.until is None:
-        for hold in ledger.holds():
+        holds = ledger.holds()
+        for hold in holds:
             print(f"{hold.system}\tuntil {_when(hold.until)}\t{hold.who}: {hold.why}")
+        if not holds:
+            print("no system is on hold")
         return 0
     if not (args.system and args.who and args.why):
         raise WaybillError("give SYSTEM, --until, --who and --why; without all of them the holds are listed")
+    held = args.system in [hold.system for hold in ledger.holds()]
+    known = ledger.systems()
+    if not (held or args.system in known or args.new):
+        names = ", ".join(known) or "none yet"
+        raise WaybillError(
+            f"{args.system}: nothing was ever sent to a system of that name (known: {names}). Correct it; or, if a first run is "
+            "still to come, add --new"
+        )
     ledger.hold(args.system, until=args.until, who=args.who, why=args.why)
-    ends = args.until <= ledger.now()
-    print(
-        f"the hold of {args.system} is ended" if ends else f"nothing is sent to {args.system} until {_when(args.until)}"
-    )
+    if args.system in [hold.system for hold in ledger.holds()]:
+        print(f"nothing is sent to {args.system} until {_when(args.until)}")
+    else:
+        print(f"the hold of {args.system} is ended" if held else f"{args.system} was not on hold")
     return 0
 
 
@@ -169,8 +187,11 @@ def _day(text: str) -> float:
 def _show(args: argparse.Namespace) -> int:
     ledger = Ledger(url_from_environment())
     if args.id is None:
-        for row in ledger.in_states(*(State if args.all else OPEN)):
+        rows = ledger.in_states(*(State if args.all else OPEN))
+        for row in rows:
             print(_line(row))
+        if not rows:
+            print("the ledger is empty" if args.all else "no submission is open; --all lists the closed ones")
         return 0
     row = ledger.get(args.id)
     print(_line(row))
@@ -214,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     pause = command("hold", _hold, "send nothing to a system until a time (or list the holds); what runs there goes on")
     pause.add_argument("system", nargs="?", help="as in the ledger: icav2, …")
     pause.add_argument("--until", type=_instant, help="a time with its zone, as 2026-01-31T06:00Z; now ends a hold")
+    pause.add_argument("--new", action="store_true", help="the system is one to which nothing was sent so far")
     pause.add_argument("--who", type=_words)
     pause.add_argument("--why", type=_words)
     show = command("show", _show, "list open submissions, or one with its history")
@@ -241,4 +263,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -10,7 +10,7 @@ from hooks.questions import approvers
 from hooks.task import run_async
 from hooks.waybill import check_ledger, inputs
 from operators.common.base import WaybillOperator
-from operators.plates.base import backup_request, progress_log, read_plates, records_of
+from operators.plates.base import backup_request, progress_log, read_plates, records_of, store_of
 from operators.plates.plan_document import label_of, write_plan
 
 from include.core.concurrency import map_concurrently
@@ -75,7 +75,7 @@ class PlatePlanOperator(WaybillOperator):
         return [{name: row[name] for name in ("plate", "name", "plan")} for row in good]
 
     async def _plan(self, context: Context, request: BackupRequest, plates: list[Plate]) -> list[dict[str, Any]]:
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             source, archive = access.bucket(request.bucket), access.bucket(request.archive_bucket)
             await _check_buckets(request, source, archive)
 

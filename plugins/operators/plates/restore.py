@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import AwsHook
-from operators.plates.base import PlateOperator, progress_log
+from operators.plates.base import PlateOperator, progress_log, store_of
 from operators.plates.restore_plan import restore_request, wanted_of
 
 from include.core.errors import VerificationError
@@ -18,8 +17,10 @@ from include.plates.models import Plate
 from include.plates.restore import (
     Restored,
     restore,
+    select,
 )
 from include.plates.restore_target import BucketSink
+from include.plates.script_archive import inspect
 
 
 class PlateRestoreOperator(PlateOperator):
@@ -29,19 +30,35 @@ class PlateRestoreOperator(PlateOperator):
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         request = restore_request(context)
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
+            archive = access.bucket(request.archive_bucket)
+            wanted, without = await wanted_of(request, Plate.model_validate(self.plate["ids"]), access)
+            left_out: list[str] = []
+            if without:
+                seen = [await inspect(one, archive, on_progress=progress_log(self.log.info)) for one in without]
+                left_out = [f"{one.tarball.key}: {reason}" for one in seen for reason in one.left_out]
+                held = {manifest.head.key: manifest for manifest, _ in wanted}
+                manifests = [*held.values(), *(one.manifest for one in seen)]
+                wanted = select(manifests, parts=request.parts, files=request.files)
             report = await restore(
-                await wanted_of(request, Plate.model_validate(self.plate["ids"]), access),
+                wanted,
                 BucketSink(access.bucket(request.bucket), request.to_prefix),
-                archive=access.bucket(request.archive_bucket),
+                archive=archive,
                 overwrite=request.overwrite,
                 on_progress=progress_log(self.log.info),
             )
         counts = {result.value: sum(one.result is result for one in report.files) for result in Restored}
         left = [f"{one.key}: {one.detail}" for one in report.files if one.result in (Restored.REFUSED, Restored.FAILED)]
-        facts = {"counts": counts, "read_bytes": report.read_bytes, "left": left[:20], "left_count": len(left)}
+        left += left_out
+        noted = [f"{one.key}: {one.detail}" for one in report.files if one.result is Restored.RESTORED and one.detail]
+        facts: dict[str, Any] = {"files": len(report.files), "bytes": sum(one.size for one in report.files)}
+        facts |= {"without_manifest": [tarball.key for tarball in without]} if without else {}
+        facts |= {"noted": noted[:3], "noted_count": len(noted)} if noted else {}
+        facts |= {"counts": counts, "read_bytes": report.read_bytes, "left": left[:20], "left_count": len(left)}
         document = await notes.document("restored", report)
         await notes.write("restore", "left" if left else "done", **facts, document=document)
         if left:
-            raise VerificationError(f"{len(left)} of {len(report.files)} files are not restored, the first {left[0]}")
+            raise VerificationError(
+                f"{len(left)} of {len(report.files) + len(left_out)} files are not restored, the first {left[0]}"
+            )
         return {"restored": document}

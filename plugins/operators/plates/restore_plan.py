@@ -9,7 +9,7 @@ from hooks.aws import AwsHook
 from hooks.task import run_async
 from hooks.waybill import inputs
 from operators.common.base import WaybillOperator
-from operators.plates.base import read_plates, records_of
+from operators.plates.base import read_plates, records_of, store_of
 from operators.plates.plan_document import label_of, write_plan
 
 from include.core.errors import NotFound, VerificationError
@@ -17,8 +17,10 @@ from include.core.request import load
 from include.core.text import format_bytes
 from include.plates.models import Manifest, ManifestMember, Plate
 from include.plates.request import RestoreRequest
-from include.plates.restore import find_manifests, select, tarball_states
+from include.plates.restore import select, tarball_states
+from include.plates.script_archive import ScriptTarball, find_archive
 from include.s3.bucket import S3Access
+from include.s3.errors import BucketMissing
 
 Wanted = list[tuple[Manifest, ManifestMember]]
 
@@ -27,15 +29,22 @@ def restore_request(context: Context) -> RestoreRequest:
     return load(RestoreRequest, context["dag_run"].conf)
 
 
-async def wanted_of(request: RestoreRequest, plate: Plate, access: S3Access) -> Wanted:
-    """The members that a request wants of a plate. Raises NotFound naming what is not in the archive."""
-    manifests = await find_manifests(plate, request.layout_used(), access.bucket(request.archive_bucket))
-    return select(manifests, parts=request.parts, files=request.files)
+async def wanted_of(request: RestoreRequest, plate: Plate, access: S3Access) -> tuple[Wanted, list[ScriptTarball]]:
+    """The members that a request wants of a plate, and the tarballs without manifests, whose members are not known before
+    they are read. Raises NotFound naming what is not in the archive."""
+    manifests, without = await find_archive(plate, request.layout_used(), access.bucket(request.archive_bucket))
+    try:
+        return select(manifests, parts=request.parts, files=request.files), without
+    except NotFound:
+        if not without:
+            raise
+        return [(manifest, member) for manifest in manifests for member in manifest.members], without
 
 
-def manifests_of(wanted: Wanted) -> list[Manifest]:
+def manifests_of(wanted: Wanted, without: list[ScriptTarball]) -> list[Manifest]:
     """Each tarball that must be read, once."""
-    return list({manifest.head.key: manifest for manifest, _ in wanted}.values())
+    known = {manifest.head.key: manifest for manifest, _ in wanted}
+    return [*known.values(), *(tarball.manifest() for tarball in without)]
 
 
 class PlateRestorePlanOperator(WaybillOperator):
@@ -61,17 +70,20 @@ class PlateRestorePlanOperator(WaybillOperator):
 
     async def _rows(self, context: Context, request: RestoreRequest, plates: list[Plate]) -> list[dict[str, Any]]:
         rows = []
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             for number, plate in enumerate(plates, start=1):
                 row: dict[str, Any] = {"plate": label_of(number, plate), "name": plate.plate_id_full, "problem": ""}
                 await records_of(context, row["plate"]).empty("thaw", "restore")
                 row |= {"ids": plate.model_dump(), "files": 0, "bytes": 0, "tarballs": {}}
                 try:
-                    wanted = await wanted_of(request, plate, access)
-                    manifests = manifests_of(wanted)
+                    wanted, without = await wanted_of(request, plate, access)
+                    manifests = manifests_of(wanted, without)
                     states = await tarball_states(manifests, access.bucket(request.archive_bucket))
                     row |= {"files": len(wanted), "bytes": sum(member.size for _, member in wanted)}
                     row["tarballs"] = {state.key: state.status.value for state in states}
+                    row["without_manifest"] = [tarball.key for tarball in without]
+                except BucketMissing:
+                    raise
                 except (NotFound, VerificationError) as error:
                     row["problem"] = str(error)
                 rows.append(row)

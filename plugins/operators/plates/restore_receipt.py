@@ -66,6 +66,8 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         steps = run_async(records_of(context, row["plate"]).read_all(("thaw", "restore")))
         record = steps["restore"]
         state, why, problem = _standing(row, steps, asked)
+        if row.get("without_manifest"):  # what is in them was not known to the plan
+            row = {**row, "files": record.get("files", 0), "bytes": record.get("bytes", 0)}
         facts = {"files": row["files"], "bytes": row["bytes"], "read_bytes": record.get("read_bytes", 0)}
         documents = {"document": record["document"]} if "document" in record else {}
         item = {"plate": row["name"], "state": state, "why": why, **facts, "tarballs": row["tarballs"], **documents}
@@ -84,6 +86,10 @@ def _standing(
         return "planned", "a dry run", None
     if record.get("state") == "done":
         counts = [f"{count} {result}" for result, count in record["counts"].items() if count]
+        bare = record.get("without_manifest")
+        counts += [f"as they lie in {pluralize(len(bare), 'tarball')} without a manifest"] if bare else []
+        if "noted" in record:
+            counts.append(few(record["noted"], 3, "all are in the document of this plate", record["noted_count"]))
         return "restored", ", ".join(counts), None
     if record.get("state") == "left":
         count, rest = record["left_count"], "all are in the document of this plate"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import AwsHook
 from hooks.waybill import journals
-from operators.plates.base import PlateOperator, progress_log, read_model
+from operators.plates.base import PlateOperator, progress_log, read_model, store_of
 
 from include.core.steps import StepRecords
 from include.core.text import format_bytes
@@ -33,7 +32,7 @@ class TarBackupOperator(PlateOperator):
         self.log.info(
             "%s: %d objects, %s, to %s", plan.tag, plan.objects, format_bytes(plan.size_bytes), plan.archive_bucket
         )
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             result = await archive_plate(
                 plan,
                 source=access.bucket(plan.bucket),

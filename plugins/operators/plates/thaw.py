@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import AwsHook
-from operators.plates.base import PlateOperator
+from operators.plates.base import PlateOperator, store_of
 from operators.plates.restore_plan import manifests_of, restore_request, wanted_of
 from triggers.leg import Leg, Legs, Wait
 from triggers.plates import PlateThawTrigger
@@ -35,7 +34,7 @@ class PlateThawOperator(Legs, PlateOperator):
 
     async def act(self, leg: Leg) -> Any:
         request = restore_request(leg.context)
-        states = await self._ask(request)
+        states = await self._ask(leg.context, request)
         missing = [state.key for state in states if state.status is RestoreStatus.MISSING]
         if missing:
             raise NotFound(f"the tarball {missing[0]} is missing from {request.archive_bucket}")
@@ -49,8 +48,8 @@ class PlateThawOperator(Legs, PlateOperator):
             request.poll_seconds,
         )
 
-    async def _ask(self, request: RestoreRequest) -> list[TarballState]:
-        async with AwsHook(self.aws_conn_id).access() as access:
-            wanted = await wanted_of(request, Plate.model_validate(self.plate["ids"]), access)
+    async def _ask(self, context: Context, request: RestoreRequest) -> list[TarballState]:
+        async with store_of(self, context) as access:
+            wanted, without = await wanted_of(request, Plate.model_validate(self.plate["ids"]), access)
             archive = access.bucket(request.archive_bucket)
-            return await request_restore(manifests_of(wanted), archive, days=request.days, tier=request.tier)
+            return await request_restore(manifests_of(wanted, without), archive, days=request.days, tier=request.tier)

@@ -6,12 +6,12 @@ import asyncio
 from typing import Any
 
 from airflow.sdk import Context
-from hooks.aws import AwsHook
-from operators.plates.base import PlateOperator, backup_request, progress_log, read_model
+from operators.plates.base import PlateOperator, backup_request, progress_log, read_model, store_of
 from operators.plates.delete import begun, journal_of
 
 from include.core.errors import NotFound, VerificationError
 from include.core.steps import StepRecords
+from include.core.text import sentences
 from include.plates.approval import manifests_sha256
 from include.plates.compare import ArchivedObject, compare
 from include.plates.models import Outcome, PlatePlan, Verdict
@@ -33,7 +33,7 @@ class PlateVerifyOperator(PlateOperator):
 
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         plan = await read_model(PlatePlan, self.plate["plan"])
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             await self._refuse_begun(context, notes, plan, access)
             for look in range(1, _LOOKS + 1):
                 verdict = await self._look(plan, access)
@@ -74,7 +74,7 @@ class PlateVerifyOperator(PlateOperator):
         if found.sentence is not None:
             why = f"its deletion has begun, so its source differs from its archive by Waybill's own doing: {found.sentence}"
             await notes.write("verify", DELETION_BEGUN, why=why)
-            raise VerificationError(f"{plan.tag}: {why}. {how_to_undo(plan.bucket, request.undo_days)}")
+            raise VerificationError(sentences(f"{plan.tag}: {why}", how_to_undo(plan.bucket, request.undo_days)))
 
     async def _look(self, plan: PlatePlan, access: S3Access) -> Verdict:
         return await verify_archive(

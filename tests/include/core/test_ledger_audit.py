@@ -316,6 +316,28 @@ def test_show_lists_what_is_open_and_tells_one_submissions_story(cli: Callable[.
     assert (status, "SENDING → SENT" in said, "copy/run-1/submit" in said) == (0, True, True)
 
 
+def test_an_empty_answer_is_a_sentence(cli: Callable[..., tuple[int, str]], empty_url: URL, tmp_path: Path):
+    init(empty_url)
+    assert cli("show") == (0, "no submission is open; --all lists the closed ones\n")
+    assert cli("show", "--all") == (0, "the ledger is empty\n")
+    assert cli("hold") == (0, "no system is on hold\n")
+    status, said = cli("verify", "--receipts", f"file://{tmp_path}/elsewhere")
+    assert (status, "no receipt lies there" in said) == (2, True)
+
+
+def test_a_hold_of_a_system_that_is_not_known_holds_nothing(cli: Callable[..., tuple[int, str]], empty_url: URL):
+    init(empty_url)
+    at(Ledger(empty_url), S.SENT)
+    asked = ("--until", "2999-01-31T06:00Z", "--who", "amy", "--why", "serviced")
+    status, said = cli("hold", "tap", *asked)
+    assert (status, "known: tape" in said, cli("hold")[1]) == (2, True, "no system is on hold\n")
+    assert cli("hold", "tape", *asked)[0] == 0 and cli("hold", "new", *asked, "--new")[0] == 0
+    assert {line.split()[0] for line in cli("hold")[1].splitlines()} == {"new", "tape"}
+    ended = ("--until", "now", *asked[2:])
+    assert "is ended" in cli("hold", "tape", *ended)[1]
+    assert cli("hold", "tape", *ended) == (0, "tape was not on hold\n")
+
+
 def test_the_commands_never_print_the_password(
     cli: Callable[..., tuple[int, str]], empty_url: URL, monkeypatch: pytest.MonkeyPatch
 ):

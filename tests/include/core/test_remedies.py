@@ -15,6 +15,7 @@ from include.core.remedies import (
     lines_of,
     of_record,
     problems_of_steps,
+    refusals,
     remedy_of,
 )
 from include.core.text import few, shorten
@@ -131,3 +132,10 @@ def test_nothing_is_cut_without_saying_how_much_and_where_the_rest_is():
     text = shorten("x" * 500, 100, "in the receipt")
     assert len(text) == 100 and text.endswith("… (cut, 500 characters in all: in the receipt)")
     assert shorten("x" * 100, 100, "in the receipt") == "x" * 100
+
+
+def test_two_steps_that_refuse_the_same_request_are_one_problem():
+    refusal = {"state": "refused", "why": "plates: none", "problems": ["plates: none", "batch: empty"]}
+    steps = {"load_request": refusal, "approval": {**refusal, "task_id": "approval"}}
+    assert len(problems_of_steps(steps)) == 1
+    assert refusals(steps) == ["plates: none", "batch: empty"]

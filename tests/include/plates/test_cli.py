@@ -10,7 +10,9 @@ import pytest
 from harness.plates import servers
 from harness.plates.bench import Bench
 from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
+from harness.proxy import proxied, refuse
 from include.plates.__main__ import main
+from include.plates.journal_place import journal_folder
 from include.plates.layout import BROAD2018
 from tests.include.plates.test_archive import IMAGES, MAIN
 
@@ -20,12 +22,13 @@ def _usual_aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
 
 
 def call(bench: Bench, command: str, *more: str, plates: bool = False) -> int:
     ids = ["--project_name", PROJECT, "--batch_id", BATCH] + ([] if plates else ["--plate_id", "20586"])
-    place = ["--bucket", bench.live, "--cold_bucket", bench.cold, "--endpoint-url", bench.url]
+    place = ["--bucket", bench.live, "--cold_bucket", bench.cold, "--endpoint-url", bench.url, "--store-patience", "0"]
     return main([command, *ids, *place, *more])
 
 
@@ -101,6 +104,25 @@ def test_bad_input_is_2_and_an_unreachable_store_4(bench: Bench, monkeypatch: py
     assert call(bench, "ls") == 4
 
 
+def test_every_fault_of_the_options_is_told_at_once(capsys: pytest.CaptureFixture[str]):
+    ids = ["--project", PROJECT, "--batch", BATCH]
+    wrong = ["--source", "s", "--level", "12", "--copy-from-mib", "5", "--part-mib", "1"]
+    assert main(["archive", *ids, *wrong]) == 2
+    told = capsys.readouterr().err.splitlines()
+    for word in (
+        "give --plate-id",
+        "source: layout broad2018 does not use it",
+        "--level",
+        "--copy-from-mib",
+        "--part-mib",
+    ):
+        assert any(line.startswith(f"refused: {word}") for line in told), word
+    assert main(["restore", *ids, "--layout", "cpg", "--part", "image", "--to", "x"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    for word in ("give --plate-id", "source: layout cpg needs it", "--part: image not known"):
+        assert any(line.startswith(f"refused: {word}") for line in told), word
+
+
 def test_no_message_shows_a_secret(bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show-me")
     call(bench, "plan")
@@ -149,3 +171,108 @@ def test_a_batch_of_58_plates_of_which_one_is_empty_and_one_damaged(
     outcomes = {row["plate"]["plate_id"]: row["outcome"] for row in printed(capsys)}  # type: ignore[index]
     assert outcomes.pop(empty) == "unverifiable" and outcomes.pop(damaged) == "mismatch"
     assert len(outcomes) == 56 and set(outcomes.values()) == {"verified"}
+
+
+def test_restore_to_a_prefix_without_a_slash(bench: Bench):
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    for to in ("back", "again/"):
+        assert call(bench, "restore", "--part", "illum", "--to", f"s3://{bench.live}/{to}") == 0
+    back = {key.split("/")[0] for key in bench.keys(bench.live)}
+    assert back == {"projects", "back", "again"}
+
+
+def test_one_plate_without_an_archive_stops_no_other(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "plates.csv").write_text("plate_id,plate_id_full\n20585,20585\n20586,20586\n")
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    capsys.readouterr()
+    assert call(bench, "ls", "--plates", "plates.csv", plates=True) == 1
+    shown = capsys.readouterr()
+    assert "20586_IllumDNA.npy" in shown.out and "20585" in shown.err
+    assert call(bench, "restore", "--to", "back", "--plates", "plates.csv", plates=True) == 1
+    assert len([path for path in (tmp_path / "back").rglob("*") if path.is_file()]) == len(bench.files)
+    assert "20585: no manifest lies under" in capsys.readouterr().err
+
+
+def test_a_plates_file_of_a_spreadsheet_is_read_and_the_reading_told(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "plates.csv").write_bytes("plate_id;plate_id_full\r\n20586;20586\r\n".encode("utf-16"))
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive", "--plates", "plates.csv", plates=True) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if "was read as UTF-16 with semicolons" in line]
+    assert len(told) == 1
+
+
+def test_the_journal_does_not_depend_on_the_working_directory(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """An archiving that was killed is continued from wherever it is started again."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    bench.put(plate_files(plate(), image_bytes=3_000_000))
+    bytes_of_parts = ("--compression", "none", "--part-mib", "5", "--no-probe")
+    with proxied(bench.url) as front:
+        url, bench.url = bench.url, front.url
+        front.add(refuse("POST", "images_illum_analysis", 403, "AccessDenied", query="uploadId"))
+        assert call(bench, "archive", *bytes_of_parts) == 11
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        front.clear()
+        capsys.readouterr()
+        assert call(bench, "archive", *bytes_of_parts, "--json") == 0
+        bench.url = url
+    volumes = printed(capsys)[0]["volumes"]
+    assert [volume["sent_parts"] for volume in volumes][:1] == [0]  # type: ignore[index,attr-defined]
+    assert not (tmp_path / ".waybill").exists() and not (tmp_path / "elsewhere" / ".waybill").exists()
+
+
+def test_a_journal_in_the_working_directory_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    old = tmp_path / ".waybill" / "plates" / "TAG" / "a.journal.jsonl"
+    old.parent.mkdir(parents=True)
+    old.write_text('{"part": 1}\n')
+    said: list[str] = []
+    folder = journal_folder("cold", "http://127.0.0.1:9000", said.append)
+    assert folder == tmp_path / "state" / "waybill" / "plates" / "127.0.0.1_9000_cold"
+    taken = folder / "TAG" / "a.journal.jsonl"
+    assert taken.read_text() == old.read_text() and len(said) == 1
+    taken.write_text("newer\n")
+    journal_folder("cold", "http://127.0.0.1:9000", said.append)
+    assert taken.read_text() == "newer\n" and len(said) == 1
+    assert journal_folder("cold", None, said.append) != folder, "two stores never share a journal"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ends"),
+    [
+        (400, "ExpiredToken", 5),
+        (403, "RequestTimeTooSkewed", 6),
+        (404, "NoSuchBucket", 8),
+        (301, "PermanentRedirect", 10),
+        (403, "AccessDenied", 11),
+        (403, "SignatureDoesNotMatch", 12),
+        (500, "InternalError", 4),
+    ],
+)
+def test_each_refusal_of_a_store_has_its_exit_status(
+    bench: Bench, capsys: pytest.CaptureFixture[str], status: int, code: str, ends: int
+):
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    with proxied(bench.url) as front:
+        bench.url = front.url
+        front.add(refuse(None, None, status, code))
+        for command in ("plan", "archive", "verify", "ls") if status < 500 else ("verify",):
+            assert call(bench, command) == ends, command
+        if status < 500:  # each of these is asked for again and again
+            assert call(bench, "restore", "--to", "back") == ends
+
+
+def test_a_vanished_source_has_its_exit_status(bench: Bench, capsys: pytest.CaptureFixture[str]):
+    bench.put(plate_files(plate()))
+    with proxied(bench.url) as front:
+        bench.url = front.url
+        front.add(refuse("GET", "_IllumDNA.npy", 404, "NoSuchKey"))
+        assert call(bench, "archive", "--no-probe") == 9
+    assert "was listed and is gone" in capsys.readouterr().err

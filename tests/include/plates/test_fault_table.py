@@ -128,7 +128,22 @@ def overwriting(patch: Patch) -> None:
     patch.setattr("include.plates.archive._VolumeJob._refuse_foreign", passes)
 
 
+def no_reading_to_compare(patch: Patch) -> None:
+    """A restore that takes the size and what is written beside an object for its content."""
+
+    async def same(bucket: Any, there: Any, member: Any, **_: Any) -> str | None:
+        return "by its size" if there.size == member.size else None
+
+    patch.setattr("include.plates.restore_target.same_bytes", same)
+
+
+def no_check_of_what_came_out(patch: Patch) -> None:
+    patch.setattr("include.plates.restore.agrees", lambda *_: True)
+
+
 MUTANTS = [
+    (no_reading_to_compare, "an image is rewritten after a restore, and restored again"),
+    (no_check_of_what_came_out, "restored from a tarball with a flipped bit"),
     (no_proof, "F17 one flipped bit at rest"),
     (no_proof, "F19 a part is lost at rest"),
     (no_proof, "one image is not in the tarball"),

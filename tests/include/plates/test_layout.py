@@ -84,7 +84,7 @@ def test_real_plate_names_are_accepted_as_they_are():
 
 def test_the_sops_own_plate_list_is_read():
     text = (FIXTURES / "bbbc022_plates.csv").read_text()
-    plates = plates_from_csv("\ufeff" + text, project=PROJECT, batch=BATCH)
+    plates = plates_from_csv(("\ufeff" + text).encode(), project=PROJECT, batch=BATCH)
     assert len(plates) == 20 and not any(one.tag_by_full for one in plates)
 
 
@@ -97,13 +97,13 @@ def test_two_measurements_of_one_plate_get_names_of_their_own():
 @pytest.mark.parametrize("row", [",", "20586,", ",20586", " ,x", "a/b,a/b", "..,..", "x\t,x"])
 def test_an_empty_or_unfit_id_is_refused(row: str):
     with pytest.raises(RequestError):
-        plates_from_csv(f"plate_id,plate_id_full\n{row}\n", project=PROJECT, batch=BATCH)
+        plates_from_csv(f"plate_id,plate_id_full\n{row}\n".encode(), project=PROJECT, batch=BATCH)
 
 
 @pytest.mark.parametrize("text", ["", "20586,20586\n", "plate_id,plate_id_full\n", "plate_id,plate_id_full\na,b,c\n"])
 def test_a_csv_without_header_or_rows_or_with_a_stray_comma_is_refused(text: str):
     with pytest.raises(RequestError):
-        plates_from_csv(text, project=PROJECT, batch=BATCH)
+        plates_from_csv(text.encode(), project=PROJECT, batch=BATCH)
 
 
 def test_the_same_plate_twice_is_refused():

@@ -16,9 +16,9 @@ from harness.plates.servers import ENVIRONMENT, plate, plate_files
 from include.core.errors import NotFound, RequestError
 from include.plates.__main__ import main
 from include.plates.file_index import FileIndex, Listing
-from include.plates.file_names import is_named
 from include.plates.manifest import encode_manifest, read_manifest
 from include.plates.models import ArchiveSettings, Outcome
+from include.plates.name_match import is_named
 from include.plates.proof import parse_proof, proof_key
 from include.plates.restore import find_manifests, select
 from include.plates.where import Answer, answer, places_of

@@ -91,7 +91,8 @@ class Store:
     def conf(self, *plates: str, **options: Any) -> dict[str, Any]:
         rows = [{"plate_id": one, "plate_id_full": one} for one in plates]
         ids = {"project": servers.PROJECT, "batch": servers.BATCH, "plates": rows}
-        return {**ids, "bucket": self.live, "archive_bucket": self.cold, "retention": "none", **options}
+        places = {"bucket": self.live, "archive_bucket": self.cold, "store_patience": 0}
+        return {**ids, **places, "retention": "none", **options}
 
     def run(self, *plates: str, **options: Any) -> Run:
         return Run("plate_backup", self.conf(*plates, **options))

@@ -17,6 +17,8 @@ from operators.plates.thaw import PlateThawOperator
 from triggers.plates import PlateThawTrigger, PlateUndoTrigger, PlateWarmTrigger
 from triggers.until import UntilTrigger
 
+from harness.plates import servers
+from harness.plates.fault_judge import pack
 from include.core.errors import DeadlinePassed, NotFound, VerificationError
 from include.core.ledger import Ledger
 from include.core.receipt import Receipt
@@ -224,3 +226,48 @@ def test_triggers_survive_a_move_to_another_triggerer():
         assert path == f"triggers.{module}.{kind.__name__}"
         assert kept == {**facts, "owner": kept["owner"], "options": {"keys": ["k"]}, "ledger_conn_id": "waybill_ledger"}
         assert kept["owner"].items() >= owner.items()
+
+
+def by_script(store: Store, plate_id: str) -> dict[str, bytes]:
+    """A plate in tarballs as aws_backup.sh wrote them, and nothing of it left in the live bucket."""
+    files = servers.plate_files(servers.plate(plate_id), sites=2)
+    tag = f"{servers.PROJECT}_{servers.BATCH}_{plate_id}"
+    for name, backend in (("images_illum_analysis", False), ("backend", True)):
+        held = {key: data for key, data in files.items() if ("/backend/" in key) == backend}
+        key = f"imaging_analysis/{servers.PROJECT}/plates/{tag}_{name}.tar.gz"
+        store.put(key, pack(held, tag), store.cold)
+    return files
+
+
+def test_tarballs_without_a_manifest_come_back(store: Store):
+    files = by_script(store, "20585")
+    run = request(store)
+    restored(run)
+    assert there(store) == files
+    told = receipt(run, store)
+    assert "2 tarballs without a manifest" in told.items[0]["why"] and told.items[0]["files"] == len(files)
+    run = request(store, files=["20585.sqlite"], to_prefix="one/")
+    restored(run)
+    assert len(store.keys(prefix="one/")) == 1
+
+
+def test_a_member_that_leads_elsewhere_is_in_the_receipt(store: Store):
+    by_script(store, "20585")
+    tag = f"{servers.PROJECT}_{servers.BATCH}_20585"
+    key = f"imaging_analysis/{servers.PROJECT}/plates/{tag}_backend.tar.gz"
+    store.put(key, pack({"projects/../../evil": b"x"}, tag), store.cold)
+    run = request(store)
+    with pytest.raises(VerificationError, match="does not name a file below"):
+        restored(run)
+    assert "does not name a file below" in receipt(run, store).items[0]["why"]
+    assert not any("evil" in one for one in sorted(store.keys()))
+
+
+def test_one_plate_without_an_archive_stops_no_other_and_stands_in_the_receipt(archived: Store):
+    rows = [{"plate_id": one, "plate_id_full": one} for one in ("20586", "20585")]
+    run = request(archived, plates=rows)
+    restored(run)
+    assert there(archived) == {key: data for key, data in archived.files.items() if "/20585/" in key}
+    told = receipt(run, archived)
+    assert [item["state"] for item in told.items] == ["not restored", "restored"]
+    assert "20586" in str(told.problems) and "no manifest lies under" in told.items[0]["why"]
