@@ -5,6 +5,8 @@
 | ignore_headers | names | does not know these request headers |
 | honour_batch_etags | | DeleteObjects refuses, key by key, where the ETag is another (S3 does; moto and rclone do not) |
 | hide_from_listing | text, element (Contents) | leaves out the rows of a listing with this text |
+| cut_listing | element (Version), keep | gives the first rows of a listing, and says that they are all |
+| drop_element | element | leaves an element out of its answer |
 | cut_body | | keeps half of what is sent, and says that all is well |
 | damage_body | | keeps what is sent with another first byte |
 | flip_answer | | sends what it keeps with a flipped first bit |
@@ -39,6 +41,24 @@ def hide_from_listing(request: Call, forward: Forward, text: str, element: str =
     for row in re.findall(rb"<%s>.*?</%s>" % (name, name), answer.content(), re.DOTALL):
         if text.encode() in row:
             answer.body = answer.content().replace(row, b"")
+    return answer
+
+
+def cut_listing(request: Call, forward: Forward, element: str = "Version", keep: int = 3) -> Answer:
+    answer = forward(request)
+    rows = re.findall(rb"<%s>.*?</%s>" % (element.encode(), element.encode()), answer.content(), re.DOTALL)
+    body = answer.content().replace(b"<IsTruncated>true</IsTruncated>", b"<IsTruncated>false</IsTruncated>")
+    for row in rows[keep:]:
+        body = body.replace(row, b"")
+    answer.body = body
+    return answer
+
+
+def drop_element(request: Call, forward: Forward, element: str) -> Answer:
+    answer = forward(request)
+    answer.body = re.sub(
+        rb"<%s>.*?</%s>" % (element.encode(), element.encode()), b"", answer.content(), flags=re.DOTALL
+    )
     return answer
 
 
@@ -120,6 +140,7 @@ def _unchecked_batch(request: Call) -> Call:
 PECULIARITIES: dict[str, Callable[..., Answer]] = {
     function.__name__: function
     for function in (
-        ignore_headers, honour_batch_etags, hide_from_listing, cut_body, damage_body, flip_answer, forget_part, fail_one_key,
+        ignore_headers, honour_batch_etags, hide_from_listing, cut_listing, drop_element, cut_body, damage_body, flip_answer,
+        forget_part, fail_one_key,
     )
 }  # fmt: skip

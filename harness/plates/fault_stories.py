@@ -350,7 +350,134 @@ def _versions(bench: Bench) -> dict[str, Any]:
     return dict(bench.client.list_object_versions(Bucket=bench.live))
 
 
+# Versions below, and versions from before
+
+
+def _older(bench: Bench, files: Files, draw: Draw) -> str:
+    """One image has an older version, of other content."""
+    key = Live(files).image(draw)
+    bench.client.put_object(Bucket=bench.live, Key=key, Body=noise(("old", draw.random()), 300))
+    return key
+
+
+def _seen(bench: Bench, files: Files) -> int:
+    """Keys of the plate that a user sees with content that is not the last: what came back."""
+    pages = bench.client.get_paginator("list_objects_v2").paginate(Bucket=bench.live)
+    current = {row["Key"] for page in pages for row in page.get("Contents", [])}
+    return len(current & files.keys() - still_there(bench, files))
+
+
+def older_refused(bench: Bench, draw: Draw) -> Played:
+    """The SOP deletes by a marker for ever, so nothing comes back by it."""
+    one = plate()
+    files = few_files(one)
+    _older(bench, files, draw)
+    verdict = proved(bench, one, files)
+    played = Played(0, 0, "")
+    try:
+        played.ended = ended(deletion(bench, verdict))
+    except WaybillError as error:
+        played.said, played.ended = str(error), REFUSED
+    played.ours = lost(files, still_there(bench, files), stored(bench), one) + _seen(bench, files)
+    return played
+
+
+def older_hidden(bench: Bench, draw: Draw) -> Played:
+    """Deleted, or marked and purged; the worker may die in between. What lay below must not come to light."""
+    one = plate()
+    files = few_files(one)
+    key = _older(bench, files, draw)
+    verdict = proved(bench, one, files)
+    seen: list[int] = []
+    last = draw.randrange(1, 3)
+
+    async def around(batch: DeleteBatch, send: SendBatch) -> Outcomes:
+        outcomes = await send()
+        seen.append(_seen(bench, files))
+        if batch.number == last and not batch.resumed:
+            raise Crash
+        return outcomes
+
+    for phase in draw.choice([("delete",), ("marker", "purge")]):
+        options: dict[str, Any] = {"phase": phase, "older_versions": "keep_hidden"}
+        try:
+            report = deletion(bench, verdict, around=around, **options)
+        except Crash:
+            report = deletion(bench, verdict, **options)
+    left = {row["Key"] for row in _versions(bench).get("Versions", [])} & files.keys()
+    ours = lost(files, still_there(bench, files), stored(bench), one) + sum(seen) + _seen(bench, files)
+    return Played(ours, 0, DELETED if report.complete and left == {key} else LEFT, report=report)
+
+
+def versioned_later(bench: Bench, draw: Draw) -> Played:
+    """The bucket got versions after the upload, or after the proof: its objects are versions `null`."""
+    one = plate()
+    files = few_files(one)
+    early = draw.random() < 0.5
+    if early:
+        bench.put(files)
+        _enable(bench)
+    verdict = proved(bench, one, {} if early else files)
+    if not early:
+        bench.client.put_bucket_versioning(Bucket=bench.live, VersioningConfiguration={"Status": "Enabled"})
+    report = deletion(bench, verdict)
+    kept = {row["Key"] for kind in ("Versions", "DeleteMarkers") for row in _versions(bench).get(kind, [])}
+    really = report.complete and not kept & files.keys() and report.freed_bytes == sum(map(len, files.values()))
+    ours = lost(files, still_there(bench, files), stored(bench), one)
+    return Played(ours, 0, DELETED if really else LEFT, unlined=unlined(bench, files.keys(), report), report=report)
+
+
+def _enable(bench: Bench) -> None:
+    for name in (bench.live, bench.cold):
+        bench.client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+
+
+# Proofs of something else, and of another time
+
+
+def proof_of_another(bench: Bench, draw: Draw) -> Played:
+    """The same plate lies in two buckets, and only one of them was proved and approved."""
+    one = plate()
+    files = few_files(one)
+    verdict = proved(bench, one, files)
+    other = f"{bench.live}-other"
+    bench.client.create_bucket(Bucket=other)
+    for key, data in files.items():
+        bench.client.put_object(Bucket=other, Key=key, Body=data)
+    order = DeleteOrder(verdict.manifests_sha256, ALL, retention="none")
+    places: dict[str, Any] = {"source": bench.access.bucket(other), "archive": bench.archive}
+    played = Played(0, 0, "")
+    try:
+        played.ended = ended(run(delete_plate(verdict, order, journal=FileJournal(bench.journals / "d"), **places)))
+    except WaybillError as error:
+        played.said, played.ended = str(error), how_it_ended(error, verdict)
+    played.ours = len(files.keys() - bench.keys(other))
+    return played
+
+
+def restored(bench: Bench, draw: Draw) -> Played:
+    """All of it, or a part, is there again: nobody said that it may be deleted a second time."""
+    one = plate()
+    files = few_files(one)
+    verdict = proved(bench, one, files)
+    deletion(bench, verdict)
+    back = dict(files) if draw.random() < 0.5 else {key: files[key] for key in sorted(files)[: draw.randrange(1, 4)]}
+    bench.put(back)
+    played = Played(0, 0, "")
+    try:
+        played.ended = ended(deletion(bench, verdict))
+    except WaybillError as error:
+        played.said, played.ended = str(error), how_it_ended(error, verdict)
+    played.ours = lost(back, still_there(bench, back), stored(bench), one, kept=back.keys())
+    return played
+
+
 ENDS = {
+    older_refused: (REFUSED,),
+    older_hidden: (DELETED,),
+    versioned_later: (DELETED,),
+    proof_of_another: (VOID,),
+    restored: (VOID,),
     two_measurements: (DELETED,),
     existing_archive: (REFUSED,),
     cold_source: (REFUSED,),

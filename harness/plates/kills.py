@@ -29,7 +29,8 @@ from include.plates.models import MIB
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGES = f"projects/{PROJECT}/{BATCH}/images/20586/Images/"
-WAYS = ("plain", "versioned", "markers")
+WAYS = ("plain", "versioned", "markers", "hidden", "older")
+OLDER = {"hidden": "keep_hidden", "older": "delete"}  # what happens to a version below one of the objects
 
 
 @dataclass
@@ -188,16 +189,21 @@ def kill_verifying(bench: Bench, _folder: Path, seed: int, kills: int) -> Round:
 
 
 def kill_deleting(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
-    """A deletion that is killed again and again, in one of three ways, and then let through."""
+    """A deletion that is killed again and again, in one of these ways, and then let through."""
     told, rng, way = Round(), random.Random(seed), WAYS[seed % len(WAYS)]
     if way != "plain":
         for name in (bench.live, bench.cold):
             bench.client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
-    bench.put(plate_files(plate(), sites=20))
+    files = plate_files(plate(), sites=20)
+    below = sorted(files)[seed % len(files)]
+    if way in OLDER:
+        bench.client.put_object(Bucket=bench.live, Key=below, Body=b"older")
+    bench.put(files)
     run(bench.archive_it(run(bench.plan(plate()))))
     digest = run(bench.verify(plate(), write_documents=False)).manifests_sha256
     parts = [word for part in ALL for word in ("--part", part)]
     order = ("delete", "--approve", digest, "--retention", "none", "--journal", str(folder / "j"), *parts)
+    order += ("--older-versions", OLDER.get(way, "refuse"))
     phases = ("marker", "purge") if way == "markers" else ("delete",)
     with target(bench, rng) as one:
         one.requests = 40 + len(bench.files)
@@ -205,11 +211,18 @@ def kill_deleting(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
             for _ in range(-(-kills // len(phases))):
                 told_kill(told, one, *order, "--phase", phase)
                 told.unproved += unproved(bench)
+                told.different += came_to_light(bench, below)
             told_end(told, one, *order, "--phase", phase)
             told.unproved += unproved(bench)
             told.lines += unlined(bench, phase)
-    told.different += bool(bench.files.keys() & all_keys(bench))
+    left = bench.files.keys() & (bench.keys(bench.live) if way == "hidden" else all_keys(bench))
+    told.different += bool(left) or (way == "hidden" and below not in all_keys(bench))
     return told
+
+
+def came_to_light(bench: Bench, key: str) -> bool:
+    """Whether a key is current with the content of its older version."""
+    return key in bench.keys(bench.live) and bench.get(key, bench.live) == b"older"
 
 
 def all_keys(bench: Bench) -> set[str]:

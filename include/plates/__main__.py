@@ -102,6 +102,12 @@ def _delete(command: argparse.ArgumentParser) -> None:
     command.add_argument("--part", action="append", default=[], required=True)
     command.add_argument("--phase", default="delete", choices=["delete", "marker", "purge"])
     command.add_argument("--undo-days", type=float, default=0.0)
+    command.add_argument(
+        "--older-versions",
+        default="refuse",
+        choices=["refuse", "keep_hidden", "delete"],
+        help="what happens to versions below the deleted objects, which would be current again",
+    )
     command.add_argument("--retention", default="versioned", choices=["none", "versioned", "locked"])
 
 

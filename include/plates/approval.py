@@ -10,16 +10,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from include.core.text import format_bytes, pluralize
-from include.plates.delete import PartPreview
+from include.plates.delete import PROOF_DAYS, PartPreview
 from include.plates.layout import manifest_key
 from include.plates.models import PlatePlan, Verdict
 from include.plates.request import BackupRequest
-from include.s3.bucket import Bucket
+from include.s3.bucket import Bucket, KeyVersion
 
-DIGEST_VERSION = 2
+DIGEST_VERSION = 3
+_OLDER_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Proved:
     verdict: Verdict
     document: Mapping[str, Any]
     parts: tuple[PartPreview, ...] = ()
+    older: tuple[KeyVersion, ...] = ()
 
 
 def digest_of(request: BackupRequest, plates: Sequence[Proved]) -> str:
     """What a person approves: these manifests, and what is deleted of their plates, where, and how."""
     order = request.order("")
     asked = [request.bucket, request.archive_bucket, order.parts, order.phase, order.retention, order.undo_days]
+    asked.append(order.older_versions)
     rows = sorted(
         [plate.label, plate.verdict.tag, plate.verdict.manifests_sha256, [_part(part) for part in plate.parts]]
         for plate in plates
@@ -45,7 +49,7 @@ def digest_of(request: BackupRequest, plates: Sequence[Proved]) -> str:
 
 
 def _part(part: PartPreview) -> list[Any]:
-    return [part.part, part.objects, part.size_bytes, part.shared]
+    return [part.part, part.objects, part.size_bytes, part.shared, part.older, part.older_bytes, part.older_sha256]
 
 
 def subject(request: BackupRequest, plates: Sequence[Proved]) -> str:
@@ -55,6 +59,10 @@ def subject(request: BackupRequest, plates: Sequence[Proved]) -> str:
     verb = "Set delete markers on" if request.undo_days else "Delete"
     what = f"{pluralize(objects, 'object')} ({format_bytes(size)}, {size} bytes)"
     parts = ", ".join(sorted(set(request.delete_parts)))
+    older = sum(part.older for plate in plates for part in plate.parts)
+    if older and request.older_versions == "delete":
+        bytes_below = sum(part.older_bytes for plate in plates for part in plate.parts)
+        what += f" and {pluralize(older, 'older version')} ({format_bytes(bytes_below)}, {bytes_below} bytes)"
     return f"{verb} {what}: {parts} of {pluralize(len(plates), 'plate')}, from {request.bucket}?"
 
 
@@ -83,8 +91,41 @@ def body(request: BackupRequest, plates: Sequence[Proved], changed: Mapping[str,
             f"{sum(p.verdict.objects for p in plates)}, {format_bytes(sum(p.verdict.size_bytes for p in plates))}"
         )
         lines.append(f"| **all** | {' | '.join(per_part)} | {_counted(parts)} | {archived} | | |")
-    lines += _remarks(plates, changed)
+    lines += [*_older(request, plates), *_proofs(plates), *_remarks(plates, changed)]
     return "\n".join(lines)
+
+
+def _older(request: BackupRequest, plates: Sequence[Proved]) -> list[str]:
+    """What happens to the versions below; each by its id where it is deleted."""
+    older = [one for plate in plates for one in plate.older]
+    if not older:
+        return []
+    size = sum(one.size for one in older)
+    what = f"{pluralize(len(older), 'older version')} ({format_bytes(size)}, {size} bytes)"
+    if request.older_versions == "keep_hidden":
+        return [
+            "",
+            f"Below these objects lie {what}. They **stay**, each under a delete marker, and still cost storage.",
+        ]
+    lines = ["", f"Below these objects lie {what}. They are **deleted** too, by version id, and are in no tarball:", ""]
+    lines += [f"- `{one.key}` version `{one.version_id}`, {one.size} bytes" for one in older[:_OLDER_SHOWN]]
+    rest = older[_OLDER_SHOWN:]
+    if rest:
+        lines.append(f"- and {len(rest)} more ({sum(one.size for one in rest)} bytes), which the digest covers as well")
+    return lines
+
+
+def _proofs(plates: Sequence[Proved]) -> list[str]:
+    """How old the oldest proof is: after a time it does not count any more."""
+    times = [plate.verdict.verified_at for plate in plates if plate.verdict.verified_at is not None]
+    if not times:
+        return []
+    oldest = min(times)
+    read, until = (datetime.fromtimestamp(at, UTC).date().isoformat() for at in (oldest, oldest + PROOF_DAYS * 86_400))
+    return [
+        "",
+        f"The tarballs were read back on {read} or later; a proof counts {PROOF_DAYS:g} days, here until {until}.",
+    ]
 
 
 def _row(plate: Proved) -> str:

@@ -12,6 +12,7 @@ import asyncio
 import functools
 import importlib
 import json
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from include.core import terminal as screen
-from include.core.errors import NotFound, RequestError, WaybillError
+from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
 from include.core.journal import journals_in
 from include.core.patience import Patience
 from include.core.progress import OnProgress
@@ -230,6 +231,7 @@ async def delete(options: Options) -> int:
         phase=options.phase,
         retention=options.retention,
         undo_days=options.undo_days,
+        older_versions=options.older_versions,
     )
     layout, plate = _layout(options), _plates(options)[0]
     async with _access(options) as access:
@@ -242,19 +244,24 @@ async def delete(options: Options) -> int:
     _show(
         options,
         [done],
-        ("tag", "deleted", "bytes", "changed", "failed", "unknown, left", "guard"),
+        ("tag", "deleted", "bytes freed", "changed", "failed", "current again", "unknown, left", "guard"),
         [
             (
                 done.tag,
                 done.deleted,
-                done.deleted_bytes,
+                done.freed_bytes,
                 len(done.changed),
                 len(done.failed),
+                len(done.current_again),
                 len(done.unknown),
                 done.guard,
             )
         ],
     )
+    for key in done.current_again:
+        screen.say(f"current again, with old content: {key}")
+    for key in done.left_behind:
+        screen.say(f"could not be removed: {key}", "yellow")
     return 0 if done.complete else 1
 
 
@@ -271,19 +278,49 @@ async def index(options: Options) -> int:
 
 
 async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Options) -> Verdict:
-    """The verdict that a deletion rests on: fresh, or the one kept when the deletion first began (its own doing since)."""
+    """The verdict that a deletion rests on: read afresh while the plate is whole.
+
+    Once its deletion has begun the source differs by our own doing: then it is the proof kept when it began, of this very
+    plate, and its age is said. One that is too old is read again: all of it that concerns the tarballs.
+    """
+    from include.plates.compare import changes
+    from include.plates.delete import PROOF_DAYS
     from include.plates.verify import verify_archive
 
-    kept = _journal(options) / f"{options.approve}.verdict.json"
-    if kept.exists():
-        return Verdict.model_validate_json(kept.read_text())
+    path = _journal(options) / f"{options.approve}.verdict.json"
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
+    kept = Verdict.model_validate_json(path.read_text()) if path.exists() else None
+    if kept is not None:
+        of, asked = (kept.bucket, kept.archive_bucket, kept.plate, kept.layout), (source.name, cold.name, plate, layout)
+        if of != asked:
+            raise RequestError(
+                f"--approve: this digest is of plate {kept.plate.plate_id_full} in {kept.bucket} (layout {kept.layout.name}), "
+                f"and not of {plate.plate_id_full} in {source.name} (layout {layout.name}); verify prints a plate's own"
+            )
+        days = None if kept.verified_at is None else (time.time() - kept.verified_at) / 86_400
+        if await changes(kept, source, cold) is None:
+            kept = None  # nothing is gone, or all is there again
+        elif days is None or days <= PROOF_DAYS + options.undo_days:
+            screen.say(
+                f"{kept.tag}: proved {'at an unknown time' if days is None else f'{days:.1f} days ago'}", "yellow"
+            )
+            return kept
     with screen.bars() as report:
         verdict = await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
+    if kept is not None:
+        verdict = _renewed(kept, verdict)
     if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(verdict.model_dump_json())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(verdict.model_dump_json())
     return verdict
+
+
+def _renewed(kept: Verdict, fresh: Verdict) -> Verdict:
+    """The proof of before, with the time of now: the tarballs are what they were (V3 to V5); V1 and V2 look at the source."""
+    again = {check.name: check.outcome for check in fresh.checks if check.name in ("V3", "V4", "V5")}
+    if set(again.values()) != {Outcome.VERIFIED} or fresh.volumes != kept.volumes:
+        raise VerificationError(f"{kept.tag}: its tarballs are not what was proved: {'; '.join(fresh.reasons)}")
+    return kept.model_copy(update={"verified_at": fresh.verified_at})
 
 
 async def _verify(options: Options) -> tuple[list[Verdict], int]:

@@ -107,7 +107,7 @@ class LedgeredBatches:
         """Whether nothing of a batch is left to delete."""
 
         async def left(target: Any) -> bool:
-            version = target.version_id if self.phase != "marker" and target.by_version else None
+            version = target.version_id if self.phase != "marker" else None
             there = await self.source.head(target.key, version)
             return there is not None and (there.etag, there.size) == (target.etag, target.size)
 

@@ -23,6 +23,7 @@ GIB = 1024 * MIB
 GROUP_LIMIT = 16 * MIB  # no compressed group ever holds more: what is unpacked at once is bounded by it
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
+OlderVersions = Literal["refuse", "keep_hidden", "delete"]
 
 
 class Frozen(BaseModel):
@@ -159,6 +160,8 @@ class PlatePlan(Frozen):
     other_measurements: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    older_versions: int = 0
+    older_bytes: int = 0
     digest: str
 
     @property
@@ -304,7 +307,8 @@ class VolumeProof(Frozen):
 
 
 class Verdict(Frozen):
-    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves.
+    """verified, mismatch or unverifiable, with the reasons. `manifests_sha256` is the digest that a person approves,
+    `verified_at` (epoch seconds) when the reading began; None in verdicts of before.
 
     `stopped_by` names the class of the store's error that ended the verification before its end, if one did.
     """
@@ -322,6 +326,7 @@ class Verdict(Frozen):
     manifests_sha256: str = ""
     delete_script: str | None = None
     stopped_by: str = ""
+    verified_at: float | None = None
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -337,7 +342,8 @@ class DeleteOrder:
     """What a person approved: which manifests (their digest), which parts, which phase.
 
     `phase`: "delete" ends the objects (by version id on a versioned bucket); "marker" and, after `undo_days`, "purge" are
-    the two steps of a deletion that can be undone, on versioned buckets only.
+    the two steps of a deletion that can be undone, on versioned buckets only. `older_versions` says what happens to versions
+    below the archived ones, which would be current again: "keep_hidden" under a delete marker, or "delete".
     """
 
     approved_sha256: str
@@ -346,3 +352,4 @@ class DeleteOrder:
     retention: Retention = "versioned"
     undo_days: float = 0.0
     batch_size: int = 1000
+    older_versions: OlderVersions = "refuse"

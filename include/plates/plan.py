@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from include.core.concurrency import map_concurrently
 from include.core.errors import Forbidden, NotFound, RequestError, VerificationError
 from include.core.progress import OnProgress, Progress, silent
+from include.plates.compare import ArchivedObject, contradiction, older_versions
 from include.plates.file_names import name_warnings
 from include.plates.layout import check_layout, fill, problems_of, tag_of, tarball_key, volume_digest
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
 from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
 from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
-from include.s3.bucket import Bucket, Head
+from include.s3.bucket import Bucket, Head, KeyVersion
 from include.s3.errors import ColdObject, RequesterPays, SourceChanged, Unsupported
 
 if TYPE_CHECKING:  # the command line plans without a request, and need not load its models
@@ -59,7 +60,10 @@ async def plan_plate(
     versions = bool(await source.versioning())
     others = await other_measurements(plate, layout, source)
     listed = await asyncio.gather(*(list_part(plate, part, source, versions=versions) for part in layout.parts))
+    older, contradicted = await _versions_of(plate, layout, source, listed) if versions else ([], ())
     problems = [problem for objects in listed for problem in key_problems(objects)]
+    if contradicted:
+        problems.append(contradiction(contradicted))
     if not any(listed):
         problems.append(f"plate {plate.plate_id_full} has no object under any of its {len(listed)} prefixes")
     if settings.copy_from_bytes and settings.compression != "none":
@@ -85,7 +89,13 @@ async def plan_plate(
         existing=existing,
         other_measurements=others,
         problems=tuple(problems + clashes),
-        warnings=(*_warnings(plate, parts, others), *name_warnings(one.key for one in objects)),
+        warnings=(
+            *_warnings(plate, parts, others),
+            *_older_warning(older),
+            *name_warnings(one.key for one in objects),
+        ),
+        older_versions=len(older),
+        older_bytes=sum(one.size for one in older),
         digest=hashlib.sha256("\n".join(volume.digest for volume in volumes).encode()).hexdigest(),
     )
 
@@ -95,6 +105,28 @@ async def list_part(plate: Plate, part: Part, source: Bucket, *, versions: bool)
     prefix = fill(part.prefix, plate)
     found = [SourceObject.of(row, part.name) async for row in source.objects_under(prefix, versions=versions)]
     return sorted(found, key=lambda row: row.key.encode())
+
+
+async def _versions_of(
+    plate: Plate, layout: Layout, source: Bucket, listed: Sequence[Sequence[SourceObject]]
+) -> tuple[list[KeyVersion], tuple[str, ...]]:
+    """The versions below the plate's objects, and the keys that only one of the store's two listings shows."""
+    rows = [
+        ArchivedObject(one.key, one.etag, one.size, one.version_id, one.modified) for part in listed for one in part
+    ]
+    prefixes = [fill(part.prefix, plate) for part in layout.parts]
+    named = {one.key for prefix in prefixes async for one in source.objects_under(prefix, versions=False)}
+    return await older_versions(rows, plate, layout, source), tuple(sorted(named ^ {row.key for row in rows}))
+
+
+def _older_warning(older: Sequence[KeyVersion]) -> list[str]:
+    if not older:
+        return []
+    size = sum(one.size for one in older)
+    return [
+        f"{len({one.key for one in older})} objects have {len(older)} older versions ({size} bytes), which would be current "
+        "again once the archived ones are deleted: older_versions says what happens to them"
+    ]
 
 
 def key_problems(objects: Sequence[SourceObject]) -> list[str]:

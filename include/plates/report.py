@@ -93,6 +93,8 @@ def _deletion(name: str, delete: Mapping[str, Any], purge: Mapping[str, Any]) ->
         )
     if state == "left":
         return _left(name, delete)
+    if state == "current_again":
+        return _current_again(name, delete)
     if state != "done":
         problem = _unprotected(name, delete) or of_record(delete, "delete", item=name)
         return Standing("not deleted", problem.why, problem)
@@ -115,10 +117,24 @@ def _left(name: str, delete: Mapping[str, Any]) -> Standing:
     return Standing("partly deleted", why, Problem(Cause.MISMATCH, why, name, "delete", advice=" ".join(parts)))
 
 
+def _current_again(name: str, delete: Mapping[str, Any]) -> Standing:
+    back = delete["current_again"]
+    why = f"{len(back)} deleted objects are current again, with old content: {few(back, 5, _IN_RECEIPT)}"
+    left = [*delete["changed"], *delete["failed"]]
+    why += f"; {len(left)} more were left: {few(left, 5, _IN_RECEIPT)}" if left else ""
+    advice = (
+        "Look at their versions (`aws s3api list-object-versions`), and hide each by a delete marker or delete it by hand. Do "
+        "not use what is current now as if it were the plate: the tarballs hold the last content."
+    )
+    return Standing("current again", why, Problem(Cause.MISMATCH, why, name, "delete", advice=advice))
+
+
 def _purged(name: str, delete: Mapping[str, Any], purge: Mapping[str, Any], more: str) -> Standing:
     marked, state = f"{delete['deleted']} objects marked as deleted{more}", purge.get("state")
     if state == "done":
         return Standing("deleted", f"{purge['deleted']} objects purged {purge['guard']}{more}")
+    if state == "current_again":
+        return _current_again(name, purge)
     if state not in ("void", "left", "failed", "refused"):
         return Standing("marked", f"{marked}; to be purged {purge.get('until', 'when the time to undo is over')}")
     why = f"{marked}; {purge.get('why', 'some could not be purged')}"
@@ -187,6 +203,7 @@ def totals(items: list[dict[str, Any]]) -> dict[str, int | float]:
         "proved bytes": sum(item["bytes"] for item in proved),
         "objects deleted": sum(item["deleted"] for item in items),
         "deleted bytes": sum(item.get("delete", {}).get("deleted_bytes", 0) for item in items),
+        "freed bytes": sum(item.get(step, {}).get("freed_bytes", 0) for item in items for step in ("delete", "purge")),
     }
 
 

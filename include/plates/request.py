@@ -15,7 +15,18 @@ from include.core.errors import RequestError
 from include.core.request import LOST_IN_FORM, PASTED, Request, in_section
 from include.core.text import printable
 from include.plates.layout import BROAD2018, PRESETS, disambiguate, layout_faults, own_layout, plates_from_csv
-from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention, compression_faults
+from include.plates.models import (
+    GIB,
+    MIB,
+    ArchiveSettings,
+    DeleteOrder,
+    Layout,
+    OlderVersions,
+    Plate,
+    PlatePlan,
+    Retention,
+    compression_faults,
+)
 
 CSV_LIMIT_BYTES = 1024 * 1024
 MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
@@ -244,6 +255,14 @@ class BackupRequest(PlatesRequest):
         description="What must protect a tarball before its source is deleted. `versioned`: its bucket keeps old versions. "
         "`locked`: an object lock or a legal hold lies on it. `none`: nothing.",
     )
+    older_versions: OlderVersions = pydantic.Field(
+        "refuse",
+        title="Older versions",
+        description="Only where the bucket of the plates is versioned: what happens to versions below the deleted files, "
+        "which would be current again. `refuse`: such a plate is not deleted. `keep_hidden`: they stay, under delete "
+        "markers. `delete`: they are deleted as well, though no tarball holds them.",
+        json_schema_extra=ANSWER,
+    )
     undo_days: float = pydantic.Field(
         0,
         ge=0,
@@ -321,6 +340,15 @@ class BackupRequest(PlatesRequest):
             storage_class=self.storage_class,
         )
 
+    def order_problems(self, plan: PlatePlan) -> list[str]:
+        """What the deletion of a planned plate would be refused for, told before hours of archiving."""
+        if not self.delete_parts or self.older_versions != "refuse" or not plan.older_versions:
+            return []
+        return [
+            f"older_versions: {plan.older_versions} older versions ({plan.older_bytes} bytes) of these objects would be current "
+            "again after the deletion; set it to keep_hidden or to delete, or take delete_parts out"
+        ]
+
     def order(self, approved_sha256: str, *, purge: bool = False) -> DeleteOrder:
         """What an approval of these manifests allows to be deleted, and how."""
         return DeleteOrder(
@@ -329,6 +357,7 @@ class BackupRequest(PlatesRequest):
             phase="purge" if purge else "marker" if self.undo_days else "delete",
             retention=self.retention,
             undo_days=self.undo_days,
+            older_versions=self.older_versions,
         )
 
 

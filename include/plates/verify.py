@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -20,7 +21,7 @@ from include.core.concurrency import map_concurrently, prefetch
 from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
 from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
-from include.plates.compare import ArchivedObject, compare
+from include.plates.compare import ArchivedObject, compare, contradiction
 from include.plates.layout import BROAD2018, fill, problems_of, tag_of
 from include.plates.models import GROUP_LIMIT, Check, Layout, Outcome, Plate, Verdict, VolumeProof
 from include.plates.proof import OF_THE_TARBALL, TarballVerdict, write_proofs
@@ -51,6 +52,7 @@ async def verify_archive(
     source: Bucket,
     archive: Bucket,
     write_documents: bool = True,
+    clock: Callable[[], float] = time.time,
     on_progress: OnProgress = silent,
 ) -> Verdict:
     """Reads the plate's manifests and tarballs from the archive bucket and the plate's listing from the live one.
@@ -61,6 +63,7 @@ async def verify_archive(
     unfit = problems_of(plate, layout)
     if unfit:
         raise RequestError(unfit)
+    began = clock()
     work = _Verification(plate, layout, source, archive, on_progress)
     try:
         await work.volumes()
@@ -71,7 +74,7 @@ async def verify_archive(
     except WaybillError as error:
         work.stopped_by = error
         work.say("V4", Outcome.UNVERIFIABLE, str(error))
-    verdict = work.verdict()
+    verdict = work.verdict().model_copy(update={"verified_at": began})
     if write_documents:
         verdict = await work.documents(verdict)
         await write_proofs(archive, verdict)
@@ -361,7 +364,9 @@ class _Verification:
             _some(changed, "changed"),
             _some(found.vanished, "vanished"),
         ]
-        if any(wrong):
+        if found.contradicted:
+            self.say("V1", Outcome.UNVERIFIABLE, contradiction(found.contradicted))
+        elif any(wrong):
             self.say("V1", Outcome.MISMATCH, "since the plan, " + "; ".join(filter(None, wrong)))
         elif found.not_listed:
             self.say(

@@ -32,6 +32,10 @@ from include.s3.headers import Headers, of_answer, of_attributes, tagging
 
 Buffer = Any  # bytes or obstore's Bytes: whatever memoryview() takes
 _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
+_GOING_ON = {  # what the next page is asked by, and where the answer names it
+    "list_object_versions": {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
+    "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
+}
 _CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "CRC32", "SHA1")
 
 
@@ -67,10 +71,12 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class VersionState:
-    """What lies under a key on a versioned bucket: the newest version, and the delete marker that hides it, if one does."""
+    """What lies under a key on a versioned bucket: the newest version, the delete marker that hides it, if one does, and
+    how many versions there are."""
 
     newest: str | None
     marker: str | None
+    versions: int = 0
 
 
 class ListedObject(NamedTuple):
@@ -86,6 +92,17 @@ class ListedObject(NamedTuple):
     version_id: str | None = None
     storage_class: str | None = None
     checksum: str | None = None
+
+
+class KeyVersion(NamedTuple):
+    """One version of a key, as the listing of versions shows it; `latest`: it is the current object."""
+
+    key: str
+    version_id: str
+    etag: str
+    size: int
+    modified: int
+    latest: bool
 
 
 class Bucket:
@@ -259,18 +276,40 @@ class Bucket:
     async def objects_under(self, prefix: str, *, versions: bool) -> AsyncIterator[ListedObject]:
         """Every current object under a prefix, in the store's order; with version ids where `versions`."""
         operation, rows = ("list_object_versions", "Versions") if versions else ("list_objects_v2", "Contents")
-        parameters: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix}
-        while True:
-            answer = await self.access.call(operation, f"listing s3://{self.name}/{prefix}", **parameters)
-            for row in answer.get(rows, []):
+        async for page in self._pages(operation, Prefix=prefix):
+            for row in page.get(rows, []):
                 if not versions or row.get("IsLatest"):
                     yield _listed(row)
+
+    async def versions_under(self, prefix: str) -> AsyncIterator[KeyVersion]:
+        """Every version under a prefix, those of one key from new to old; delete markers are left out."""
+        async for page in self._pages("list_object_versions", Prefix=prefix):
+            for row in page.get("Versions", []):
+                one = _listed(row)
+                latest = bool(row.get("IsLatest"))
+                yield KeyVersion(one.key, one.version_id or "null", one.etag, one.size, one.modified, latest)
+
+    async def _pages(self, operation: str, **parameters: Any) -> AsyncIterator[dict[str, Any]]:
+        """The pages of a listing, to its end. Raises VerificationError where the store does not say how it goes on, or says
+        the same again: what was listed so far must not be taken for the whole (docs/protocols/s3.md 2.5)."""
+        what = f"listing s3://{self.name}/{parameters['Prefix']}"
+        seen: set[tuple[str, ...]] = set()
+        while True:
+            answer = await self.access.call(operation, what, Bucket=self.name, **parameters)
+            yield answer
             if not answer.get("IsTruncated"):
                 return
-            if versions:
-                parameters |= {"KeyMarker": answer["NextKeyMarker"], "VersionIdMarker": answer["NextVersionIdMarker"]}
-            else:
-                parameters["ContinuationToken"] = answer["NextContinuationToken"]
+            going_on = {ask: str(answer.get(given) or "") for ask, given in _GOING_ON[operation].items()}
+            missing = [_GOING_ON[operation][ask] for ask, given in going_on.items() if not given]
+            place = tuple(going_on.values())
+            if missing or place in seen:
+                why = f"without {' and '.join(missing)}" if missing else "and sends the same page again"
+                raise VerificationError(
+                    f"{what}: the store at {self.access.endpoint} says that the list goes on, {why}, so the list is not "
+                    "whole. Report it to those who run the store, or use another endpoint"
+                )
+            seen.add(place)
+            parameters |= going_on
 
     async def past(self, key: str) -> VersionState:
         """The newest version of a key and its current delete marker, by the bucket's list of versions."""
@@ -280,19 +319,15 @@ class Bucket:
         versions = [row for row in answer.get("Versions", []) if row["Key"] == key]
         markers = [row for row in answer.get("DeleteMarkers", []) if row["Key"] == key and row.get("IsLatest")]
         return VersionState(
-            str(versions[0]["VersionId"]) if versions else None, str(markers[0]["VersionId"]) if markers else None
+            str(versions[0]["VersionId"]) if versions else None,
+            str(markers[0]["VersionId"]) if markers else None,
+            len(versions),
         )
 
     async def folders(self, prefix: str) -> list[str]:
         """The prefixes one level below (up to the next slash) that begin with `prefix`."""
-        found: list[str] = []
-        parameters: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix, "Delimiter": "/"}
-        while True:
-            answer = await self.access.call("list_objects_v2", f"listing s3://{self.name}/{prefix}", **parameters)
-            found += [str(row["Prefix"]) for row in answer.get("CommonPrefixes", [])]
-            if not answer.get("IsTruncated"):
-                return found
-            parameters["ContinuationToken"] = answer["NextContinuationToken"]
+        pages = self._pages("list_objects_v2", Prefix=prefix, Delimiter="/")
+        return [str(row["Prefix"]) async for page in pages for row in page.get("CommonPrefixes", [])]
 
     # Writing
 

@@ -31,6 +31,7 @@ from include.s3.errors import (
     BucketMissing,
     ClockWrong,
     ColdObject,
+    ConditionConflict,
     ExpiredCredential,
     OtherRegion,
     PreconditionFailed,
@@ -283,10 +284,10 @@ def client_error(response: Mapping[str, Any], what: str) -> WaybillError:
     known = _identity_error(code, what, told.get("ServerTime")) or _region_error(code, what, region)
     if known is not None:
         return known
+    if (refused := _condition_error(code, what, status)) is not None:
+        return refused
     if code == "NoSuchUpload":
         return UploadLost(f"{what}: the multipart upload no longer exists")
-    if code in ("PreconditionFailed", "ConditionalRequestConflict", "412") or status == 412:
-        return PreconditionFailed(f"{what}: the condition did not hold ({code})")
     if code == "InvalidObjectState":
         return _cold(what)
     if code in _UNSUPPORTED or status in (405, 501):
@@ -300,6 +301,14 @@ def client_error(response: Mapping[str, Any], what: str) -> WaybillError:
     if code == "400":
         return _Bodiless(f"{what}: the store refuses it and does not say why (400)")
     return error_for_status(status or 500, what, detail=code)
+
+
+def _condition_error(code: str, what: str, status: int) -> WaybillError | None:
+    if code == "ConditionalRequestConflict":
+        return ConditionConflict(f"{what}: another request was at it ({code})")
+    if code in ("PreconditionFailed", "412") or status == 412:
+        return PreconditionFailed(f"{what}: the condition did not hold ({code})")
+    return None
 
 
 _TELLING = (ExpiredCredential, ClockWrong, RequesterPays, OtherRegion, BucketMissing)

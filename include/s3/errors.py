@@ -62,3 +62,7 @@ class PreconditionFailed(RemoteError):
 
 class ColdObject(RemoteError):
     """The object lies in an archived storage class and must be restored before it can be read."""
+
+
+class ConditionConflict(PreconditionFailed):
+    """409: another request was at the object at that moment. Whether the condition was looked at is not said."""

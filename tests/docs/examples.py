@@ -253,7 +253,7 @@ def question() -> str:
     plates = [Proved("001_20585", verdict(), {}, parts)]
     digest = approval_digest(BackupRequest(**REQUEST), plates)
     user = {"id": "amy", "name": "amy"}
-    about = {"plates": ["001_20585"], "parts": {"001_20585": [["images", 1, len(CONTENT), False]]}}
+    about = {"plates": ["001_20585"], "parts": {"001_20585": [["images", 1, len(CONTENT), False, 0, 0, ""]]}}
     put = Question(subject(BackupRequest(**REQUEST), plates), "…", digest, days=14, about=about)
     before = Record(task_id="approval", request_sha256="0" * 64)
     where = "https://airflow.example.org/dags/plate_backup/runs/B-1/tasks/approval/required_actions"

@@ -30,7 +30,7 @@ from include.core.questions import Question, Record
 from include.core.receipt import Receipt
 from include.plates.approval import Proved, body, digest_of, subject
 from include.plates.compare import changes
-from include.plates.delete import PartPreview, preview
+from include.plates.delete import PartPreview, preview, refuses_older
 from include.plates.models import Outcome, Verdict
 from include.plates.request import BackupRequest
 from include.s3.bucket import S3Access
@@ -73,14 +73,14 @@ async def _look(request: BackupRequest, plate: Proved, access: S3Access) -> Prov
     order = request.order(verdict.manifests_sha256)
     try:
         journal = delete_journal(verdict, order)
-        if not await asyncio.to_thread(begun, journal):
-            why = await changes(verdict, source, archive)
-            if why is not None:
-                return why
-        parts = await preview(verdict, order, source=source, archive=archive, journal=journal)
+        why = await changes(verdict, source, archive)
+        if why is not None and not await asyncio.to_thread(begun, journal):
+            return why
+        # Whole as it was proved, though deleted before: it was restored, and this is another deletion.
+        found = await preview(verdict, order, source=source, archive=archive, journal=journal, anew=why is None)
     except WaybillError as error:
         return f"it cannot be looked at again ({error})"
-    return replace(plate, parts=parts)
+    return refuses_older(verdict, order, found.older) or replace(plate, parts=found.parts, older=found.older)
 
 
 class PlateApprovalOperator(ApprovalOperator):
@@ -128,7 +128,10 @@ class PlateApprovalOperator(ApprovalOperator):
 def _rows_of(plates: Sequence[Proved]) -> dict[str, list[list[Any]]]:
     """What would be deleted of each plate, as the question's record keeps it."""
     return {
-        plate.label: [[part.part, part.objects, part.size_bytes, part.shared] for part in plate.parts]
+        plate.label: [
+            [part.part, part.objects, part.size_bytes, part.shared, part.older, part.older_bytes, part.older_sha256]
+            for part in plate.parts
+        ]
         for plate in plates
     }
 

@@ -58,9 +58,15 @@ class PlateDeleteOperator(Legs, PlateOperator):
             state = "void" if isinstance(error, ApprovalVoid) else "refused"
             await notes.write(self.step, state, why=str(error))
             raise
-        await notes.write(self.step, "done" if report.complete else "left", **told(report))
+        state = "done" if report.complete else "current_again" if report.current_again else "left"
+        await notes.write(self.step, state, **told(report))
         self.log.info("%s: %d of %d deleted, %s", report.tag, report.deleted, report.targets, report.guard)
         if not report.complete:
+            if report.current_again:
+                raise VerificationError(
+                    f"{report.tag}: {len(report.current_again)} deleted objects are current again, the first "
+                    f"{report.current_again[0]!r}; see the receipt"
+                )
             left = [*report.changed, *report.failed]
             raise VerificationError(
                 f"{report.tag}: {len(left)} objects were left, the first {left[0]!r}; see the receipt"
@@ -121,13 +127,19 @@ def told(report: DeleteReport) -> dict[str, Any]:
         "phase": report.phase,
         "deleted": report.deleted,
         "deleted_bytes": report.deleted_bytes,
+        "freed_bytes": report.freed_bytes,
+        "older_versions": report.older_versions,
+        "older_deleted": report.older_deleted,
         "absent": report.absent,
         "guard": report.guard,
         "retention": report.retention,
         "changed": list(report.changed),
         "failed": list(report.failed),
         "inferred": list(report.inferred),
+        "current_again": list(report.current_again),
         "unknown": list(report.unknown),
+        "left_behind": list(report.left_behind),
+        "proof_age_days": report.proof_age_days,
         "shared_parts": list(report.shared_parts),
         "batches": report.batches,
         "resumed_batches": report.resumed_batches,

@@ -102,6 +102,7 @@ class PlatePlanOperator(WaybillOperator):
             )
         except RequestError as error:
             return {**row, "problems": error.problems, "warnings": []}
+        plan = plan.model_copy(update={"problems": (*plan.problems, *request.order_problems(plan))})
         return {**row, **_told(plan), "plan": await notes.document("plan", plan)}
 
 

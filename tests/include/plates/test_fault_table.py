@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from harness.plates.fault_cases import CASES
-from harness.plates.fault_table import DELETED, Case, play, procedure
+from harness.plates.fault_table import DELETED, LEFT, REFUSED, UNVERIFIABLE, Case, play, procedure
 from include.plates import delete as deleting
 from include.plates import verify as verifying
+from include.plates.compare import PlateListing
 from include.plates.models import Outcome
 from include.s3 import guarded_delete
 from include.s3.bucket import Bucket
@@ -141,9 +142,58 @@ def no_check_of_what_came_out(patch: Patch) -> None:
     patch.setattr("include.plates.restore.agrees", lambda *_: True)
 
 
+def any_answer_proves(patch: Patch) -> None:
+    """A probe that survives is taken for a guard, whatever the store said."""
+    from include.s3 import condition_probe
+
+    async def refused(_: str, attempt: Any) -> bool:
+        await attempt()
+        return True
+
+    patch.setattr(condition_probe, "_refused", refused)
+
+
+def nothing_below(patch: Patch) -> None:
+    async def none(*_: Any) -> list[Any]:
+        return []
+
+    patch.setattr(deleting, "older_versions", none)
+
+
+def no_marker_stays(patch: Patch) -> None:
+    """The archived version is deleted under no marker, and every marker is removed after a purge."""
+    patch.setattr(guarded_delete.Deleter, "_cover", guarded_delete.Deleter._by_version)
+
+    async def all_removed(self: Any, targets: Any, *_: Any) -> tuple[str, ...]:
+        for one in targets:
+            await self._source.delete_one(one.key, version_id=one.marker)
+        return ()
+
+    patch.setattr(guarded_delete.Deleter, "remove_markers", all_removed)
+
+
+def no_places(patch: Patch) -> None:
+    patch.setattr(deleting, "_check_places", lambda *_: None)
+
+
+def no_time_of_proof(patch: Patch) -> None:
+    take = deleting._Deletion._take_any
+
+    def without(self: Any, row: Any) -> None:
+        take(self, row)
+        self._last_at = 0.0
+
+    patch.setattr(deleting._Deletion, "_take_any", without)
+
+
 MUTANTS = [
     (no_reading_to_compare, "an image is rewritten after a restore, and restored again"),
     (no_check_of_what_came_out, "restored from a tarball with a flipped bit"),
+    (any_answer_proves, "F20 past every look, conditions ignored, one error at the trial of conditions"),
+    (nothing_below, "older versions, and an order that does not speak of them"),
+    (no_marker_stays, "older versions that stay hidden"),
+    (no_places, "F34 an approval of another plate"),
+    (no_time_of_proof, "F34 deleted, restored, and deleted again with the first approval"),
     (no_proof, "F17 one flipped bit at rest"),
     (no_proof, "F19 a part is lost at rest"),
     (no_proof, "one image is not in the tarball"),
@@ -164,6 +214,24 @@ MUTANTS = [
 def test_without_its_guard_a_case_loses_objects(guard_off: Any, name: str, moto_url: str, monkeypatch: Patch):
     guard_off(monkeypatch)
     assert play(BY_NAME[name], moto_url, seed=1).ours > 0
+
+
+def test_without_the_second_listing_a_cut_one_is_taken_for_the_plate(moto_url: str, monkeypatch: Patch):
+    async def one_listing(*_: Any) -> Any:
+        return [], ()
+
+    case = BY_NAME["F22 the listing of versions is cut short, and says that it is whole"]
+    monkeypatch.setattr("include.plates.plan._versions_of", one_listing)
+    assert play(case, moto_url, seed=1).ended == UNVERIFIABLE, "the proof lists twice as well"
+    monkeypatch.setattr("include.plates.compare.PlateListing", lambda found, _=(): PlateListing(found))
+    assert play(case, moto_url, seed=1).ended not in (UNVERIFIABLE, REFUSED)
+
+
+def test_without_null_version_ids_a_deletion_only_hides(moto_url: str, monkeypatch: Patch):
+    monkeypatch.setattr(
+        guarded_delete.Deleter, "_version_of", lambda _, target: target.version_id if target.by_version else None
+    )
+    assert play(BY_NAME["a bucket that was versioned after the upload"], moto_url, seed=1).ended == LEFT
 
 
 def test_without_the_intent_in_the_journal_a_crash_leaves_deletions_without_their_line(

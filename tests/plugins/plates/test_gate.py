@@ -148,7 +148,7 @@ def test_what_the_question_counts_is_what_is_deleted(store: Store):
     run.execute(PlateDeleteOperator(task_id="delete", plate=entry))
     gone = before - store.keys()
     said = record(run).about["parts"]["001_20585"]
-    assert said == [["images", len(gone), sum(len(store.files[key]) for key in gone), False]]
+    assert said == [["images", len(gone), sum(len(store.files[key]) for key in gone), False, 0, 0, ""]]
 
 
 def test_a_part_that_another_measurement_uses_is_counted_as_kept(store: Store):
@@ -156,7 +156,7 @@ def test_a_part_that_another_measurement_uses_is_counted_as_kept(store: Store):
     store.put(f"projects/{run.conf['project']}/{run.conf['batch']}/images/20585__again/Images/a.tiff", b"another")
     question = ask(run)
     assert "kept: shared" in question.body
-    assert record(run).about["parts"]["001_20585"][0] == ["illum", 0, 0, True]
+    assert record(run).about["parts"]["001_20585"][0] == ["illum", 0, 0, True, 0, 0, ""]
 
 
 def test_what_would_be_deleted_by_now_and_was_not_asked_about_voids_the_approval(store: Store):
