@@ -54,6 +54,8 @@ R = TypeVar("R")
 
 def check_options(options: Options) -> None:
     """Raises RequestError with every fault of the options that shows without the store."""
+    if "layout" not in options:
+        return  # `where` and `index` are asked for no plate
     problems: list[str] = []
     layout: Layout | None = None
     for check in (_plates, _layout):

@@ -22,7 +22,6 @@ from urllib.parse import urlsplit
 
 from include.core.errors import NotFound, RequestError, VerificationError
 from include.core.progress import OnProgress, Progress, silent
-from include.plates.layout import manifest_key
 from include.plates.manifest import read_manifest
 from include.plates.models import Manifest, ManifestMember
 from include.plates.name_match import is_named
@@ -183,7 +182,7 @@ class FileIndex:
         manifest: Manifest | None = None
         try:
             manifest, problem = await read_manifest(archive, listed.key), ""
-            if manifest_key(manifest.head.key) != listed.key:
+            if tarball_base(manifest.head.key) != listed.key.removesuffix(MANIFEST_SUFFIX):
                 problem, manifest = f"it is about another tarball, {manifest.head.key}", None
         except NotFound:
             return 0  # it went away since it was listed: the next listing tells
