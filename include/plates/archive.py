@@ -165,7 +165,7 @@ class _VolumeJob:
                 "move both away, or plan again if the plate changed."
             )
         notes = await self._tag(manifest.sha256, there) if MANIFEST_METADATA not in there.metadata else []
-        done = Written(None, head.stored_bytes, head.stored_crc64nvme, (), {}, 0, head.upload_parts, None)
+        done = Written(None, head.stored_bytes, head.stored_crc64nvme, (), {}, 0, head.upload_parts)
         return await self._sidecars(there, done, manifest.sha256, [*notes, "found finished"])
 
     async def _put_single(self, body: bytes, metadata: dict[str, str]) -> Head:
@@ -255,8 +255,6 @@ class _VolumeJob:
     async def _sidecars(self, there: Head, written: Written, digest: str, notes: Sequence[str]) -> VolumeResult:
         base = base_of(self.volume.key)
         await self.archive.put_new(base + ".etag", listings.etag_line(there.etag))
-        if written.md5 is not None:
-            await self.archive.put_new(base + ".md5", listings.md5_line(written.md5, self.volume.name))
         return VolumeResult(
             key=self.volume.key,
             etag=there.etag,
@@ -267,7 +265,6 @@ class _VolumeJob:
             manifest_sha256=digest,
             sent_parts=written.sent,
             resumed_parts=written.parts - written.sent,
-            md5=written.md5,
             notes=tuple(notes),
         )
 

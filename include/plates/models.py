@@ -230,7 +230,10 @@ class Manifest(Frozen):
 
 
 class VolumeResult(Frozen):
-    """One stored tarball. `resumed_parts` were taken over from an earlier process and not sent again."""
+    """One stored tarball. `resumed_parts` were taken over from an earlier process and not sent again.
+
+    `md5` is in records of before the verifier alone wrote the `.md5`.
+    """
 
     key: str
     etag: str
@@ -241,7 +244,7 @@ class VolumeResult(Frozen):
     manifest_sha256: str
     sent_parts: int
     resumed_parts: int
-    md5: str | None
+    md5: str | None = None
     notes: tuple[str, ...] = ()
 
 

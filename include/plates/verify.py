@@ -50,8 +50,8 @@ async def verify_archive(
 ) -> Verdict:
     """Reads the plate's manifests and tarballs from the archive bucket and the plate's listing from the live one.
 
-    When all is verified, and `write_documents`, it writes what only a verified archive may have: a `.md5` that the
-    archiver could not make (after a resume) and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
+    When all is verified, and `write_documents`, it writes what only a verified archive may have: the `.md5` of the
+    bytes that were read back, and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
     """
     unfit = problems_of(plate, layout)
     if unfit:

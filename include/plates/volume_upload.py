@@ -57,7 +57,6 @@ class Written:
     read: Mapping[int, ReadMember]
     sent: int
     parts: int
-    md5: str | None
     part_starts: tuple[int, ...] = ()
 
     def parts_of(self, member: PlannedMember) -> tuple[int, int]:
