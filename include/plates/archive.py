@@ -24,6 +24,7 @@ from include.plates.models import (
     ManifestHead,
     ManifestMember,
     PlatePlan,
+    SourceObject,
     VolumePlan,
     VolumeResult,
 )
@@ -84,8 +85,11 @@ async def archive_plate(
 
 
 def planned_members(plan: PlatePlan, volume: VolumePlan) -> list[PlannedMember]:
-    rows = member_rows(plan.layout, plan.tag, volume.folders, volume.objects)
-    return list(place(rows, folder_time(volume.objects)))
+    return list(place(rows_of(plan, volume), folder_time(volume.objects)))
+
+
+def rows_of(plan: PlatePlan, volume: VolumePlan) -> list[tuple[str, SourceObject | None]]:
+    return member_rows(plan.layout, plan.tag, volume.folders, volume.objects)
 
 
 class _VolumeJob:
@@ -272,7 +276,9 @@ class _VolumeJob:
 async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:
     """The SOP's three listings: the untrimmed one beside the tarballs, the two that it compares on the live bucket."""
     raw = listings.plan_listing(plan)
-    members = [(m.name, m.size) for volume in plan.volumes for m in planned_members(plan, volume)]
+    members = [
+        (name, source.size if source else 0) for volume in plan.volumes for name, source in rows_of(plan, volume)
+    ]
     cold, live = fill(plan.layout.archive_prefix, plan.plate), fill(plan.layout.backup_prefix, plan.plate)
     places = [
         (archive, f"{cold}{plan.tag}_file_listing_untrimmed_s3.txt", raw),

@@ -21,7 +21,7 @@ from include.plates.layout import check_layout, fill, problems_of, tag_of, tarba
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
 from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
-from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
+from include.plates.tar_format import END_MARKER, folder_time, header_length, member_rows, padding, place
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import ColdObject, SourceChanged
 
@@ -183,7 +183,7 @@ def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[
     for name, source in rows:
         size = source.size if source else 0
         # The folder's time is not known before the cut, but a header's length does not depend on it.
-        needed = len(header(name, size, source.modified if source else 0)) + size + padding(size)
+        needed = header_length(name, size, source.modified if source else 0) + size + padding(size)
         if volumes[-1] and used + needed > limit:
             volumes.append([])
             used = len(END_MARKER)

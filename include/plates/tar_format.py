@@ -16,6 +16,8 @@ from include.plates.models import Layout, SourceObject
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)
+_NAME, _PREFIX = 100, 155
+_LARGEST = 8**11  # of what eleven octal digits say
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,37 @@ def padding(size: int) -> int:
 
 def header(name: str, size: int, modified: int) -> bytes:
     """A member's header blocks; a name ending in "/" is a folder. Owner 0:0 and fixed modes: nothing of the operator."""
+    folder = name.endswith("/")
+    split = _split_name(name, size, modified)
+    if split is None:
+        return _by_tarfile(name, size, modified)
+    block = bytearray(_FOLDER if folder else _FILE)
+    prefix, short = split
+    block[: len(short)] = short
+    block[345 : 345 + len(prefix)] = prefix
+    block[124:135] = b"%011o" % (0 if folder else size)
+    block[136:147] = b"%011o" % modified
+    block[148:155] = b"%06o\0" % sum(block)  # the sum is made with blanks in its own place
+    return bytes(block)
+
+
+def header_length(name: str, size: int, modified: int) -> int:
+    """How long the header is, mostly without making it."""
+    return BLOCK if _split_name(name, size, modified) else len(_by_tarfile(name, size, modified))
+
+
+def _split_name(name: str, size: int, modified: int) -> tuple[bytes, bytes] | None:
+    """The name as ustar's prefix and name; None where ustar cannot say the name, the size or the time."""
+    if not (name.isascii() and size < _LARGEST and 0 <= modified < _LARGEST):
+        return None
+    shown = name.rstrip("/") + "/" if name.endswith("/") else name
+    if len(shown) <= _NAME:
+        return b"", shown.encode()
+    cut = shown.find("/", len(shown) - _NAME - 1)
+    return (shown[:cut].encode(), shown[cut + 1 :].encode()) if 0 <= cut <= _PREFIX else None
+
+
+def _by_tarfile(name: str, size: int, modified: int) -> bytes:
     info = tarfile.TarInfo(name.rstrip("/"))
     info.mtime = modified
     if name.endswith("/"):
@@ -57,6 +90,16 @@ def header(name: str, size: int, modified: int) -> bytes:
         return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
     except (ValueError, UnicodeEncodeError):
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+
+
+def _template(name: str) -> bytes:
+    """A header without its name, with blanks for its sum."""
+    block = bytearray(_by_tarfile(name, 0, 0))
+    block[:_NAME], block[148:156] = bytes(_NAME), b" " * 8
+    return bytes(block)
+
+
+_FILE, _FOLDER = _template("f"), _template("f/")
 
 
 def member_rows(
@@ -79,7 +122,7 @@ def place(rows: Sequence[tuple[str, SourceObject | None]], default_time: int) ->
     for name, source in rows:
         size = source.size if source else 0
         modified = source.modified if source else default_time
-        data = offset + len(header(name, size, modified))
+        data = offset + header_length(name, size, modified)
         member = PlannedMember(name, source, modified, offset, data)
         yield member
         offset = member.end

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.plates.servers import plate
@@ -22,7 +22,7 @@ from include.plates.layout import BROAD2018, volume_digest
 from include.plates.manifest import decode_manifest, encode_manifest
 from include.plates.models import GIB, MIB, ArchiveSettings, Frame, ManifestHead, ManifestMember, SourceObject
 from include.plates.plan import folders_of, key_problems, plan_volumes
-from include.plates.tar_format import END_MARKER, header, padding, place
+from include.plates.tar_format import END_MARKER, header, header_length, padding, place
 from include.plates.verify_evidence import parse_manifest, plan_digest
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
 from include.s3 import checksums
@@ -50,6 +50,36 @@ def test_tarfile_reads_every_header_back(name: str, size: int, modified: int):
     info = _first(header(name, size, modified))
     assert (info.name, info.size, int(info.mtime)) == (name.rstrip("/"), size, modified)
     assert (info.uid, info.gid, info.uname, info.gname, info.mode) == (0, 0, "", "", 0o644)
+
+
+PATHS = (
+    st.lists(st.text("ab \n", min_size=0, max_size=130), min_size=1, max_size=4)
+    .map("/".join)
+    .filter(lambda n: n.strip("/"))
+)
+
+
+@given(
+    st.one_of(PATHS, NAMES),
+    st.integers(0, 9 * GIB),
+    st.one_of(st.integers(-5, 2**31), st.integers(8**11 - 2, 8**11 + 2)),
+)
+@example("d" * 155 + "/" + "f" * 100, 8 * GIB - 1, 0)
+@example("d" * 156 + "/" + "f" * 99, 1, 0)
+@example("d" * 120 + "/", 0, 5)
+@example("d" * 100 + "/", 0, 5)
+@example("/" + "f" * 100, 1, 5)
+def test_a_header_is_the_one_that_tarfile_makes_to_the_byte(name: str, size: int, modified: int):
+    info = tarfile.TarInfo(name.rstrip("/"))
+    info.mtime, info.size, info.mode = modified, size, 0o644
+    if name.endswith("/"):
+        info.type, info.size, info.mode = tarfile.DIRTYPE, 0, 0o755
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    except (ValueError, UnicodeEncodeError):
+        expected = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+    assert header(name, size, modified) == expected
+    assert header_length(name, size, modified) == len(expected)
 
 
 @given(NAMES)
