@@ -285,8 +285,7 @@ async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> t
         (source, f"{live}{plan.tag}_file_listing_s3.txt", listings.trimmed_s3(raw)),
         (source, f"{live}{plan.tag}_file_listing_tar.txt", listings.trimmed_tar(members, plan.tag)),
     ]
-    for bucket, key, text in places:
-        await asyncio.shield(bucket.put(key, text.encode()))
+    await map_concurrently(places, lambda one: asyncio.shield(one[0].put(one[1], one[2].encode())), len(places))
     return tuple(f"s3://{bucket.name}/{key}" for bucket, key, _ in places)
 
 

@@ -274,7 +274,8 @@ class _Inspector:
                 self._cold.append(one.key)
             elif self._probe and one.size:
                 await self._source.read(one.key, 0, 1, etag=one.etag, size=one.size, version_id=one.version_id)
-            return dataclasses.replace(one, checksum=head.checksum if head else None)
+            checksum = head.checksum if head else None
+            return one if checksum == one.checksum else dataclasses.replace(one, checksum=checksum)
         except ColdObject:
             self._cold.append(one.key)
         except (SourceChanged, NotFound):

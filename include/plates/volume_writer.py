@@ -1,7 +1,8 @@
 """Writes one volume: reads, compresses, cuts and sends it, within a fixed amount of memory.
 
-Invariant: parts may finish in any order, but they are *cut* in order. A part holds a slot from its first byte on until it is on the store and in the journal: with the bytes read ahead
-(reading.py) and the groups being compressed that is the whole memory bound. Uncompressed bytes are never copied here.
+Invariant: parts may finish in any order, but they are *cut* in order. A part holds a slot from its first byte
+on until it is on the store and in the journal: with the bytes read ahead (volume_reader.py) and the groups being compressed that
+is the whole memory bound. Uncompressed bytes are never copied here.
 """
 
 from __future__ import annotations

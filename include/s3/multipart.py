@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 from include.core.errors import AuthError, RemoteError, TransientError, VerificationError, WaybillError
@@ -223,7 +223,7 @@ class Upload(Generic[P]):
     async def finished(self, part: P) -> None:
         """A part is done: in memory, and durably."""
         self.done[part.number] = part
-        await self._journal({"part": asdict(part)})
+        await self._journal({"part": {one.name: getattr(part, one.name) for one in fields(part)}})
 
     async def complete(self) -> Head:
         """Joins the parts under the key: unless something lies there, or over it where `overwrite` is set.
