@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument("--part-mib", type=int, default=32)
     writing.add_argument("--volume-gib", type=int, default=300)
     writing.add_argument("--copy-from-mib", type=int, help="let the store copy members from this size on (needs none)")
-    writing.add_argument("--no-probe", action="store_true", help="do not try to read every object while planning")
+    writing.add_argument(
+        "--no-probe",
+        action="store_true",
+        help="plan: do not try to read every object; archive: do not try all where one may not be read",
+    )
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument("--journal", type=Path, default=Path(".waybill/plates"), help="folder of the durable journals")
 

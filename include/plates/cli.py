@@ -19,12 +19,13 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from include.core import terminal as screen
-from include.core.errors import ConflictingRequest, RequestError, VerificationError, WaybillError
+from include.core.errors import AuthError, ConflictingRequest, RequestError, VerificationError, WaybillError
 from include.core.journal import journals_in
 from include.core.progress import OnProgress
 from include.plates.layout import PRESETS, check_layout, disambiguate, plates_from_csv
 from include.plates.models import GIB, MIB, ArchiveResult, ArchiveSettings, Layout, Outcome, Plate, PlatePlan, Verdict
 from include.s3.bucket import S3Access
+from include.s3.errors import ColdObject
 
 if TYPE_CHECKING:
     from include.plates.restore_target import Sink
@@ -36,7 +37,8 @@ STATUS = {Outcome.VERIFIED: 0, Outcome.MISMATCH: 1, Outcome.UNVERIFIABLE: 3}
 async def plan(options: Options) -> int:
     async with _access(options) as access:
         with screen.bars() as report:
-            plans = [await _plan(options, plate, access, report) for plate in _plates(options)]
+            probe = not options.no_probe
+            plans = [await _plan(options, plate, access, report, probe=probe) for plate in _plates(options)]
     _show_plans(options, plans)
     return 1 if any(one.problems for one in plans) else 0
 
@@ -52,11 +54,8 @@ async def archive(options: Options) -> int:
         with screen.bars() as report:
             for plate in _plates(options):
                 try:
-                    planned = await _plan(options, plate, access, report)
-                    if planned.problems:
-                        refused.append(planned)
-                    else:
-                        results.append(await _archive(options, planned, access, report))
+                    done = await _plan_and_archive(options, plate, access, report)
+                    (results if isinstance(done, ArchiveResult) else refused).append(done)  # type: ignore[arg-type]
                 except (WaybillError, OSError) as error:
                     status = max(status, 1 if isinstance(error, VerificationError | ConflictingRequest) else 4)
                     screen.say(f"{plate.plate_id_full}: {error}")
@@ -76,6 +75,26 @@ async def archive(options: Options) -> int:
     ]
     _show(options, results, ("tag", "tarball", "bytes", "members", "parts", "manifest sha256"), rows)
     return max(status, 1 if refused else 0)
+
+
+async def _plan_and_archive(
+    options: Options, plate: Plate, access: S3Access, report: OnProgress
+) -> ArchiveResult | PlatePlan:
+    """The result, or a plan with problems.
+
+    Each object is read in a moment anyway, so none is tried before. Where one may not be read, all are tried: whoever repairs
+    it wants to know them all.
+    """
+    planned = await _plan(options, plate, access, report, probe=False)
+    if planned.problems:
+        return planned
+    try:
+        return await _archive(options, planned, access, report)
+    except (AuthError, ColdObject):
+        tried = planned if options.no_probe else await _plan(options, plate, access, report, probe=True)
+        if tried.problems:
+            return tried
+        raise
 
 
 async def _archive(options: Options, planned: PlatePlan, access: S3Access, report: OnProgress) -> ArchiveResult:
@@ -209,7 +228,7 @@ async def _verify(options: Options) -> list[Verdict]:
             ]
 
 
-async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress) -> PlatePlan:
+async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress, *, probe: bool) -> PlatePlan:
     from include.plates.plan import plan_plate
 
     layout = _layout(options)
@@ -221,7 +240,6 @@ async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProg
         copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
     )
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-    probe = not options.no_probe
     return await plan_plate(plate, layout, settings, source=source, archive=cold, probe=probe, on_progress=report)
 
 
