@@ -2,7 +2,7 @@
 
 Invariant: parts may finish in any order, but they are *cut* in order. A part holds a slot from its first byte
 on until it is on the store and in the journal: with the bytes read ahead (volume_reader.py) and the groups being compressed that
-is the whole memory bound. Uncompressed bytes are never copied here.
+is the whole memory bound. Without compression only pieces of under 64 KiB are ever copied.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from include.plates.volume_upload import VolumePart, Written, frame_table, uploa
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, crc64nvme, decode, encode
 from include.s3.errors import SourceChanged
-from include.s3.pieces import Pieces
+from include.s3.pieces import Gathering, Pieces
 
 _CODEC_THREADS = 2
 
@@ -170,7 +170,7 @@ class VolumeWriter:
 
     async def _send_run(self, run: Sequence[cutting.RawPart]) -> bytes | None:
         """Consecutive parts, read as one stretch."""
-        at, held = run[0].start, list[memoryview]()
+        at, held = run[0].start, Gathering()
         numbers = iter(run)
         part = next(numbers)
         await self._take_slot()
@@ -181,10 +181,10 @@ class VolumeWriter:
                         part = next(numbers)
                         await self._take_slot()
                     take = min(len(piece), part.end - at)
-                    held.append(piece[:take])
+                    held.add(piece[:take])
                     piece, at = piece[take:], at + take
                     if at == part.end:
-                        cut, held = _Cut(part.number, part.start, part.end, Pieces(held)), []
+                        cut, held = _Cut(part.number, part.start, part.end, held.pieces()), Gathering()
                         if len(self._raw_parts) == 1:
                             return await self._keep(cut)
                         await self._dispatch(cut)
