@@ -24,12 +24,11 @@ from include.plates.models import (
     ManifestHead,
     ManifestMember,
     PlatePlan,
-    SourceObject,
     VolumePlan,
     VolumeResult,
 )
 from include.plates.plan import FULL_ID_METADATA, PLAN_METADATA, plan_digest_of
-from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
+from include.plates.tar_format import PlacedMembers, PlannedMember
 from include.plates.volume_upload import Written
 from include.plates.volume_writer import InFlightLimits, VolumeWriter
 from include.s3.bucket import Bucket, Head
@@ -84,12 +83,8 @@ async def archive_plate(
     )
 
 
-def planned_members(plan: PlatePlan, volume: VolumePlan) -> list[PlannedMember]:
-    return list(place(rows_of(plan, volume), folder_time(volume.objects)))
-
-
-def rows_of(plan: PlatePlan, volume: VolumePlan) -> list[tuple[str, SourceObject | None]]:
-    return member_rows(plan.layout, plan.tag, volume.folders, volume.objects)
+def planned_members(plan: PlatePlan, volume: VolumePlan) -> PlacedMembers:
+    return PlacedMembers(plan.layout, plan.tag, volume.folders, volume.objects)
 
 
 class _VolumeJob:
@@ -207,7 +202,7 @@ class _VolumeJob:
             members=len(self.members),
             upload_parts=written.parts,
         )
-        rows = [self._row(index, member, written) for index, member in enumerate(self.members)]
+        rows = (self._row(index, member, written) for index, member in enumerate(self.members))
         return encode_manifest(head, written.frames, rows)
 
     def _row(self, index: int, member: PlannedMember, written: Written) -> ManifestMember:
@@ -276,9 +271,7 @@ class _VolumeJob:
 async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:
     """The SOP's three listings: the untrimmed one beside the tarballs, the two that it compares on the live bucket."""
     raw = listings.plan_listing(plan)
-    members = [
-        (name, source.size if source else 0) for volume in plan.volumes for name, source in rows_of(plan, volume)
-    ]
+    members = ((m.name, m.size) for volume in plan.volumes for m in planned_members(plan, volume))
     cold, live = fill(plan.layout.archive_prefix, plan.plate), fill(plan.layout.backup_prefix, plan.plate)
     places = [
         (archive, f"{cold}{plan.tag}_file_listing_untrimmed_s3.txt", raw),

@@ -6,6 +6,7 @@ archives written years ago are checked against; add fields with defaults, never 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -107,7 +108,10 @@ class SourceObject:
 
     @classmethod
     def of(cls, listed: ListedObject, part: str) -> SourceObject:
-        key, size, etag, modified, version_id, storage_class, checksum = listed
+        key, size, etag, modified, version_id, *alike = listed
+        # Thousands of objects share these, and an answer holds them once for each.
+        storage_class, checksum = (None if one is None else sys.intern(one) for one in alike)
+        version_id = "null" if version_id == "null" else version_id
         return cls(key, size, etag, modified, part, version_id, storage_class, checksum)
 
     @property

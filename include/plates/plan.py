@@ -265,7 +265,13 @@ class _Inspector:
         def note(done: int) -> None:
             self._on_progress(Progress("plan", 0, 0, done, len(objects), "looking at each object"))
 
+        if not self._probe and not any(map(self._has_reason, objects)):
+            return list(objects)
         return await map_concurrently(objects, self._look, self._concurrency, note)
+
+    @staticmethod
+    def _has_reason(one: SourceObject) -> bool:
+        return bool(one.checksum) or one.storage_class in _COLD_IN_LISTING
 
     async def _look(self, one: SourceObject) -> SourceObject:
         try:
@@ -286,7 +292,7 @@ class _Inspector:
 
     async def _head(self, one: SourceObject) -> Head | None:
         """HEAD only where the listing gives a reason: an archived class, or a checksum that the store holds."""
-        if not one.checksum and one.storage_class not in _COLD_IN_LISTING:
+        if not self._has_reason(one):
             return None
         head = await self._source.head(one.key, one.version_id)
         if head is None:

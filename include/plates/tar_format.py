@@ -7,10 +7,14 @@ docs/protocols/s3.md 5.4).
 
 from __future__ import annotations
 
+import heapq
 import tarfile
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
+from include.core.errors import VerificationError
 from include.plates.layout import member_name
 from include.plates.models import Layout, SourceObject
 
@@ -109,6 +113,56 @@ def member_rows(
     rows: list[tuple[str, SourceObject | None]] = [(member_name(layout, tag, folder), None) for folder in folders]
     rows += [(member_name(layout, tag, source.key), source) for source in objects]
     return sorted(rows, key=lambda row: row[0].encode())
+
+
+class PlacedMembers(Sequence[PlannedMember]):
+    """The members of a planned volume, each made when it is asked for: what is kept of it is its place, sixteen bytes.
+
+    `folders` and `objects` are in member order each, as a plan holds them. Raises VerificationError where they are not.
+    """
+
+    def __init__(self, layout: Layout, tag: str, folders: Sequence[str], objects: Sequence[SourceObject]):
+        self._layout = layout
+        self._tag = tag
+        self._time = folder_time(objects)
+        rows: Sequence[SourceObject | str] = folders
+        self._order = [*heapq.merge(rows, objects, key=self._sort_key)]
+        self._headers, self._data = array("Q"), array("Q")
+        offset, before = 0, b""
+        for one in self._order:
+            name, size, modified = self._facts(one)
+            if name.encode() < before:
+                raise VerificationError(f"the plan's members are not in order at {name!r}; plan again")
+            before = name.encode()
+            self._headers.append(offset)
+            offset += header_length(name, size, modified)
+            self._data.append(offset)
+            offset += size + padding(size)
+
+    def _sort_key(self, one: SourceObject | str) -> bytes:
+        return self._name(one).encode()
+
+    def _name(self, one: SourceObject | str) -> str:
+        return member_name(self._layout, self._tag, one if isinstance(one, str) else one.key)
+
+    def _facts(self, one: SourceObject | str) -> tuple[str, int, int]:
+        name = self._name(one)
+        return (name, 0, self._time) if isinstance(one, str) else (name, one.size, one.modified)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> PlannedMember: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PlannedMember]: ...
+    def __getitem__(self, index: int | slice) -> PlannedMember | list[PlannedMember]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        one = self._order[index]
+        name, _, modified = self._facts(one)
+        source = None if isinstance(one, str) else one
+        return PlannedMember(name, source, modified, self._headers[index], self._data[index])
 
 
 def folder_time(objects: Sequence[SourceObject]) -> int:
