@@ -41,7 +41,9 @@ class Lap:
     check_peak_bytes: int = 0
 
 
-def launch(steps: Sequence[Step], place: Place, checkout: Path = REPOSITORY) -> dict[str, Any]:
+def launch(
+    steps: Sequence[Step], place: Place, checkout: Path = REPOSITORY, limit: float = LIMIT_SECONDS
+) -> dict[str, Any]:
     """What a chain cost. `checkout` is whose code ours is. Raises Failed."""
     chain, result = place.scratch.with_suffix(".chain.json"), place.scratch.with_suffix(".result.json")
     errors = place.scratch.with_suffix(".errors.txt")
@@ -51,10 +53,10 @@ def launch(steps: Sequence[Step], place: Place, checkout: Path = REPOSITORY) -> 
     command = [sys.executable, "-I", "-S", str(HERE / "launch.py"), str(chain), str(result)]
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
-            process.wait(LIMIT_SECONDS)
+            process.wait(limit)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            raise Failed(f"{steps[0][0][0]} and what follows took more than {LIMIT_SECONDS} s") from None
+            raise Failed(f"{steps[0][0][0]} and what follows took more than {limit} s") from None
     measured: dict[str, Any] = json.loads(result.read_text())
     if measured["status"]:
         raise Failed(
