@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from include.core.terminal import end_with
 from rehearsal import processes
 from rehearsal.errors import StackError
 from rehearsal.settings import ROOT
@@ -57,4 +58,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

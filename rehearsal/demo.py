@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
@@ -24,6 +23,7 @@ from rich.table import Table
 from include.core.ledger import Ledger, init, ledger_url
 from include.core.ledger.audit import verify
 from include.core.receipt import ReceiptStore
+from include.core.terminal import end_with, whole_width
 from include.core.text import format_bytes
 from rehearsal.__main__ import DEFAULT_HOME
 from rehearsal.api import Run
@@ -34,7 +34,7 @@ from rehearsal.stack import Stack
 
 # Which jobs fail is drawn from the seed: with this one, some of the few jobs of the published inputs do.
 SIMULATORS = ("--seed", "5", "--scenario", "sop")
-console = Console()
+console = whole_width()
 
 
 def own_connections(environment: Path) -> dict[str, str]:
@@ -161,8 +161,20 @@ def conclude(problems: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def print_access(stack: Stack, receipts: str) -> None:
+def write_command_environment(path: Path, scenes: Iterable[type[Scene]], stack: Stack, own: Mapping[str, str]) -> None:
+    """A shell file with all that Waybill's command lines read. Its keys are those of simulators and open nothing else."""
+    environment = dict(own)
+    for scene in scenes:
+        environment |= scene.command_environment(stack.addresses)
+    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()))
+
+
+def print_access(stack: Stack, receipts: str, commands: Path) -> None:
     """Say how to use what is left running."""
+    for name, address in stack.addresses.items():
+        console.print(f"Simulator {name}: {address}", soft_wrap=True, highlight=False)
+    console.print(f"Command lines: first `. {commands}`, which sets", soft_wrap=True, highlight=False)
+    console.print(commands.read_text().rstrip(), soft_wrap=True, highlight=False, markup=False)
     console.print(f"Airflow: {stack.address}", soft_wrap=True)
     for user, password in stack.passwords.items():
         console.print(f"  login {user} / {password}", soft_wrap=True, highlight=False)
@@ -201,7 +213,9 @@ def demo(
         raise
     status = conclude(problems)
     if keep and stack.passwords:
-        print_access(stack, receipts)
+        commands = environment / "commands.env"
+        write_command_environment(commands, scenes, stack, connections)
+        print_access(stack, receipts, commands)
     else:
         stack.stop()
     return status
@@ -212,4 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from include.core.request import Request, described
+from include.core.terminal import end_with
 from rehearsal.settings import ROOT
 
 DOCS = ROOT / "docs"
@@ -150,4 +151,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from harness.core.explored_remote import FULL, Scope
 from harness.core.guards import GUARDS, explore_without
-from harness.core.interleavings import FULL, Explorer, Found, Scope
+from harness.core.interleavings import Explorer, Found
 
 Row = dict[str, Any]
 QUICK = Scope(crashes=1, ticks=2)

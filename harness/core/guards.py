@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from harness.core.interleavings import PROVES, SAME_KEY, Explorer, Found, Scope
+from harness.core.explored_remote import PROVES, SAME_KEY, Scope
+from harness.core.interleavings import Explorer, Found
 from include.core.ledger import store, submit
 
 TWO = Scope(workers=2, crashes=1, ticks=3)
@@ -41,7 +42,7 @@ GUARDS = [
     Guard(
         "what the caller saw is not older than the newest generation",
         store,
-        "last.generation > seen_absent and not last.archived",
+        "last.generation > seen_absent",
         "False",
         LOOKED,
     ),

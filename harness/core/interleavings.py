@@ -11,428 +11,46 @@ question) is remembered because it depends on nothing else.
 
 from __future__ import annotations
 
-import re
-import sqlite3
 import sys
-import tempfile
 from array import array
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from types import FrameType, FunctionType, MethodType
 from typing import Any
 from unittest import mock
 
-import sqlalchemy as sa
-from sqlalchemy import event
-from sqlalchemy.engine import URL
-from sqlalchemy.pool import StaticPool
-
-from include.core.errors import TransientError, WaybillError
+from harness.core.explored_ledger import RealLedger
+from harness.core.explored_remote import (
+    DONE,
+    FINDS,
+    HARMLESS,
+    NAMELESS,
+    PROVES,
+    REMEMBERED,
+    SAME_KEY,
+    START,
+    TIMEOUT,
+    VISIBILITY_WINDOW,
+    Answer,
+    Question,
+    Scope,
+    World,
+    later,
+    remote_answers,
+    surroundings,
+)
+from harness.core.explored_worker import INTENT, AskedLedger, Client, Halt, Tape, Texts, Tokens
+from include.core.errors import WaybillError
 from include.core.ledger import (
     OPEN,
-    Accepted,
     ClientKey,
     DuplicateSafe,
-    Intent,
-    Owner,
     Probe,
-    RemoteSearch,
     State,
-    init,
-    schema,
     store,
     submit,
-    verify,
 )
 
-TIMEOUT, VISIBILITY_WINDOW = 1.0, 1.0  # ticks of the remote's clock
-PROVES, FINDS, HARMLESS = "absence is proved", "jobs can only be found", "a second job does no harm"
-NAMELESS, SAME_KEY = "the answer names nothing", "a second request under one key is dropped"
-START, DONE = 0, -1  # a worker before its call; one whose call has returned
-KEY = "the effect"
-REMEMBERED = 1_000_000  # steps; a bound of memory alone
-
-
-@dataclass(frozen=True)
-class Scope:
-    """How much goes wrong at most: the state space is everything within it."""
-
-    workers: int = 3
-    crashes: int = 2
-    lost_answers: int = 1  # the remote acted, or never got it, and the client does not learn which
-    late_commits: int = 1  # the client gives up first, and the request arrives after that
-    hidden_jobs: int = 1
-    partial_searches: int = 0  # a page that fails: what was found is all that is known
-    refusals: int = 0  # the remote refuses without any effect: a credential that has expired, or "slow down"
-    ended_jobs: int = 0  # jobs that end well: their effect is there, and whoever looks for it before sees it
-    ticks: int = (
-        4  # of the remote's clock, while workers are overtaken; to bring things to an end there are as many as it takes
-    )
-    prepares: bool = False  # the ground is cleared before it is sent
-    between_writes: bool = False  # pause also between two calls to the ledger, not only at each call to the remote
-
-
-# What is published: three workers, two crashes, one lost answer, one late commit, one hidden job.
-FULL = {
-    "absence is proved by the search": (PROVES, Scope()),
-    "a second job does no harm": (HARMLESS, Scope(ticks=3)),
-    "the answer names nothing": (NAMELESS, Scope(ticks=3)),
-}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What has left a worker. `visible_at` None: not committed."""
-
-    arrives_by: float
-    visible_at: float | None = None
-    gone: bool = False
-    refused: bool = False
-    key: str | None = None
-    repeats: int | None = None  # the request of the same key that was first
-
-    @property
-    def under_way(self) -> bool:
-        return self.visible_at is None and not self.gone and not self.refused and self.repeats is None
-
-
-@dataclass(frozen=True)
-class World:
-    """The remote and the network. `scope` is what may still go wrong."""
-
-    scope: Scope
-    now: float = 0.0
-    requests: tuple[Request, ...] = ()
-    effect: bool = False
-    keys: int = 0
-
-    def spend(self, what: str) -> World | None:
-        left = getattr(self.scope, what)
-        return replace(self, scope=replace(self.scope, **{what: left - 1})) if left else None
-
-    def with_request(self, index: int, **changes: Any) -> World:
-        request = replace(self.requests[index], **changes)
-        return replace(self, requests=(*self.requests[:index], request, *self.requests[index + 1 :]))
-
-    def arrived(self, index: int, **changes: Any) -> World:
-        """A request is there: a new job, or none where the remote has had its key before."""
-        key = self.requests[index].key
-        first = next(
-            (i for i, r in enumerate(self.requests) if key and r.key == key and r.visible_at is not None), None
-        )
-        return self.with_request(index, **(changes if first is None else {"repeats": first}))
-
-    @property
-    def jobs(self) -> list[str]:
-        return [f"job-{index}" for index, request in enumerate(self.requests) if request.visible_at is not None]
-
-
-class _Halt(BaseException):
-    """The answers are used up: what the worker asks now is its next question."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """`subject` ledger or remote; `name` the method."""
-
-    subject: str
-    name: str
-    args: tuple[Any, ...] = ()
-    more: tuple[tuple[str, Any], ...] = ()
-
-    @cached_property
-    def key(self) -> str:
-        return f"{self.name} {self.args!r} {self.more!r}"
-
-
-@dataclass(frozen=True)
-class Answer:
-    value: Any = None
-    error: BaseException | None = None
-
-    @cached_property
-    def key(self) -> str:
-        return f"{type(self.error).__name__} {self.error}" if self.error else repr(self.value)
-
-
-class _Tape:
-    """Plays answers back to a worker, then stops it at its next question."""
-
-    def __init__(self, answers: list[Answer]):
-        self._answers = answers
-        self._at = 0
-        self.question: Question | None = None
-        self.standing = ""  # where the worker stands: its frames, each with its place in the code and its variables
-
-    def ask(self, question: Question) -> Any:
-        if self._at < len(self._answers):
-            answer = self._answers[self._at]
-            self._at += 1
-            if answer.error is not None:
-                raise answer.error
-            return answer.value
-        if self.question is None:  # handlers of the worker that run while it is stopped ask too
-            self.question, self.standing = question, _standing(sys._getframe(1))
-        raise _Halt
-
-
-_NOT_STATE = ("_", "tape", "self")  # the count of turns decides nothing: `run` lifts its limit
-
-
-def _standing(frame: FrameType | None) -> str:
-    """All that decides what a worker does next: the same text, the same future."""
-    told = []
-    while frame is not None and frame.f_code.co_name != "_next_question":
-        variables = [f"{name}={value!r}" for name, value in sorted(frame.f_locals.items()) if _is_state(name, value)]
-        told.append(f"{frame.f_code.co_qualname} {frame.f_lasti} {variables}")
-        frame = frame.f_back
-    return "\n".join(told)
-
-
-def _is_state(name: str, value: Any) -> bool:
-    return name not in _NOT_STATE and not isinstance(value, Intent | Probe | FunctionType | MethodType)
-
-
-class _AskedLedger:
-    """What a worker takes for its ledger. `monotonic` stands still, as on a suspended host: nothing may rest on it."""
-
-    def __init__(self, tape: _Tape):
-        self._tape = tape
-        self.monotonic = lambda: 0.0
-        self.on_step = lambda _step, _row: None
-
-    def __repr__(self) -> str:
-        return "the ledger"
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *args, **more: self._tape.ask(Question("ledger", name, args, tuple(sorted(more.items()))))
-
-
-_TOKEN = re.compile(r"token-\d+")
-Tokens = frozenset[str]
-
-
-_INTENT = Intent("remote", "job", KEY, {"what": KEY}, Owner("explored", "run", "submit"))
-_NAMES = [f"token-{number}" for number in range(100, 150)]  # of one length, none a part of another
-
-
-class _Texts:
-    """Texts as (number of what is the same in them but for tokens, their tokens): which token it is says nothing."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-
-    def __call__(self, text: str) -> tuple[int, tuple[str, ...]]:
-        tokens = tuple(dict.fromkeys(_TOKEN.findall(text)))
-        for number, token in enumerate(tokens):
-            text = text.replace(token, f"#{number}#")
-        return self._numbers.setdefault(text, len(self._numbers)), tokens
-
-
-class _Client:
-    """The system's side of `submit_once`, as an honest one writes it."""
-
-    def __init__(self, tape: _Tape, kind: str, accepted: type[Accepted]):
-        self._tape, self._kind, self._accepted = tape, kind, accepted
-
-    def __repr__(self) -> str:
-        return "the client"
-
-    async def client_key(self, _row: Any) -> str:
-        return str(self.ask("a new key"))
-
-    def ask(self, name: str, *args: Any) -> Any:
-        return self._tape.ask(Question("remote", name, args))
-
-    async def prepare(self, _row: Any, fence: Any) -> None:
-        self.ask("now")
-        fence()
-
-    async def send(self, row: Any, fence: Any) -> str | Accepted:
-        for _logged_in_again in (False, True):
-            passed = self.ask("now")  # the request arrives within its timeout, counted from the last look, or never
-            fence()
-            answer = str(self.ask("answer", self.ask("post", passed, row.client_key)))
-            if answer != "log in again":
-                return self._accepted(named_within_seconds=sys.maxsize) if self._kind == NAMELESS else answer
-        raise TransientError("refused twice", no_effect=True)
-
-    async def search(self, _row: Any) -> RemoteSearch:
-        now, seen, complete = self.ask("list")
-        return RemoteSearch(seen, complete=complete, remote_now=now)
-
-    async def verified(self, _row: Any) -> bool:
-        return bool(self.ask("list")[1])
-
-
-class _RealLedger:
-    """The real ledger on a database in memory that can be set to any state that was seen. States have numbers, from 0."""
-
-    def __init__(self, ledger_class: type[store.Ledger], texts: _Texts):
-        self.clock = 0.0
-        with tempfile.TemporaryDirectory() as folder:
-            url = URL.create("sqlite", database=str(Path(folder) / "ledger.db"))
-            init(url)
-            self.ledger = ledger_class(url, clock=lambda: self.clock, monotonic=lambda: 0.0)
-            self.ledger.close()
-            self._memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-            with closing(sqlite3.connect(str(url.database))) as on_disk:
-                on_disk.execute("PRAGMA journal_mode = DELETE")  # in memory there is no write-ahead log
-                on_disk.backup(self._memory)
-        self.ledger._engine = self._in_memory()
-        self._texts = texts
-        self._numbers: dict[str, int] = {}
-        self._snapshots: list[bytes] = []
-        self.texts: list[tuple[int, tuple[str, ...]]] = []
-        self.rows: list[list[dict[str, Any]]] = []
-        self._known: dict[tuple[int, str, str, float], tuple[Answer, int]] = {}
-        self.problems: list[str] = []
-        self.state = self._number()
-
-    def _in_memory(self) -> sa.Engine:
-        engine = sa.create_engine("sqlite://", creator=lambda: self._memory, poolclass=StaticPool)
-
-        @event.listens_for(engine, "begin")
-        def _on_begin(conn: sa.Connection) -> None:
-            conn.exec_driver_sql("BEGIN")
-
-        return engine
-
-    def ask(self, state: int, question: Question, held: Tokens = frozenset(), clock: float = 0.0) -> tuple[Answer, int]:
-        """What the ledger in this state answers, and the state it is in then. `held`: tokens that workers still hold.
-
-        A new token is the first that nobody holds: so equal states have equal names far more often.
-        """
-        used = held.union(self.texts[state][1])
-        free = [name for name in _NAMES if name not in used]
-        key = (state, question.key, free[0], clock)
-        if key not in self._known:
-            self.clock = clock
-            self._known[key] = self._really_ask(state, question, iter(free))
-        return self._known[key]
-
-    def _really_ask(self, state: int, question: Question, tokens: Iterator[str]) -> tuple[Answer, int]:
-        if state != self.state:
-            self._memory.deserialize(self._snapshots[state])
-        with mock.patch("uuid.uuid4", lambda: next(tokens)):
-            try:
-                answer = Answer(getattr(self.ledger, question.name)(*question.args, **dict(question.more)))
-            except WaybillError as error:
-                answer = Answer(error=error)
-        self.state = self._number()
-        return answer, self.state
-
-    def _number(self) -> int:
-        """The number of the state that the database is in. The chain is not part of it: it says how one came here."""
-        tables = [name for (name,) in self._memory.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        told = {
-            name: self._memory.execute(f"SELECT * FROM {name} ORDER BY 1").fetchall()
-            for name in tables
-            if name not in (schema.events.name, schema.info.name)
-        }
-        key = repr(told)
-        if key not in self._numbers:
-            self._numbers[key] = len(self._snapshots)
-            self._snapshots.append(self._memory.serialize())
-            self.texts.append(self._texts(key))
-            self.rows.append([dict(row._mapping) for row in self._select()])
-            if len(self._snapshots) > 1:
-                self.problems += verify(self.ledger).problems
-        return self._numbers[key]
-
-    def _select(self) -> list[Any]:
-        with self.ledger.reading() as conn:
-            return list(conn.execute(sa.select(schema.submissions).order_by(schema.submissions.c.id)))
-
-
-Step = tuple[str, Answer, World]
 Place = tuple[int, int, tuple[int, ...]]  # numbers: of the ledger's state, of the remote's, of the workers' histories
-
-
-def _remote(world: World, question: Question) -> Iterator[Step]:
-    """Every answer that the remote, or the network between, can give to a worker now, and what is true then."""
-    if question.name == "now":
-        yield "reads the clock", Answer(world.now), world
-    elif question.name == "post":
-        passed, key = question.args
-        if world.now > passed + TIMEOUT:
-            yield "gives up before a byte has left", Answer(error=TransientError("nothing left in time")), world
-        else:
-            sent = replace(world, requests=(*world.requests, Request(passed + TIMEOUT, key=key)))
-            yield "sends", Answer(len(world.requests)), sent
-    elif question.name == "a new key":
-        yield "gets a new key", Answer(f"key-{world.keys}"), replace(world, keys=world.keys + 1)
-    elif question.name == "look":
-        yield f"sees that the effect is {'there' if world.effect else 'not there'}", Answer(world.effect), world
-    elif question.name == "answer":
-        yield from _answers(world, *question.args)
-    else:
-        seen = tuple(
-            f"job-{i}" for i, r in enumerate(world.requests) if r.visible_at is not None and r.visible_at <= world.now
-        )
-        yield f"sees {seen}", Answer((world.now, seen, True)), world
-        spent = world.spend("partial_searches") if world.scope.partial_searches else None
-        if spent is not None:
-            yield "sees a part of the list", Answer((world.now, (), False)), spent
-
-
-def _answers(world: World, index: int) -> Iterator[Step]:
-    request = world.requests[index]
-    silence = Answer(error=TransientError("no answer"))
-    if request.gone:
-        yield "gets no answer", silence, world
-    elif request.refused:
-        yield "is told to log in again", Answer("log in again"), world
-        yield "is told to slow down", Answer(error=TransientError("slow down", no_effect=True)), world
-    elif request.visible_at is not None or request.repeats is not None:
-        job = index if request.repeats is None else request.repeats
-        yield "gets its answer", Answer(f"job-{job}"), world
-        spent = world.spend("lost_answers")
-        if spent is not None:
-            yield "loses its answer", silence, spent
-    else:
-        spent = world.spend("late_commits")
-        if spent is not None:
-            yield "gives up waiting", silence, spent
-
-
-def _surroundings(world: World) -> Iterator[tuple[str, World]]:
-    """What the network, the remote and its clock can do by themselves."""
-    for index, request in enumerate(world.requests):
-        if not request.under_way:
-            continue
-        yield f"request {index} arrives", world.arrived(index, visible_at=world.now)
-        spent = world.spend("hidden_jobs")
-        if spent is not None:
-            visible_at = world.now + VISIBILITY_WINDOW
-            yield f"request {index} arrives, its job hidden", spent.arrived(index, visible_at=visible_at)
-        spent = world.spend("lost_answers")
-        if spent is not None:
-            yield f"request {index} is lost", spent.with_request(index, gone=True)
-        spent = world.spend("refusals")
-        if spent is not None:
-            yield f"request {index} is refused", spent.with_request(index, refused=True)
-    spent = None if world.effect or not world.jobs else world.spend("ended_jobs")
-    if spent is not None:
-        yield "the job ends well", replace(spent, effect=True)
-    in_time = all(not r.under_way or r.arrives_by > world.now for r in world.requests)
-    if world.now < world.scope.ticks and in_time:
-        yield "time passes", _later(world)
-
-
-def _later(world: World) -> World:
-    """One tick on. Of what is past the time is forgotten, since it makes no difference any more."""
-    now = world.now + 1
-    requests = tuple(
-        replace(r, arrives_by=0.0, visible_at=r.visible_at if r.visible_at > now else 0.0)
-        if r.visible_at is not None
-        else r
-        for r in world.requests
-    )
-    return replace(world, now=now, requests=requests)
 
 
 @dataclass
@@ -461,8 +79,8 @@ class Explorer:
         self.found = Found(kind, self._scope)
         # Where a row stands of which a job may exist that it does not know yet; under one key asking again is no second job.
         self._found_later = ("SENDING", "IN_DOUBT", "ACCEPTED", "HELD", *(("RESERVED",) if kind == SAME_KEY else ()))
-        self._texts = _Texts()
-        self._ledger = _RealLedger(ledger_class, self._texts)
+        self._texts = Texts()
+        self._ledger = RealLedger(ledger_class, self._texts)
         self._worlds: list[World] = []
         self._world_numbers: dict[World, int] = {}
         self._steps_known: dict[tuple[int, int, int, Tokens], list[tuple[str, int, int, int]]] = {}
@@ -516,10 +134,10 @@ class Explorer:
         while at != START:
             at, answer = self._histories[at]
             answers.append(answer)
-        tape = _Tape(answers[::-1])
+        tape = Tape(answers[::-1])
         try:
             self._call(tape).send(None)
-        except _Halt:
+        except Halt:
             self._ends[history] = self._standings.setdefault(tape.standing, history)
             self._standing_texts.setdefault(history, self._texts(tape.standing))
             return tape.question
@@ -529,12 +147,12 @@ class Explorer:
             self._ends[history] = START  # Airflow's retry asks again
         return None
 
-    async def _call(self, tape: _Tape) -> Any:
+    async def _call(self, tape: Tape) -> Any:
         """What a worker does: it looks whether the effect is there, where the scope says so, and asks for it."""
         accepted = self._submit_once.__globals__["Accepted"]  # of the module that may lack a guard
-        client, ledger, seen_absent = _Client(tape, self._kind, accepted), _AskedLedger(tape), None
+        client, ledger, seen_absent = Client(tape, self._kind, accepted), AskedLedger(tape), None
         if self._scope.ended_jobs:
-            rows = ledger.generations(_INTENT.system, _INTENT.kind, _INTENT.business_key)
+            rows = ledger.generations(INTENT.system, INTENT.kind, INTENT.business_key)
             if not rows or rows[-1].state not in OPEN:
                 if client.ask("look"):
                     return None
@@ -545,7 +163,7 @@ class Explorer:
         probe = Probe(client.search, VISIBILITY_WINDOW, TIMEOUT, proves, harmless, keys)
         prepare = client.prepare if self._scope.prepares else None
         return await self._submit_once(
-            ledger, _INTENT, send=client.send, probe=probe, prepare=prepare, seen_absent=seen_absent
+            ledger, INTENT, send=client.send, probe=probe, prepare=prepare, seen_absent=seen_absent
         )
 
     def _after(self, history: int, answer: Answer) -> int:
@@ -605,7 +223,7 @@ class Explorer:
     def _find_steps(self, ledger: int, world: int, history: int, held: Tokens) -> Iterator[tuple[str, int, int, int]]:
         question = self._questions[history]
         if question is not None and question.subject == "remote":
-            for label, answer, remote in _remote(self._worlds[world], question):
+            for label, answer, remote in remote_answers(self._worlds[world], question):
                 then, after = self._on_to_a_pause(self._after(history, answer), ledger, world, held)
                 yield label, after, self._world(remote), then
         else:
@@ -620,7 +238,7 @@ class Explorer:
         key = (ledger, world)
         if key not in self._surroundings_known:
             now = self._worlds[world]
-            found = [(label, ledger, self._world(remote)) for label, remote in _surroundings(now)]
+            found = [(label, ledger, self._world(remote)) for label, remote in surroundings(now)]
             if now.effect:
                 for row in self._ledger.ask(ledger, Question("ledger", "in_states", (State.SENT,)))[0].value:
                     move = Question("ledger", "move", (row, State.DONE), (("why", "ended"),))
@@ -674,7 +292,7 @@ class Explorer:
                 else:
                     assert question is not None
                     world = _calm(world, arrives=True)
-                    _, answer, world = next(_remote(world, question))
+                    _, answer, world = next(remote_answers(world, question))
                 history = self._after(history, answer)
                 if history == START:
                     break
@@ -682,7 +300,7 @@ class Explorer:
                 return self._wrong((ledger, self._world(world), (DONE,))) or self._open_end(ledger, world)
             if self._kind == FINDS and self._ledger.rows[ledger][-1]["state"] == "HELD":
                 return self._wrong((ledger, self._world(world), (DONE,)))
-            world = _later(world)
+            world = later(world)
         return "one worker alone cannot bring it to its end"
 
     def _open_end(self, ledger: int, world: World) -> str | None:

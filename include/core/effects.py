@@ -193,7 +193,8 @@ async def guarded(target: K, work: Awaitable[T], now: Callable[[], float]) -> T 
     except (TransientError, ConflictingRequest) as error:
         return waits(target, error, now())
     except QuotaExceeded as error:
-        return Standing(target, Phase.WAITING, str(error), look_again_at=error.available_at)
+        again = error.available_at if error.retry_after is None else now() + error.retry_after
+        return Standing(target, Phase.WAITING, str(error), look_again_at=again)
     except Held as error:
         return Standing(target, Phase.HELD, str(error))
     except WaybillError as error:

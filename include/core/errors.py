@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from enum import StrEnum
 from typing import ClassVar
 
+from include.core.text import sentences
+
 LONGEST_WAIT_SECONDS = 3600.0  # a remote that asks for more is asked again after so long: the number may be wrong
 
 
@@ -41,14 +43,15 @@ class TransientError(WaybillError):
 
 
 class QuotaExceeded(WaybillError):
-    """A quota window is full. `available_at` (epoch seconds) is when enough of it will be free again."""
+    """A quota window is full. `available_at` (epoch seconds) is when enough will be free again, in `retry_after` seconds."""
 
     retryable = True
     no_effect = True
 
-    def __init__(self, message: str, *, available_at: float):
+    def __init__(self, message: str, *, available_at: float, retry_after: float | None = None):
         super().__init__(message)
         self.available_at = available_at
+        self.retry_after = retry_after
 
 
 class AuthError(WaybillError):
@@ -163,22 +166,22 @@ def error_for_status(
     said = f"{what} answered {status}" + (f": {detail}" if detail else "")
     if status in _TRANSIENT or status >= 500:
         remedy, no_effect = _TRANSIENT.get(status, _IN_TROUBLE)
-        message = f"{said}. {remedy.format(where=where)}"
+        message = sentences(said, remedy.format(where=where))
         return TransientError(message, retry_after=retry_after, no_effect=no_effect, status=status)
     if status == 401:
-        return AuthError(f"{said}. Check the credential of {where}.")
+        return AuthError(sentences(said, f"Check the credential of {where}."))
     if status == 403:
-        return Forbidden(f"{said}. Give the user of {where} the right to it.")
+        return Forbidden(sentences(said, f"Give the user of {where} the right to it."))
     if status == 404:
-        return NotFound(f"{said}.")
+        return NotFound(sentences(said))
     if 300 <= status < 400 and location is not None:
         return TransientError(
-            f"{said} to {location or 'nowhere'}: a login page or proxy stands before the remote; check {where}.",
+            f"{said.rstrip('.')} to {location or 'nowhere'}: a login page or proxy stands before the remote; check {where}.",
             status=status,
         )
     if 400 <= status < 500:
-        return RemoteError(f"{said}. The remote refuses this request as it is.", no_effect=True)
-    return RemoteError(f"{said}, which Waybill does not expect.")
+        return RemoteError(sentences(said, "The remote refuses this request as it is."), no_effect=True)
+    return RemoteError(f"{said.rstrip('.')}, which Waybill does not expect.")
 
 
 _IN_TROUBLE = ("The remote is in trouble.", False)
@@ -213,17 +216,20 @@ def error_for_ssh(trouble: SshTrouble, what: str, *, where: str, detail: str = "
     said = f"{what}: {trouble.value.format(where=where)}" + (f" ({detail})" if detail else "")
     if trouble is SshTrouble.HOST_KEY:
         return AuthError(
-            f"{said}. Ask the host's administrator for its key, by another way than this network, and compare it with the "
-            "extra host_key."
+            sentences(
+                said,
+                "Ask the host's administrator for its key, by another way than this network, and compare it with the extra "
+                "host_key",
+            )
         )
     if trouble is SshTrouble.LOGIN:
-        return AuthError(f"{said}. Check its login, and its private key or password.")
+        return AuthError(sentences(said, "Check its login, and its private key or password."))
     if trouble in (SshTrouble.NOT_CONNECTED, SshTrouble.NO_SESSION):
-        return TransientError(f"{said}. The command was not sent.", no_effect=True)
+        return TransientError(sentences(said, "The command was not sent."), no_effect=True)
     if trouble is SshTrouble.LOST:
-        return TransientError(f"{said}. What it did is not known.")
+        return TransientError(sentences(said, "What it did is not known."))
     if trouble is SshTrouble.TIMEOUT:
-        return TransientError(f"{said}. The remote process may still run, and do its work later.")
+        return TransientError(sentences(said, "The remote process may still run, and do its work later."))
     if trouble is SshTrouble.OUTPUT:
-        return RemoteError(f"{said}. It may have done its work.")
-    return CommandFailed(f"{said}. What it did is not known.")
+        return RemoteError(sentences(said, "It may have done its work."))
+    return CommandFailed(sentences(said, "What it did is not known."))

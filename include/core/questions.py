@@ -21,7 +21,7 @@ import pydantic
 
 from include.core.errors import NotFound, RequestError, VerificationError
 from include.core.objects import Objects
-from include.core.text import file_name, shorten
+from include.core.text import file_name, sentences, shorten
 
 APPROVE, REJECT = "Approve", "Reject"
 CHECK_AGAIN, STOP = "Fixed, check again", "Stop"
@@ -267,7 +267,7 @@ def judge(record: Record | None, sha256_now: str, people: People) -> Record:
         )
     reason = people.rejection_reason(by, str(user.get("name") or ""), record.asked_by)
     if reason:
-        raise VerificationError(f"the answer does not count: {reason}. Clear the question to ask again")
+        raise VerificationError(sentences(f"the answer does not count: {reason}", "Clear the question to ask again"))
     return record.changed("approved", **decided)
 
 

@@ -19,7 +19,7 @@ import pydantic
 from include.core.errors import NotFound
 from include.core.objects import Document, Objects
 from include.core.remedies import Cause, Problem, lines_of, problems_of_steps, refusals, remedy_of
-from include.core.text import few, format_bytes
+from include.core.text import few, format_bytes, sentences
 
 
 class LedgerHead(pydantic.BaseModel):
@@ -120,7 +120,7 @@ def nothing_done(steps: Mapping[str, Mapping[str, Any]], verb: str, **facts: Any
     if refused:
         outcome = f"Refused, nothing was {verb}: {few(refused, 5, 'all are listed below')}."
     else:
-        reasons = "".join(f" Task {problem.task}: {problem.why}." for problem in problems)
+        reasons = "".join(f" {sentences(f'Task {problem.task}: {problem.why}')}" for problem in problems)
         outcome = f"Nothing was planned and nothing {verb}.{reasons}"
         problems = problems or [Problem(Cause.LOST, "no task left a reason behind")]
     lines = refused or lines_of(problems)

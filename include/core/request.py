@@ -35,6 +35,15 @@ DeadlineDays = Annotated[
     ),
 ]
 
+# Airflow's form keeps a field's last valid value, null at first, while its text is not valid JSON. Nothing in a schema stops it.
+LOST_IN_FORM = (
+    "if you pasted text into the form's field, it was not valid JSON and the form dropped it: paste it again, and trigger only "
+    "when no red text stands below the field"
+)
+# For the description of every field whose text is JSON.
+PASTED = "Trigger only when no red text stands below the field: text that is not valid JSON is dropped by the form."
+_FIELDS_ALONE = object()  # as a validation's context: the rules between the fields are left out
+
 
 def in_section(title: str) -> dict[str, Any]:
     """A field's `json_schema_extra`: the form shows it in a part of that title, closed at first."""
@@ -62,7 +71,9 @@ class Request(pydantic.BaseModel):
         return []
 
     @pydantic.model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _whole(self, info: pydantic.ValidationInfo) -> Self:
+        if info.context is _FIELDS_ALONE:
+            return self
         faults = self.cross_field_errors({name: getattr(self, name) for name in self.model_fields_set})
         if faults:
             raise ValueError("; ".join(faults))
@@ -104,12 +115,12 @@ def _problem(model: type[Request], error: Any) -> str:
 
 def load_without_faults(model: type[R], conf: Mapping[str, Any], problems: Sequence[str]) -> R | None:
     """The request as if its faulty fields (by what `load` said) were not there, so that the rest can be checked too; None if it
-    cannot be."""
-    known = {name: conf[name] for name in model.model_fields if name in conf}
+    cannot be. The rules between the fields may be broken: whoever checks it says nothing of what is not there."""
+    known = {name: value for name, value in filled_in(model, conf).items() if name in model.model_fields}
     fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
     try:
-        return load(model, fine)
-    except RequestError:  # said already, or wrong only because a field was left out
+        return model.model_validate(fine, context=_FIELDS_ALONE)
+    except pydantic.ValidationError:  # a required field is among them
         return None
 
 

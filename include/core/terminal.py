@@ -6,15 +6,30 @@ none of it and starts a tenth of a second sooner.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from include.core.progress import OnProgress, Progress, silent
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
+
+
+def end_with(main: Callable[[], int]) -> NoReturn:
+    """Runs a command and ends the process with its exit status. That whoever reads its output has read enough (`| head`) is no
+    error: it ends as other programs do, with 141."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is to be said about it at exit either
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)
 
 
 def say(text: str, style: str = "red") -> None:
@@ -23,15 +38,26 @@ def say(text: str, style: str = "red") -> None:
     Console(stderr=True).print(text, markup=False, style=style, soft_wrap=True)
 
 
+_PIPE_COLUMNS = 100_000  # no line of a table is that wide
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    from rich.console import Console
+    """A table as wide as the terminal; without one, as wide as its content, so that nothing of a pipe is cut."""
     from rich.markup import escape
     from rich.table import Column, Table
 
     shown = Table(*(Column(name, overflow="fold") for name in columns), show_lines=False)
     for row in rows:
         shown.add_row(*(escape(str(cell)) for cell in row))
-    Console(soft_wrap=True).print(shown)
+    whole_width().print(shown)
+
+
+def whole_width() -> Console:
+    """A console on standard output. Without a terminal (and without COLUMNS) it cuts and folds nothing."""
+    from rich.console import Console
+
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(soft_wrap=True, width=_PIPE_COLUMNS if wide else None)
 
 
 @contextmanager

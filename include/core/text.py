@@ -65,6 +65,12 @@ def shorten(text: str, limit: int, rest: str) -> str:
     return text if len(text) <= limit else text[: max(0, limit - len(end))] + end
 
 
+def sentences(*parts: str) -> str:
+    """Texts as sentences, one after the other: each ends with one full stop, also where it came with one."""
+    said = [part.rstrip() for part in parts if part.strip()]
+    return " ".join(part if part[-1] in "?!…" else f"{part.rstrip('.')}." for part in said)
+
+
 def pluralize(count: int, noun: str) -> str:
     """A count with its noun: `1 file`, `2 files`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

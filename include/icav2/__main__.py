@@ -14,6 +14,7 @@ from typing import Any
 
 from include.core.errors import RequestError
 from include.core.request import load, load_without_faults
+from include.core.terminal import end_with
 from include.icav2.manifest import flipped, parse_json
 from include.icav2.models import SCHEME, CopyRequest
 
@@ -66,4 +67,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

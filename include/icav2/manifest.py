@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from include.core.errors import RequestError
 from include.core.text import printable
-from include.icav2.models import SCHEME, CopyRequest, Flipped, Manifest
+from include.icav2.models import INPUTS, SCHEME, CopyRequest, Flipped, Manifest
 
 PROJECT_ID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 DECODED_LIMIT_BYTES = 64 * 1024 * 1024
@@ -223,6 +223,8 @@ def _pair_problems(
 
 def flipped(request: CopyRequest, document: bytes | None = None) -> list[Flipped]:
     """The SOP's Flip Manifest output for a request. Raises RequestError with all refusals at once."""
+    if all(getattr(request, name) is None for name in INPUTS):
+        return []  # the request's own check refuses it; here what else is wrong with it may be asked for
     manifest, field = manifest_of(request, document)
     problems = refusals(manifest, field, request.same_project)
     if problems:

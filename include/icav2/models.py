@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from include.core.request import BULKY, DEADLINE_DAYS, DeadlineDays, Request, in_section
+from include.core.request import BULKY, DEADLINE_DAYS, LOST_IN_FORM, PASTED, DeadlineDays, Request, in_section
 from include.core.text import bare_uri, is_bare_uri
 
 SCHEME = "icav2://"
@@ -31,7 +31,7 @@ class CopyRequest(Request):
         None,
         title="Manifest",
         description="What to copy. Each key is a source: a file, or a folder if it ends with `/`. Each value is the list of "
-        "folders that it is copied to.",
+        f"folders that it is copied to. {PASTED}",
         examples=[
             {
                 "icav2://b23fb516-d852-4985-adcc-831c12e8cd22/run/a.fastq.gz": [
@@ -123,8 +123,10 @@ class CopyRequest(Request):
             return []
         if not given and any(name.startswith(SCHEME) for name in conf):
             return ['this is a manifest by itself: give it as {"manifest": {…}}']
-        what = ", ".join(given) or "none"
-        return [f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {what})"]
+        lost = "" if given else f"; {LOST_IN_FORM}"
+        return [
+            f"give exactly one of manifest, manifest_b64gz and manifest_uri (given: {', '.join(given) or 'none'}){lost}"
+        ]
 
     @pydantic.field_validator("manifest_uri")
     @classmethod

@@ -17,7 +17,7 @@ from include.core.effects import FINAL, Phase
 from include.core.ledger import Owner, Submission
 from include.core.receipt import Receipt
 from include.core.remedies import Cause, Problem, lines_of, of_record, problems_of_steps, remedy_of
-from include.core.text import few, format_bytes, pluralize, printable
+from include.core.text import few, format_bytes, pluralize, printable, sentences
 from include.icav2.models import Proof, Verdict
 from include.icav2.rules import CopyStanding, covers
 
@@ -224,7 +224,7 @@ _NOT_COPIED = (
 def nothing_proved(steps: Mapping[str, Mapping[str, Any]], **facts: Any) -> Receipt:
     """The receipt of a run whose copy left no proof, by the records of `load_request`, `plan` and `copy`."""
     found = problems_of_steps(steps) or [of_record(steps["copy"], "copy")]
-    reasons = " ".join(f"Task {problem.task}: {problem.why}." for problem in found)
+    reasons = sentences(*(f"Task {problem.task}: {problem.why}" for problem in found))
     outcome = f"The copy did not come to its end, so nothing is proved. {reasons}"
     if found[0].cause is Cause.LOST:
         outcome += " What ICA was asked goes on there."

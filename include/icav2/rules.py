@@ -112,7 +112,9 @@ def given_up(rows: Sequence[Submission], owner: Owner, items: Sequence[Item], se
     """Why nothing more is sent of these items in this run."""
     stopped = {item.data_id: reason for item in items if (reason := lasting_reason(rows, owner, item)) is not None}
     spent = len(items) - len(stopped)
-    parts = [f"{spent} items not copied after {settings.max_resubmissions + 1} submissions"] if spent else []
+    parts = (
+        [f"{pluralize(spent, 'item')} not copied after {settings.max_resubmissions + 1} submissions"] if spent else []
+    )
     if stopped:
         said = ", ".join(printable(message) for message in dict.fromkeys(stopped.values()))
         parts.append(f"{pluralize(len(stopped), 'item')} not copied: ICA gave the same reason twice: {said}")

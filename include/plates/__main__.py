@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import gc
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,9 +82,10 @@ def _delete(command: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from include.core.terminal import say
-    from include.plates.cli import COMMANDS
+    from include.plates.cli import COMMANDS, check_options
 
     try:
+        check_options(options)
         return asyncio.run(COMMANDS[options.command](options))
     except RequestError as error:
         for problem in error.problems:
@@ -100,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WaybillError as error:
         say(f"failed: {error}")
         return 4
+    except BrokenPipeError:  # the reader of the output has read enough
+        raise
     except (OSError, json.JSONDecodeError) as error:
         say(f"failed: {error}")
         return 4
@@ -109,6 +111,11 @@ if __name__ == "__main__":
     # Most of what starting up makes stays until the end, and then goes with the process: the collector need not look
     # through it again and again (a tenth of a second), and once more at the end (another).
     gc.set_threshold(50_000)
-    status = main()
-    gc.freeze()
-    sys.exit(status)
+    from include.core.terminal import end_with
+
+    def run() -> int:
+        status = main()
+        gc.freeze()
+        return status
+
+    end_with(run)

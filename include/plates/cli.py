@@ -22,8 +22,19 @@ from include.core import terminal as screen
 from include.core.errors import AuthError, ConflictingRequest, RequestError, VerificationError, WaybillError
 from include.core.journal import journals_in
 from include.core.progress import OnProgress
-from include.plates.layout import PRESETS, check_layout, disambiguate, plates_from_csv
-from include.plates.models import GIB, MIB, ArchiveResult, ArchiveSettings, Layout, Outcome, Plate, PlatePlan, Verdict
+from include.plates.layout import PRESETS, check_layout, disambiguate, layout_faults, plates_from_csv
+from include.plates.models import (
+    GIB,
+    MIB,
+    ArchiveResult,
+    ArchiveSettings,
+    Layout,
+    Outcome,
+    Plate,
+    PlatePlan,
+    Verdict,
+    compression_faults,
+)
 from include.s3.bucket import S3Access
 from include.s3.errors import ColdObject
 
@@ -31,7 +42,29 @@ if TYPE_CHECKING:
     from include.plates.restore_target import Sink
 
 Options = argparse.Namespace
+_OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib", "copy_from_bytes": "--copy-from-mib"}
 STATUS = {Outcome.VERIFIED: 0, Outcome.MISMATCH: 1, Outcome.UNVERIFIABLE: 3}
+
+
+def check_options(options: Options) -> None:
+    """Raises RequestError with every fault of the options that shows without the store."""
+    problems: list[str] = []
+    layout: Layout | None = None
+    for check in (_plates, _layout):
+        try:
+            found = check(options)
+            layout = found if isinstance(found, Layout) else layout
+        except RequestError as error:
+            problems += error.problems
+    if layout is not None:
+        problems += layout_faults(layout, options.source, {"--part": getattr(options, "part", [])})
+        try:
+            if "compression" in options:
+                _settings(options, layout)
+        except RequestError as error:
+            problems += error.problems
+    if problems:
+        raise RequestError(problems)
 
 
 async def plan(options: Options) -> int:
@@ -232,15 +265,29 @@ async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProg
     from include.plates.plan import plan_plate
 
     layout = _layout(options)
-    settings = ArchiveSettings(
-        compression=options.compression or layout.compression,
-        level=options.level,
-        part_bytes=options.part_mib * MIB,
-        volume_bytes=min(options.volume_gib * GIB, 9_900 * options.part_mib * MIB),
-        copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
-    )
+    settings = _settings(options, layout)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
     return await plan_plate(plate, layout, settings, source=source, archive=cold, probe=probe, on_progress=report)
+
+
+def _settings(options: Options, layout: Layout) -> ArchiveSettings:
+    """How tarballs are written. Raises RequestError with every fault of these options."""
+    compression = options.compression or layout.compression
+    problems = compression_faults(compression, options.level, options.copy_from_mib, ("--level", "--copy-from-mib"))
+    try:
+        settings = ArchiveSettings(
+            compression=compression,
+            level=options.level,
+            part_bytes=options.part_mib * MIB,
+            volume_bytes=min(options.volume_gib * GIB, 9_900 * options.part_mib * MIB),
+            copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
+        )
+    except ValidationError as error:
+        faults = error.errors(include_input=False)
+        problems += [f"{_OPTION[str(e['loc'][0])]}: {e['msg']}" for e in faults]
+    if problems:
+        raise RequestError(problems)
+    return settings
 
 
 def _access(options: Options) -> S3Access:

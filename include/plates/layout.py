@@ -16,7 +16,7 @@ import io
 import json
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from include.core.errors import RequestError
 from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, SourceObject, Tarball
@@ -111,6 +111,23 @@ def check_layout(layout: Layout) -> None:
 
 def _fields_of(template: str) -> set[str]:
     return {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+
+
+def layout_faults(layout: Layout, source: object, parts: Mapping[str, object]) -> list[str]:
+    """What does not fit the layout: a source that it needs or does not use, and names of parts (by field) that it lacks."""
+    templates = [layout.tag, layout.archive_prefix, layout.backup_prefix, *(part.prefix for part in layout.parts)]
+    uses_source = any("source" in _fields_of(template) for template in templates)
+    faults = []
+    if uses_source and not source:
+        faults.append(f"source: layout {layout.name} needs it, as source_4")
+    elif source and not uses_source:
+        faults.append(f"source: layout {layout.name} does not use it; take it out, or correct layout")
+    known = [part.name for part in layout.parts]
+    for field, named in parts.items():
+        strange = [str(name) for name in named if name not in known] if isinstance(named, list) else []
+        if strange:
+            faults.append(f"{field}: {', '.join(strange)} not known; the parts are {', '.join(known)}")
+    return faults
 
 
 def fill(template: str, plate: Plate) -> str:

@@ -7,6 +7,7 @@ archives written years ago are checked against; add fields with defaults, never 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
@@ -81,6 +82,16 @@ class ArchiveSettings(Frozen):
         if self.volume_bytes > 9_900 * self.part_bytes:
             raise ValueError("a volume of more than 9,900 parts does not fit an upload: enlarge part_bytes")
         return self
+
+
+def compression_faults(compression: str, level: object, copy_from: object, names: Sequence[str]) -> list[str]:
+    """What does not fit the compression. `names`: what the caller calls level and copy_from."""
+    faults = []
+    if copy_from and compression != "none":
+        faults.append(f"{names[1]}: copying inside the store needs compression none")
+    if isinstance(level, int) and level > 9 and compression != "zstd":
+        faults.append(f"{names[0]}: more than 9 is for zstd only")
+    return faults
 
 
 class PartSummary(Frozen):

@@ -8,7 +8,7 @@ from typing import Any
 
 from include.core.questions import Record
 from include.core.remedies import Cause, Problem, of_record
-from include.core.text import few, format_bytes
+from include.core.text import few, format_bytes, pluralize
 
 STEPS = ("archive", "verify", "delete", "purge")  # of one plate, in order
 DELETION_BEGUN = "deletion begun"
@@ -196,6 +196,8 @@ def outcome_of(items: list[dict[str, Any]], request: Mapping[str, Any], question
     if request.get("dry_run"):
         fit = sum(item["state"] == "planned" for item in items)
         return f"Dry run, nothing was written: {fit} of {len(items)} plates ({format_bytes(figures['bytes'])}) can be archived."
+    if not figures["plates verified"]:
+        return f"No plate is archived and verified: {_first_reason(items)}."
     sentence = (
         f"{figures['plates verified']} of {len(items)} plates are archived and verified "
         f"({format_bytes(figures['proved bytes'])}), read back byte for byte"
@@ -210,3 +212,10 @@ def outcome_of(items: list[dict[str, Any]], request: Mapping[str, Any], question
     bare = " The tarballs have no retention (none was asked for)." if request.get("retention") == "none" else ""
     count = f"{figures['objects deleted']} objects, {format_bytes(figures['deleted bytes'])}"
     return f"{sentence}; {parts} deleted of {figures['plates deleted']} of them ({count}){by}.{bare}"
+
+
+def _first_reason(items: list[dict[str, Any]]) -> str:
+    """What is the matter with the first plate, and how many others there are."""
+    first, others = items[0], len(items) - 1
+    more = f" ({pluralize(others, 'more plate')}: see the receipt)" if others else ""
+    return f"plate {first['plate']} is {first['state']}: {first['why'].rstrip('.')}{more}"

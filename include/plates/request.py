@@ -12,13 +12,14 @@ from typing import Any, Literal
 import pydantic
 
 from include.core.errors import RequestError
-from include.core.request import Request, in_section
+from include.core.request import LOST_IN_FORM, PASTED, Request, in_section
 from include.core.text import printable
-from include.plates.layout import BROAD2018, PRESETS, disambiguate, own_layout, plates_from_csv
-from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention
+from include.plates.layout import BROAD2018, PRESETS, disambiguate, layout_faults, own_layout, plates_from_csv
+from include.plates.models import GIB, MIB, ArchiveSettings, DeleteOrder, Layout, Plate, Retention, compression_faults
 
 CSV_LIMIT_BYTES = 1024 * 1024
 MOST_PLATES = 100  # what a run hands from task to task fits XCom up to here; a batch has 20 to 60
+_LAYOUT = ("layout", "part_prefixes", "archive_prefix", "backup_prefix", "strip", "tag")
 _OWN = ("part_prefixes", "archive_prefix", "backup_prefix")
 _BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
@@ -60,7 +61,7 @@ class PlatesRequest(Request):
         None,
         title="Plates",
         description="The plates, one row each. `plate_id_full` is the folder's name under `images/`, `plate_id` the short "
-        "name that everything else uses; they may be equal.",
+        f"name that everything else uses; they may be equal. {PASTED}",
         examples=[[{"plate_id": "20585", "plate_id_full": "20585"}, {"plate_id": "20586", "plate_id_full": "20586"}]],
     )
     plates_uri: str | None = pydantic.Field(
@@ -94,7 +95,7 @@ class PlatesRequest(Request):
     source: str = pydantic.Field(
         "",
         title="Source",
-        description="Only for layouts that have one, as `cpg`.",
+        description="Only for layouts that have one, as `cpg`. With another layout it is refused.",
         examples=["source_4"],
         json_schema_extra=WHERE,
     )
@@ -102,7 +103,7 @@ class PlatesRequest(Request):
         None,
         title="Prefix of each part",
         description="For each part of a plate, the prefix of its keys. It may hold `{project}`, `{source}`, `{batch}`, "
-        "`{plate_id}` and `{plate_id_full}`.",
+        "`{plate_id}` and `{plate_id_full}`. " + PASTED,
         examples=[{"images": "{project}/{batch}/images/{plate_id_full}/"}],
         json_schema_extra=OWN_LAYOUT,
     )
@@ -139,7 +140,10 @@ class PlatesRequest(Request):
         faults = []
         given = [name for name in ("plates", "plates_uri") if conf.get(name)]
         if len(given) != 1:
-            faults.append("plates and plates_uri: give exactly one of them")
+            lost = "" if given else f"; {LOST_IN_FORM}"
+            faults.append(
+                f"plates and plates_uri: give exactly one of them (given: {' and '.join(given) or 'none'}){lost}"
+            )
         if isinstance(conf.get("plates"), list) and len(conf["plates"]) > MOST_PLATES:
             faults.append(f"plates: {len(conf['plates'])} plates are more than the {MOST_PLATES} of a run; split them")
         own = conf.get("layout") == "own"
@@ -148,29 +152,37 @@ class PlatesRequest(Request):
             faults.append(f"layout: own needs {' and '.join(wrong)} as well")
         elif wrong:
             faults.append(f"{', '.join(wrong)}: only for layout own; take them out, or set layout to own")
-        if conf.get("layout") == "cpg" and not conf.get("source"):
-            faults.append("source: layout cpg needs it, as source_4")
-        return faults
+        unused = [
+            name for name in ("strip", "tag") if not own and conf.get(name, default := _DEFAULTS[name]) != default
+        ]
+        if unused:
+            faults.append(f"{', '.join(unused)}: only for layout own; take them out, or set layout to own")
+        return faults + cls._layout_faults(conf)
+
+    @classmethod
+    def _layout_faults(cls, conf: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the layout, and with what depends on it. Nothing while there is no layout to judge by."""
+        try:
+            layout = layout_of(conf)
+        except RequestError as error:
+            return error.problems
+        if layout is None:
+            return []
+        parts = {name: conf.get(name) for name in ("delete_parts", "parts")}
+        return layout_faults(layout, conf.get("source"), parts)
 
     def layout_used(self) -> Layout:
-        """The layout, checked. Raises RequestError with every fault of own templates."""
-        if self.layout != "own":
-            return PRESETS[self.layout]
-        try:
-            return own_layout(
-                dict(self.part_prefixes or {}),
-                archive_prefix=self.archive_prefix or "",
-                backup_prefix=self.backup_prefix or "",
-                strip=self.strip,
-                tag=self.tag,
-            )
-        except pydantic.ValidationError as error:
-            faults = error.errors(include_url=False, include_context=False)
-            raise RequestError([f"part_prefixes: {printable(e.get('input'))}: {e['msg']}" for e in faults]) from None
+        """The layout of a checked request."""
+        layout = layout_of(self.model_dump(include=set(_LAYOUT)))
+        if layout is None:  # cross_field_errors refuses such a request
+            raise RequestError(f"layout: {self.layout} is not whole")
+        return layout
 
     def plates_used(self, document: bytes | None) -> list[Plate]:
         """The plates, disambiguated; `document` is what plates_uri holds. Raises RequestError with every fault."""
         ids = {"project": self.project, "batch": self.batch, "source": self.source}
+        if document is None and not self.plates:
+            return []  # refused by cross_field_errors; whatever else is wrong is told beside it
         if document is None:
             plates = disambiguate(Plate.model_validate({**ids, **row.model_dump()}) for row in self.plates or [])
         else:
@@ -181,6 +193,27 @@ class PlatesRequest(Request):
         if len(plates) > MOST_PLATES:
             raise RequestError(f"plates_uri: {len(plates)} plates are more than the {MOST_PLATES} of a run; split it")
         return plates
+
+
+_DEFAULTS = {name: PlatesRequest.model_fields[name].default for name in _LAYOUT}
+
+
+def layout_of(conf: Mapping[str, Any]) -> Layout | None:
+    """The layout that a conf names; None where the conf is too faulty to tell. Raises RequestError with every fault of own
+    templates."""
+    given = {name: conf.get(name, _DEFAULTS[name]) for name in _LAYOUT}
+    if given["layout"] != "own":
+        return PRESETS.get(str(given["layout"]))
+    prefixes = given["part_prefixes"]
+    if not (prefixes and isinstance(prefixes, dict) and all(isinstance(given[name], str) for name in _LAYOUT[2:])):
+        return None
+    if not all(isinstance(text, str) for text in (*prefixes, *prefixes.values())):
+        return None
+    try:
+        return own_layout(prefixes, **{name: given[name] for name in _LAYOUT[2:]})
+    except pydantic.ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False)
+        raise RequestError([f"part_prefixes: {printable(e.get('input'))}: {e['msg']}" for e in faults]) from None
 
 
 class BackupRequest(PlatesRequest):
@@ -259,35 +292,13 @@ class BackupRequest(PlatesRequest):
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
         faults = super().cross_field_errors(conf)
-        asked = conf.get("compression", "default")
-        plain = asked == "none" or (asked == "default" and conf.get("layout") in ("cpg", "own"))
-        if conf.get("copy_from_mib") and not plain:
-            faults.append("copy_from_mib: copying inside the store needs compression none")
+        used = conf.get("compression", "default")
+        if used == "default":
+            used = "none" if conf.get("layout") in ("cpg", "own") else "gzip"
+        faults += compression_faults(used, conf.get("level"), conf.get("copy_from_mib"), ("level", "copy_from_mib"))
         if conf.get("undo_days") and not conf.get("delete_parts"):
             faults.append("undo_days: nothing is deleted; name delete_parts, or take it out")
-        level = conf.get("level")
-        if isinstance(level, int) and level > 9 and asked != "zstd":
-            faults.append("level: more than 9 is for zstd only")
         return faults
-
-    def checked(self, document: bytes | None) -> list[Plate]:
-        """The plates, after everything that can be checked without a remote. Raises RequestError with all faults."""
-        problems: list[str] = []
-        plates: list[Plate] = []
-        try:
-            plates = self.plates_used(document)
-        except RequestError as error:
-            problems += error.problems
-        try:
-            known = [part.name for part in self.layout_used().parts]
-            strange = [name for name in self.delete_parts if name not in known]
-            if strange:
-                problems.append(f"delete_parts: {', '.join(strange)} not known; the parts are {', '.join(known)}")
-        except RequestError as error:
-            problems += error.problems
-        if problems:
-            raise RequestError(problems)
-        return plates
 
     def settings_used(self) -> ArchiveSettings:
         return ArchiveSettings(
@@ -371,8 +382,3 @@ class RestoreRequest(PlatesRequest):
         if isinstance(prefix, str) and prefix and not (prefix.endswith("/") and not prefix.startswith("/")):
             faults.append("to_prefix: it ends with a slash and does not begin with one")
         return faults
-
-    def checked(self, document: bytes | None) -> list[Plate]:
-        """As for a backup."""
-        self.layout_used()
-        return self.plates_used(document)

@@ -45,6 +45,10 @@ class ICAv2Scene:
         connection = {"conn_type": "http", "host": addresses["icav2"], "password": API_KEY}
         return {"AIRFLOW_CONN_WAYBILL_ICAV2": json.dumps(connection)}
 
+    @staticmethod
+    def command_environment(addresses: Mapping[str, str]) -> dict[str, str]:
+        return {}  # its command line asks nobody
+
     def confs(self) -> dict[str, dict[str, Any]]:
         """Conf by a word for the run id."""
         plain = json.loads((DATA / "gen1_input_manifest.json").read_text())

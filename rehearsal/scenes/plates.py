@@ -109,6 +109,15 @@ class PlatesScene:
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         return connections(addresses["s3"])
 
+    @staticmethod
+    def command_environment(addresses: Mapping[str, str]) -> dict[str, str]:
+        keys = {name.upper(): value for name, value in KEYS.items()}
+        return keys | {
+            "AWS_ENDPOINT_URL": addresses["s3"],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REGION": "us-east-1",
+        }
+
     def prepare(self) -> None:
         """Buckets, plates in the live one, and the pool."""
         for bucket in (LIVE, COLD):

@@ -54,6 +54,11 @@ class Scene(Protocol):
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         """Connections (AIRFLOW_CONN_... and value) from the simulators' addresses by name, before Airflow starts."""
 
+    @staticmethod
+    def command_environment(addresses: Mapping[str, str]) -> dict[str, str]:
+        """What the system's command line reads from its environment to reach the simulators; by default nothing."""
+        return {}
+
     def __init__(self, stack: Stack, ledger: Ledger) -> None:
         """`stack` runs."""
 

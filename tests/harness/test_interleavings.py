@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.core import guards
-from harness.core.interleavings import FINDS, FULL, HARMLESS, NAMELESS, PROVES, SAME_KEY, Explorer, Scope
+from harness.core.explored_remote import FINDS, FULL, HARMLESS, NAMELESS, PROVES, SAME_KEY, Scope
+from harness.core.interleavings import Explorer
 
 SMALL = {
     "three workers": (PROVES, Scope(crashes=1, ticks=2)),

@@ -7,6 +7,7 @@ import asyncio
 import inspect
 import io
 import json
+import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from include.core import terminal
 from include.core.ledger import Ledger
 from include.core.receipt import Receipt, ReceiptStore
 from rehearsal import demo
@@ -34,7 +36,16 @@ SUCCESS = "All runs succeeded, every file is right, and the simulators' journals
 
 
 def test_the_protocol_has_the_steps_of_a_scenario() -> None:
-    assert set(METHODS) == {"connections", "prepare", "start", "finish", "progress", "count", "check"}
+    assert set(METHODS) == {
+        "connections",
+        "command_environment",
+        "prepare",
+        "start",
+        "finish",
+        "progress",
+        "count",
+        "check",
+    }
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -130,6 +141,10 @@ class MadeUp:
     @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         return {"AIRFLOW_CONN_WAYBILL_MADE_UP": min(addresses.values())}
+
+    @staticmethod
+    def command_environment(addresses: Mapping[str, str]) -> dict[str, str]:
+        return {"MADE_UP_ENDPOINT": min(addresses.values()), "MADE_UP_KEY": "it's a key"}
 
     def prepare(self) -> None:
         self.calls.append("prepare")
@@ -339,3 +354,24 @@ def test_a_question_is_answered_by_the_user_who_may_and_is_told(monkeypatch: pyt
         3.5,
         ("amy", "answers", "d", "r", "approval", "Reject"),
     ]
+
+
+def test_a_demo_that_is_kept_prints_what_the_command_lines_need(tmp_path: Path, printed: io.StringIO) -> None:
+    assert run_demo(tmp_path, made_up(), keep=True) == 0
+    text = printed.getvalue()
+    for name, address in ADDRESSES.items():
+        assert f"Simulator {name}: {address}" in text
+    commands = tmp_path / "environment" / "commands.env"
+    assert f". {commands}" in text
+    names = ("AIRFLOW_CONN_WAYBILL_LEDGER", "MADE_UP_ENDPOINT", "MADE_UP_KEY")
+    shown = "; ".join(f'echo "${name}"' for name in names)
+    done = subprocess.run(["sh", "-c", f". {commands}; {shown}"], capture_output=True, text=True, check=True)
+    ledger, endpoint, key = done.stdout.splitlines()
+    assert ledger == f"sqlite:///{tmp_path / 'environment' / 'ledger.db'}"
+    assert (endpoint, key) == (min(ADDRESSES.values()), "it's a key")
+
+
+def test_a_table_in_a_pipe_is_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    terminal.table(("run", "outcome"), [("plates-approve", "x " * 200)])
+    assert f"│ plates-approve │ {'x ' * 200}" in capsys.readouterr().out

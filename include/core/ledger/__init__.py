@@ -1,8 +1,9 @@
 """The ledger: what Waybill meant to do, what it did, and the proof that the record was not changed afterwards.
 
 Read in this order: `states` (the state machine as a table), `schema` (tables, engines), `migrations` (from older tables),
-`rows` (values), `transaction` (a change and its event), `store` (every change goes through its one write lock), `submit`
-(the one call that systems use), `audit` (the chain), `upkeep` (rows that stay in doubt, cancellation requests).
+`rows` (values), `odd_values` (what no database keeps), `clock` (the ledger's time), `transaction` (a change and its event),
+`intents` (what may be asked), `reading`, `store` (every change goes through its one write lock), `submit` (the one call that
+systems use), `audit` (the chain), `upkeep` (rows that stay in doubt, cancellation requests).
 `python -m include.core.ledger` is the operator's view.
 
 Invariant: an intent is committed *before* the request leaves, so whatever dies, the row says what the remote may have done.

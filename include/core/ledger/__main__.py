@@ -21,6 +21,7 @@ from include.core.ledger.schema import init, url_from_environment
 from include.core.ledger.states import OPEN, State
 from include.core.ledger.store import Ledger
 from include.core.ledger.submit import held_message
+from include.core.terminal import end_with
 
 RESOLUTIONS = {"sent": State.SENT, "reserved": State.RESERVED, "cancelled": State.CANCELLED}
 
@@ -107,10 +108,12 @@ def _verify(args: argparse.Namespace) -> int:
     for problem in audit.problems:
         print(problem)
     verdict = "BROKEN" if audit.problems else "whole"
-    print(
-        f"ledger {audit.ledger_id} is {verdict}: {audit.events} events, {audit.submissions} submissions, "
+    looked = (
         f"{audit.receipts} receipts agree"
+        if args.receipts
+        else "receipts were not looked at (name them with --receipts)"
     )
+    print(f"ledger {audit.ledger_id} is {verdict}: {audit.events} events, {audit.submissions} submissions, {looked}")
     return 1 if audit.problems else 0
 
 
@@ -131,7 +134,7 @@ def _hold(args: argparse.Namespace) -> int:
     if not (args.system and args.who and args.why):
         raise WaybillError("give SYSTEM, --until, --who and --why; without all of them the holds are listed")
     ledger.hold(args.system, until=args.until, who=args.who, why=args.why)
-    ends = args.until <= ledger.now()
+    ends = not any(hold.system == args.system for hold in ledger.holds())
     print(
         f"the hold of {args.system} is ended" if ends else f"nothing is sent to {args.system} until {_when(args.until)}"
     )
@@ -241,4 +244,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -1,8 +1,9 @@
 """Moves the events of submissions that ended long ago into a file, so that the ledger stays small.
 
-What stays of such a submission is its row without the `detail`: whether something was done already, and which remote jobs are
-known, must be answered for ever. The file has one JSON object per line: a head, then the events, each as it was stored, then
-the documents that only these submissions named.
+What stays of such a submission is its row, of the `detail` only what may decide something (`stub`): whether something was done
+already, which remote jobs are known, and what Waybill has placed where, must be answered for ever.
+
+The file has one JSON object per line: a head, then the events, each as it was stored, then the documents that they named.
 
 Invariant: the file is whole and on the disk before anything is taken out of the ledger, and it is taken out in the
 transaction that writes down the file's sha256. The chain goes through files and ledger alike.
@@ -25,7 +26,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from include.core.errors import LedgerError
-from include.core.ledger.rows import ARCHIVED, DOCUMENT, INLINE, canonical, documents_of
+from include.core.ledger.rows import ARCHIVED, DOCUMENT, INLINE, PLACED, canonical, documents_of
 from include.core.ledger.schema import archives, documents, events, submissions
 from include.core.ledger.sql import CHUNK
 from include.core.ledger.states import CLOSED, State
@@ -34,6 +35,7 @@ from include.core.ledger.store import Ledger
 FORMAT = 1
 YOUNGEST_SECONDS = 7 * 86_400.0  # what ended later may still be in the eyes of a worker that looked before it ended
 SETTLED = (State.DONE, State.CANCELLED, State.REJECTED)
+ENDED_BADLY = (State.FAILED, State.SUPERSEDED)
 AT_MOST = 20_000  # submissions in one file, and so in one transaction: writers wait for it
 
 
@@ -80,9 +82,11 @@ def merged(stored: Iterable[Mapping[Any, Any]], files: Sequence[Archive]) -> Ite
     return heapq.merge(stored, *(one.events() for one in files), key=lambda event: int(event["number"]))
 
 
-def stub(detail: Mapping[str, Any]) -> str:
-    """What stays of the `detail` of an archived submission, as its row holds it."""
-    return canonical({**{name: detail[name] for name in INLINE if name in detail}, ARCHIVED: True})
+def stub(state: str, detail: Mapping[str, Any]) -> str:
+    """What stays of the `detail` of an archived submission, as its row holds it: of one that ended badly all, since what it may
+    have left there must be known to whoever finds it."""
+    kept = detail if state in ENDED_BADLY else {name: detail[name] for name in (*INLINE, *PLACED) if name in detail}
+    return canonical({**kept, ARCHIVED: True})
 
 
 def archives_in(folder: Path) -> list[Archive]:
@@ -144,7 +148,7 @@ def _write(conn: Connection, folder: Path, ledger_id: str, ids: Sequence[int]) -
     """Writes a file, whole or not at all. Returns its path and the number of its events."""
     # Two that archive at once write two files; the one that comes second finds nothing to take out.
     unfinished, mine, numbers = folder / f"{ledger_id}.{uuid.uuid4()}.unfinished", set(ids), list[int]()
-    wanted = {digest for _id, detail in _details(conn, ids) for digest in documents_of(detail).values()}
+    wanted = {digest for _id, _state, detail in _details(conn, ids) for digest in documents_of(detail).values()}
     try:
         with unfinished.open("wb") as file:
             with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
@@ -174,14 +178,15 @@ def _write(conn: Connection, folder: Path, ledger_id: str, ids: Sequence[int]) -
     return path, len(numbers)
 
 
-def _details(conn: Connection, ids: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _details(conn: Connection, ids: Sequence[int]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Id, state and `detail`."""
     for some in _chunks(ids):
-        query = sa.select(submissions.c.id, submissions.c.detail).where(submissions.c.id.in_(some))
-        yield from ((row.id, json.loads(row.detail)) for row in conn.execute(query).all())
+        query = sa.select(submissions.c.id, submissions.c.state, submissions.c.detail).where(submissions.c.id.in_(some))
+        yield from ((row.id, row.state, json.loads(row.detail)) for row in conn.execute(query).all())
 
 
 def _take_out(conn: Connection, ids: Sequence[int], counted: int) -> None:
-    """Deletes events, the `detail` of the rows, and documents that no other row names."""
+    """Deletes events, most of the `detail` of the rows, and documents that no row names any more."""
     deleted = 0
     for some in _chunks(ids):
         deleted += conn.execute(events.delete().where(events.c.submission_id.in_(some))).rowcount
@@ -190,9 +195,9 @@ def _take_out(conn: Connection, ids: Sequence[int], counted: int) -> None:
             "what should be archived has changed meanwhile: nothing was moved; remove the file and repeat"
         )
     stubs, named = [], set[str]()
-    for row_id, detail in _details(conn, ids):
+    for row_id, state, detail in _details(conn, ids):
         named |= set(documents_of(detail).values())
-        stubs.append({"row_id": row_id, "stub": stub(detail)})
+        stubs.append({"row_id": row_id, "stub": stub(state, detail)})
     update = submissions.update().where(submissions.c.id == sa.bindparam("row_id"))
     conn.execute(update.values(detail=sa.bindparam("stub")), stubs)
     others = sa.select(submissions.c.detail).where(submissions.c.detail.contains(DOCUMENT))

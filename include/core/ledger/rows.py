@@ -16,9 +16,11 @@ from include.core.ledger.states import State
 
 # A value of `detail` that is longer as JSON is kept once, as a document: each event holds the whole row.
 LONG_BYTES, FEW, DOCUMENT = 1024, 8, "waybill_document"
-# What of a `detail` still decides something once its submission is archived; never kept as a document.
-INLINE = ("is_effective", "effect_present", "late_answers", "attached_runs")
+# What of a `detail` may decide something once its submission is archived; never kept as a document.
+INLINE = ("is_effective", "effect_present", "late_answers", "late_acceptance", "attached_runs")
 ARCHIVED = "waybill_archived"
+# What else is known for ever: under which names it may have placed something.
+PLACED = ("names",)
 
 
 def canonical(value: Any) -> str:
@@ -163,9 +165,9 @@ class Submission:
         return key
 
     @property
-    def archived(self) -> bool:
-        """Ended long ago; its events, and what it knew, are in a file."""
-        return ARCHIVED in self.detail
+    def late_jobs(self) -> int:
+        """How many jobs the remote has accepted for attempts of this submission that were replaced."""
+        return len(self.detail.get("late_answers", [])) + ("late_acceptance" in self.detail)
 
     @property
     def cancelled_unsent(self) -> bool:

@@ -364,6 +364,8 @@ def plain_errors(doing: str) -> Iterator[None]:
         ) from None
     except (sa.exc.DBAPIError, sqlite3.Error) as error:
         raise LedgerError(f"the ledger cannot be {doing} ({_name(error)}). Check connection waybill_ledger") from None
+    except UnicodeError:
+        raise LedgerError(f"the ledger cannot be {doing}: what was asked holds bytes that are no UTF-8 text") from None
 
 
 def _name(error: Exception) -> str:

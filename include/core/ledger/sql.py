@@ -24,6 +24,7 @@ INSTANTS = ("reserved_at", "sending_at", "accept_deadline", "closed_at", "cancel
 ATTACHED = "dag_id, run_id, task_id, map_index, request_sha256"
 CHUNK = 500  # values in one IN list
 _HEAD = "(SELECT number, sha256, at FROM waybill_events ORDER BY number DESC LIMIT 1)"
+_WHOLE_HEAD = "(SELECT * FROM waybill_events ORDER BY number DESC LIMIT 1)"
 _BY_ID = "SELECT * FROM waybill_submissions WHERE id = :id"
 _LAST = (
     "SELECT * FROM waybill_submissions WHERE system = :system AND kind = :kind AND business_key = :business_key "
@@ -86,17 +87,19 @@ def row_columns(dialect: str) -> str:
 
 @lru_cache(maxsize=16)
 def _head_and_row(dialect: str, which: str) -> str:
+    clock = _CLOCK[dialect]
     return (
-        f"SELECT h.number AS head_number, h.sha256 AS head_sha256, h.at AS head_at, {_CLOCK[dialect]} AS clock, "
+        f"SELECT h.number AS head_number, h.sha256 AS head_sha256, h.at AS head_at, {clock} AS clock, "
+        "h.submission_id AS head_submission_id, h.body AS head_body, "
         f"k.until AS hold_until, k.who AS hold_who, k.why AS hold_why, {row_columns(dialect)} "
-        f"FROM (SELECT 1 AS one) AS o LEFT JOIN {_HEAD} AS h ON 1 = 1 "
+        f"FROM (SELECT 1 AS one) AS o LEFT JOIN {_WHOLE_HEAD} AS h ON 1 = 1 "
         f"LEFT JOIN ({which}) AS s ON 1 = 1 LEFT JOIN waybill_holds AS k ON k.system = s.system"
     )
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A person's word that nothing is sent to a system until an instant (ledger time)."""
+    """A person's word that nothing is sent to a system until an instant (by the database's clock)."""
 
     system: str
     until: float
@@ -106,7 +109,10 @@ class Hold:
 
 @dataclass(frozen=True)
 class Found:
-    """What a transaction starts from: the head of the chain, the database's clock, and the row asked for, if it exists."""
+    """What a transaction starts from: the head of the chain, the database's clock, and the row asked for, if it exists.
+
+    `head_body`: the last event, where the transaction was not begun by a swap.
+    """
 
     number: int | None
     sha256: str | None
@@ -114,6 +120,8 @@ class Found:
     clock: float
     row: Mapping[str, Any] | None
     hold: Hold | None = None
+    head_submission_id: int | None = None
+    head_body: str | None = None
 
 
 def head_and_row(conn: Connection, *, id: int | None = None, key: Mapping[str, str] | None = None) -> Found:
@@ -123,7 +131,8 @@ def head_and_row(conn: Connection, *, id: int | None = None, key: Mapping[str, s
     clock, at = float(row["clock"]), float(row["head_at"] or 0.0)
     found = dict(row) if row["id"] is not None else None
     hold = Hold(row["system"], row["hold_until"], row["hold_who"], row["hold_why"]) if row["hold_until"] else None
-    return Found(row["head_number"], row["head_sha256"], at, clock, found, hold)
+    last = row["head_submission_id"], row["head_body"]
+    return Found(row["head_number"], row["head_sha256"], at, clock, found, hold, *last)
 
 
 def select(conn: Connection, where: str, values: Mapping[str, Any]) -> list[Submission]:
@@ -136,8 +145,7 @@ def select(conn: Connection, where: str, values: Mapping[str, Any]) -> list[Subm
 @lru_cache(maxsize=64)
 def _swap(dialect: str, names: tuple[str, ...], later: tuple[str, ...], own_clock: bool) -> str:
     clock = ":clock" if own_clock else _CLOCK[dialect].replace("clock_timestamp", "statement_timestamp")
-    highest = {"sqlite": "max", "postgresql": "greatest"}[dialect]
-    now = f"{highest}(CAST({clock} AS DOUBLE PRECISION), coalesce((SELECT at FROM {_HEAD} AS t), 0.0))"
+    now = f"CAST({clock} AS DOUBLE PRECISION)"
     changes = [f"{name} = :{name}" for name in names] + [f"{name} = {now} + :after_{name}" for name in later]
     head = ", ".join(f"(SELECT {name} FROM {_HEAD} AS h_{name}) AS head_{name}" for name in ("number", "sha256", "at"))
     seen = " AND ".join(f"coalesce({name}, '') = :seen_{name}" for name in ("fencing_token", "external_id"))
@@ -146,6 +154,7 @@ def _swap(dialect: str, names: tuple[str, ...], later: tuple[str, ...], own_cloc
         f"UPDATE waybill_submissions SET {', '.join(changes)} WHERE id = :id AND state = :seen_state AND {seen} "
         "AND detail = :seen_detail AND cancel_requested_at IS NULL AND NOT EXISTS "
         f"(SELECT 1 FROM waybill_holds WHERE waybill_holds.system = waybill_submissions.system AND until > {now}) "
+        f"AND NOT EXISTS (SELECT 1 FROM {_HEAD} AS t WHERE t.at > {now}) "
         f"RETURNING {returned}, {head}, {now} AS clock"
     )
 
@@ -157,8 +166,9 @@ def swap(
     later: Mapping[str, float],
     clock: float | None,
 ) -> Found | None:
-    """Changes a row if it is exactly as it was `seen` and its system is not on hold: all that a transaction starts from, and
-    the change itself, in one statement. `later`: columns that become the ledger's time and so many seconds."""
+    """Changes a row if it is exactly as it was `seen`, its system is not on hold, and the clock is not behind the last event: all
+    that a transaction starts from, and the change itself, in one statement. `later`: columns that become the ledger's time and
+    so many seconds."""
     statement = _swap(conn.dialect.name, tuple(sorted(values)), tuple(sorted(later)), clock is not None)
     asked = {**values, **{f"after_{name}": seconds for name, seconds in later.items()}, "id": seen["id"]}
     asked |= {f"seen_{name}": seen[name] or "" for name in ("fencing_token", "external_id", "state", "detail")}

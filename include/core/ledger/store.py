@@ -1,4 +1,4 @@
-"""The ledger: its rows, and the only ways to change them.
+"""The ledger, and the only ways to change it.
 
 Invariant: every change goes through `_write`, which holds the one write lock, appends the event and updates the row in a
 single short transaction without other input or output. That lock is what makes the chain gapless, the compare-and-sets
@@ -7,30 +7,30 @@ decisive and the quota sums right.
 
 from __future__ import annotations
 
-import json
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import Connection
 
 from include.core.errors import ConflictingRequest, LedgerError, RequestError, TransientError
 from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
-from include.core.ledger.migrations import todays_names
+from include.core.ledger.clock import must_be_noted
+from include.core.ledger.intents import check_hold, check_intent, check_owner, reserved
+from include.core.ledger.odd_values import storable, storable_id
 from include.core.ledger.quota import QuotaUser
-from include.core.ledger.rows import Intent, Owner, Quota, QuotaReading, Submission, canonical, long_values
-from include.core.ledger.schema import events
+from include.core.ledger.reading import LedgerReader
+from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, long_values
 from include.core.ledger.states import OPEN, UNCERTAIN, State
 from include.core.ledger.transaction import GENESIS, Write, closes
+from include.core.text import printable
 
 T = TypeVar("T")
-KEY_LIMIT = 2000  # bytes; PostgreSQL indexes at most 2704. Longer keys are given as a digest.
 NAMEABLE = (State.SENDING, State.IN_DOUBT, State.ACCEPTED, State.HELD)  # a job that is found is this row's
+LONGEST_NAMELESS_SECONDS = 30 * 86_400.0  # no remote takes longer to show what it has accepted
 HOLD_LOOK_SECONDS = 3600.0  # a hold may be ended before its time
 CANCELLED_UNSENT = "cancelled before anything was sent"
 
@@ -38,11 +38,11 @@ CANCELLED_UNSENT = "cancelled before anything was sent"
 class OnHold(TransientError):
     """A person has said that nothing is sent to this system until an instant. Nothing was sent, and nothing has failed."""
 
-    def __init__(self, hold: sql.Hold, now: float):
+    def __init__(self, hold: sql.Hold, clock: float):
         until = datetime.fromtimestamp(hold.until, UTC).strftime("%Y-%m-%d %H:%M UTC")
         super().__init__(
             f"{hold.system} is on hold until {until} ({hold.who}: {hold.why}); nothing is sent to it",
-            retry_after=min(hold.until - now, HOLD_LOOK_SECONDS),
+            retry_after=min(hold.until - clock, HOLD_LOOK_SECONDS),
             no_effect=True,
         )
 
@@ -58,139 +58,8 @@ class LookAgain(TransientError):
         )
 
 
-class Ledger:
-    """A ledger that exists already: opening one never creates it. Raises LedgerError where it cannot be trusted.
-
-    `clock` replaces the database's clock in tests. `monotonic` measures how long this process has held an attempt.
-    """
-
-    def __init__(
-        self,
-        url: URL,
-        *,
-        clock: Callable[[], float] | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
-        on_step: Callable[[str, Submission], None] = lambda _step, _row: None,
-    ):
-        self._clock = clock
-        self.monotonic = monotonic
-        self.on_step = on_step
-        with schema.plain_errors("opened"):
-            self._engine = schema.engine_for(url)
-        try:
-            with self.reading() as conn:
-                self.ledger_id = schema.check_schema(conn)
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Gives the database connections back. The next call opens new ones."""
-        self._engine.dispose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
-    # -- reading ------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """A connection that takes no lock and sees one consistent snapshot, for as long as it is open."""
-        with schema.plain_errors("read"), self._engine.connect() as conn:
-            yield schema.read_only(conn)
-
-    def _select(self, where: str, values: Mapping[str, Any]) -> list[Submission]:
-        with self.reading() as conn:
-            return sql.select(conn, where, values)
-
-    def get(self, submission_id: int) -> Submission:
-        rows = self._select("s.id = :id", {"id": submission_id})
-        if not rows:
-            raise LedgerError(f"the ledger has no submission {submission_id}")
-        return rows[0]
-
-    def generations(self, system: str, kind: str, business_key: str) -> list[Submission]:
-        """All generations of one effect, oldest first."""
-        return self.latest(system, kind, [business_key]).get(business_key, [])
-
-    def latest(self, system: str, kind: str, keys: Sequence[str]) -> dict[str, list[Submission]]:
-        """All generations of many effects by business key (keys without any row are absent), but for archived ones."""
-        found: dict[str, list[Submission]] = {}
-        for row in self._among(system, kind, "s.business_key", keys):
-            if row.archived:
-                continue
-            found.setdefault(row.business_key, []).append(row)
-        return found
-
-    def _among(self, system: str, kind: str, column: str, values: Sequence[str]) -> Iterator[Submission]:
-        for some in _chunks(values):
-            where, bound = sql.one_of(column, some)
-            yield from self._select(
-                f"s.system = :system AND s.kind = :kind AND {where}", {"system": system, "kind": kind, **bound}
-            )
-
-    def of_run(self, dag_id: str, run_id: str) -> list[Submission]:
-        """What this run asked for, and what it attached to, whichever task of it did, and for whichever request."""
-        return self._select(sql.OF_RUN, {"dag_id": dag_id, "run_id": run_id})
-
-    def of_owner(self, owner: Owner) -> list[Submission]:
-        """What this task asked for or attached to, for this request."""
-        return [row for row in self.of_run(owner.dag_id, owner.run_id) if row.belongs_to(owner)]
-
-    def in_states(self, *states: State, system: str | None = None) -> list[Submission]:
-        where, values = sql.one_of("s.state", [str(state) for state in states])
-        if system:
-            where, values = f"{where} AND s.system = :system", {**values, "system": system}
-        return self._select(where, values)
-
-    def known(self, system: str, kind: str, external_ids: Sequence[str]) -> set[str]:
-        """Those of these remote ids that are in the ledger already, be it as the late answer of a replaced attempt."""
-        found = set[str]()
-        for some in _chunks(external_ids):
-            where, values = sql.one_of("external_id", some)
-            for table in ("waybill_submissions", "waybill_late_answers"):
-                query = f"SELECT external_id FROM {table} WHERE system = :system AND kind = :kind AND {where}"
-                with self.reading() as conn:
-                    found |= set(sql.execute(conn, query, {"system": system, "kind": kind, **values}).scalars())
-        return found
-
-    def quota_reading(self, system: str, kind: str, quota: Quota, *, account: str = "") -> QuotaReading:
-        """How much of a quota is used now, and when how much becomes free: for planners and pages."""
-        with self.reading() as conn:
-            now = self._time(sql.head_and_row(conn))
-            return quotas.reading(conn, QuotaUser(system, kind, account), quota, now)
-
-    def holds(self) -> list[sql.Hold]:
-        """The holds that have not ended."""
-        now = self.now()
-        with self.reading() as conn:
-            found = sql.execute(
-                conn, "SELECT system, until, who, why FROM waybill_holds WHERE until > :now", {"now": now}
-            )
-            return [sql.Hold(**row) for row in found.mappings()]
-
-    def hold(self, system: str, *, until: float, who: str, why: str) -> None:
-        """Nothing is sent to this system until an instant (ledger time); an instant in the past ends a hold."""
-        with self.tidying() as (conn, _now):
-            values = {"system": system, "until": until, "who": who, "why": why}
-            sql.execute(conn, sql.REPLACE_HOLD, values)
-
-    def head(self) -> tuple[int, str]:
-        """Number and sha256 of the last event: what a receipt carries."""
-        with self.reading() as conn:
-            found = sql.head_and_row(conn)
-            return (found.number, found.sha256) if found.number and found.sha256 else (0, GENESIS)
-
-    def event_bodies(self, submission_id: int) -> list[dict[str, Any]]:
-        """What happened to a submission, oldest first, with columns and states named as they are now."""
-        query = sa.select(events.c.body).where(events.c.submission_id == submission_id).order_by(events.c.number)
-        with self.reading() as conn:
-            return [todays_names(json.loads(body)) for body in conn.execute(query).scalars()]
-
-    # -- writing ------------------------------------------------------------------------------------------------
+class Ledger(LedgerReader):
+    """A ledger that exists already, and all that may be written to it. See `LedgerReader`."""
 
     @contextmanager
     def _write(self, row: Submission | int | None = None, *, key: Mapping[str, str] | None = None) -> Iterator[Write]:
@@ -199,7 +68,8 @@ class Ledger:
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
             found = sql.head_and_row(conn, id=row_id, key=key)
-            tx = Write(conn, self._time(found), found.number or 0, found.sha256 or GENESIS, hold=found.hold)
+            now, clock = self._times(found)
+            tx = Write(conn, now, found.number or 0, found.sha256 or GENESIS, clock, hold=found.hold)
             tx.row = tx.took_in(found.row) if found.row is not None else None
             yield tx
 
@@ -212,9 +82,9 @@ class Ledger:
         who: str | None = None,
         later: Mapping[str, float] | None = None,
     ) -> Submission | None:
-        """The short way, in two statements: `row` changed, if it still is exactly what the caller saw; None where it is not, or
-        its system is on hold. Then nothing was done, and the long way decides. `later`: columns that become the ledger's
-        time and so many seconds."""
+        """The short way, in two statements: `row` changed, if it still is exactly what the caller saw; None where it is not, its
+        system is on hold, or the clock was set back. Then nothing was done, and the long way decides. `later`: columns that
+        become the ledger's time and so many seconds."""
         try:
             later = {**(later or {}), **({"closed_at": 0.0} if closes(row, values) else {})}
         except LedgerError:  # from what the caller saw; what is there now may be further on
@@ -232,7 +102,7 @@ class Ledger:
             found = sql.swap(conn, seen, stored, later, clock)
             if found is None or found.row is None:
                 return None
-            tx = Write(conn, found.clock, found.number or 0, found.sha256 or GENESIS)
+            tx = Write(conn, found.clock, found.number or 0, found.sha256 or GENESIS, found.clock)
             tx.keep({sha256: text for sha256, text in new_documents.items() if sha256 not in text})
             attached = sql.submission(found.row, detail).attached
             changed = {name: found.row[name] for name in sql.COLUMNS}
@@ -251,15 +121,26 @@ class Ledger:
         """A transaction under the write lock, and the ledger's time, for what changes no submission."""
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
-            yield conn, self._time(sql.head_and_row(conn))
-
-    def _time(self, found: sql.Found) -> float:
-        return max(found.clock if self._clock is None else float(self._clock()), found.at)
+            yield conn, self._times(sql.head_and_row(conn))[0]
 
     def now(self) -> float:
-        """The ledger's clock: the database's, never behind the last event."""
+        """The ledger's time: the database's clock, never behind the last event (see `clock`)."""
         with self.reading() as conn:
-            return self._time(sql.head_and_row(conn))
+            found = sql.head_and_row(conn)
+        now, clock = self._times(found)
+        if must_be_noted(found, clock):
+            with self._write(found.head_submission_id) as tx:
+                if tx.row is not None and tx.clock < tx.now:
+                    tx.change(tx.row, {}, why="the clock of the database is behind")
+        return now
+
+    def hold(self, system: str, *, until: float, who: str, why: str) -> None:
+        """Nothing is sent to this system until an instant, by the database's clock: a person means what a clock shows. An instant
+        in the past ends a hold."""
+        check_hold(system, who, why)
+        with self.tidying() as (conn, _now):
+            values = {"system": system, "until": until, "who": who, "why": why}
+            sql.execute(conn, sql.REPLACE_HOLD, values)
 
     def open(self, intent: Intent, *, quota: Quota | None = None, seen_absent: int | None = None) -> Submission:
         """The open row for this intent: the one that exists with the same payload, or a new generation, RESERVED.
@@ -270,7 +151,7 @@ class Ledger:
         Raises LookAgain where a newer generation has ended since the caller looked, ConflictingRequest when one with another
         payload is open, QuotaExceeded, RequestError, LedgerError.
         """
-        _check(intent)
+        check_intent(intent)
         key = {"system": intent.system, "kind": intent.kind, "business_key": intent.business_key}
         with self._write(key=key) as tx:
             last = tx.row
@@ -282,17 +163,18 @@ class Ledger:
                 if last.cancelled_unsent and last.belongs_to(intent.owner):
                     return last
                 # The number matters: another worker may have made the effect again since this one looked.
-                if seen_absent is not None and last.generation > seen_absent and not last.archived:
+                if seen_absent is not None and last.generation > seen_absent:
                     raise LookAgain(last)
                 if last.is_effective and seen_absent is None:
                     return last
             if quota is not None:
                 user = QuotaUser(intent.system, intent.kind, intent.account)
-                quotas.check(tx.conn, user, intent.size_bytes, quota, tx.now)
-            return tx.insert(_reserved(intent, last.generation + 1 if last else 1, tx.now), why="intent")
+                quotas.check(tx, user, intent.size_bytes, quota)
+            return tx.insert(reserved(intent, last.generation + 1 if last else 1, tx.now), why="intent")
 
     def attach(self, row: Submission, owner: Owner) -> Submission:
         """Notes that another task waits for this submission too."""
+        check_owner(owner, f"{row.system}/{row.kind}")
         with self._changing(row) as (tx, now):
             return self._attach(tx, now, owner)
 
@@ -356,11 +238,11 @@ class Ledger:
             if now.cancel_requested_at is not None:
                 tx.change(now, {"state": State.CANCELLED}, why=CANCELLED_UNSENT)
                 return None
-            if tx.hold is not None and tx.hold.until > tx.now:
-                raise OnHold(tx.hold, tx.now)
+            if tx.hold is not None and tx.hold.until > tx.clock:
+                raise OnHold(tx.hold, tx.clock)
             if quota is not None:
                 user = QuotaUser(now.system, now.kind, now.account)
-                quotas.check(tx.conn, user, now.size_bytes, quota, tx.now, without=now.id)
+                quotas.check(tx, user, now.size_bytes, quota, without=now.id)
             if "state" in values:
                 values = {**values, "sending_at": tx.now, "accept_deadline": tx.now + response_deadline}
                 if now.client_key is not None and "first_sending_at" not in now.detail:
@@ -372,9 +254,18 @@ class Ledger:
     ) -> Submission:
         """Writes down the remote's id. Also a sender that comes late may record, and only record.
 
-        Raises LedgerError where the attempt has meanwhile been replaced or cancelled: the id is kept all the same.
+        An id that no database keeps is kept in another spelling, and as it came in detail `remote_id`. Raises LedgerError where
+        the attempt has meanwhile been replaced or cancelled: the id is kept all the same.
         """
-        row, welcome = _twice(lambda: self._record_sent(attempt, external_id, why, dict(detail or {})))
+        facts, kept = storable(detail), storable_id(external_id)
+        if kept is None:
+            raise RequestError(
+                f"{attempt}: the remote id {printable(external_id)} names nothing: give the one that it has there"
+            )
+        if kept != external_id:
+            facts = {**facts, **storable({"remote_id": external_id})}
+        external_id = kept
+        row, welcome = _twice(lambda: self._record_sent(attempt, external_id, why, facts))
         if not welcome:
             error = LedgerError(
                 f"{row}: the remote's answer {external_id} came after this attempt was replaced or cancelled; the ledger "
@@ -395,7 +286,7 @@ class Ledger:
                 now = tx.change(now, {"state": State.SENDING}, why="found after all")
             elif now.state not in (State.IN_DOUBT, State.ACCEPTED):
                 return now
-            values = {"state": State.SENT, "external_id": external_id, "accept_deadline": tx.now}
+            values = {"state": State.SENT, "external_id": storable_id(external_id), "accept_deadline": tx.now}
             return tx.change(now, values, why="found by probe")
 
     def record_accepted(self, attempt: Submission, detail: Mapping[str, Any], *, named_within: float) -> Submission:
@@ -403,7 +294,8 @@ class Ledger:
 
         Raises LedgerError where the attempt has meanwhile been replaced or cancelled: the answer is kept all the same.
         """
-        row, welcome = _twice(lambda: self._record_accepted(attempt, dict(detail), named_within))
+        within = named_within if 0 <= named_within < LONGEST_NAMELESS_SECONDS else LONGEST_NAMELESS_SECONDS
+        row, welcome = _twice(lambda: self._record_accepted(attempt, storable(detail), within))
         if not welcome:
             error = LedgerError(
                 f"{row}: the remote's yes came after this attempt was replaced or cancelled; the ledger has kept it. Look "
@@ -428,7 +320,7 @@ class Ledger:
                     facts = {**now.detail, **detail, "named_by": tx.now + named_within}
                     values = {"state": State.ACCEPTED, "accept_deadline": tx.now, "detail": facts}
                     return tx.change(now, values, why="accepted, not named yet"), True
-            late = {"detail": {**now.detail, "late_acceptance": detail}}
+            late = {"detail": {**now.detail, "late_acceptance": detail}, **_accepted_now(now, tx.now)}
             return tx.change(now, late, why="late answer of a replaced attempt"), False
 
     def _record_sent(
@@ -457,7 +349,8 @@ class Ledger:
                 return tx.change(now, values, why=why), True
             if now.external_id is None and now.state in (State.SUPERSEDED, State.CANCELLED):
                 return tx.change(now, values, why=f"late answer: {why}"), now.state == State.SUPERSEDED
-            values = {"detail": {**now.detail, "late_answers": [*late, external_id]}}
+            # It counts in a quota beside the row's own job.
+            values = {"detail": {**now.detail, "late_answers": [*late, external_id]}, **_accepted_now(now, tx.now)}
             why = "late answer of a replaced attempt"
             return tx.change(now, values, why=why, late_answer=external_id), False
 
@@ -472,6 +365,8 @@ class Ledger:
         external_id: str | None = None,
     ) -> Submission:
         """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is."""
+        detail = None if detail is None else storable(detail)
+        external_id = None if external_id is None else storable_id(external_id)
         values, later = _moved(row, state, detail, external_id)
         swapped = self._swap(row, values, why=why, who=who, later=later)
         if swapped is not None:
@@ -488,7 +383,7 @@ class Ledger:
     def annotate(self, row: Submission, detail: Mapping[str, Any], *, why: str) -> Submission:
         """Adds facts to a row without moving it."""
         with self._changing(row) as (tx, now):
-            return tx.change(now, {"detail": {**now.detail, **detail}}, why=why)
+            return tx.change(now, {"detail": {**now.detail, **storable(detail)}}, why=why)
 
     def request_cancel(self, row: Submission, *, who: str, why: str) -> Submission:
         """Writes down a cancellation request; a worker carries it out. Twice is once. What is RESERVED is cancelled at once:
@@ -502,6 +397,11 @@ class Ledger:
             return tx.change(now, values, why=why, who=who)
 
 
+def _accepted_now(row: Submission, now: float) -> dict[str, Any]:
+    """The column that changes where the remote has accepted another attempt of a submission, at the latest now."""
+    return {"accept_deadline": max(now, row.accept_deadline or 0.0)}
+
+
 def _moved(
     row: Submission, state: State, detail: Mapping[str, Any] | None, external_id: str | None
 ) -> tuple[dict[str, Any], dict[str, float]]:
@@ -509,7 +409,8 @@ def _moved(
     values: dict[str, Any] = {"state": state}
     later: dict[str, float] = {}
     if state in (State.RESERVED, State.REJECTED):
-        values |= {"accept_deadline": None, "sending_at": None}  # proved: the remote never accepted it
+        values["sending_at"] = None  # proved: the remote never accepted it
+        values["accept_deadline"] = row.accept_deadline if row.late_jobs else None
     elif row.sending_at is not None and row.state in UNCERTAIN and state not in UNCERTAIN:
         later["accept_deadline"] = 0.0  # it is decided now: until here the remote may have accepted it
     if state == State.RESERVED:
@@ -527,50 +428,6 @@ def _twice(write: Callable[[], T]) -> T:
         return write()
     except TransientError:
         return write()
-
-
-def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(values), sql.CHUNK):
-        yield values[start : start + sql.CHUNK]
-
-
-def _check(intent: Intent) -> None:
-    """Refuses what one of the databases would refuse, or cut, before anything is written."""
-    problems = []
-    if len(intent.system) > 40 or len(intent.kind) > 40:
-        problems.append("system and kind have at most 40 characters")
-    key = intent.business_key
-    if (
-        "\0" in key
-        or len(key.encode(errors="surrogatepass")) > KEY_LIMIT
-        or any("\ud800" <= c <= "\udfff" for c in key)
-    ):
-        problems.append(f"business_key must be text of at most {KEY_LIMIT} bytes: give a digest")
-    if intent.size_bytes < 0:
-        problems.append("size_bytes must not be negative")
-    if problems:
-        raise RequestError([f"{intent.system[:40]}/{intent.kind[:40]}: {problem}" for problem in problems])
-
-
-def _reserved(intent: Intent, generation: int, now: float) -> dict[str, Any]:
-    return {
-        "system": intent.system,
-        "kind": intent.kind,
-        "business_key": intent.business_key,
-        "generation": generation,
-        "state": State.RESERVED,
-        "fencing_token": str(uuid.uuid4()),
-        "payload_sha256": intent.payload_sha256,
-        "size_bytes": intent.size_bytes,
-        "dag_id": intent.owner.dag_id,
-        "run_id": intent.owner.run_id,
-        "task_id": intent.owner.task_id,
-        "map_index": intent.owner.map_index,
-        "request_sha256": intent.owner.request_sha256,
-        "account": intent.account,
-        "reserved_at": now,
-        "detail": dict(intent.detail),
-    }
 
 
 def _conflict(last: Submission, intent: Intent) -> str:

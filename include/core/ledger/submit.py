@@ -25,10 +25,13 @@ from include.core.errors import (
     TransientError,
     WaybillError,
 )
+from include.core.ledger.clock import PACE
 from include.core.ledger.migrations import detail_value
+from include.core.ledger.odd_values import storable, storable_id
 from include.core.ledger.rows import Intent, Quota, Submission
 from include.core.ledger.states import State
 from include.core.ledger.store import Ledger, OnHold
+from include.core.text import printable
 
 MAX_ATTEMPTS = 2  # in one call: a lost answer is sent again under the same client key at once, but not on and on
 RESEND_SECONDS = 30.0
@@ -280,10 +283,7 @@ async def _attempt(
     if attempt is None:
         raise LedgerError(f"{reserved}: sent without its fence, while another worker held it; the answer is {answer}")
     ledger.on_step("answered", attempt)
-    if isinstance(answer, Accepted):
-        recorded = ledger.record_accepted(attempt, answer.detail, named_within=answer.named_within_seconds)
-    else:
-        recorded = _record(ledger, attempt, answer if isinstance(answer, Sent) else Sent(answer))
+    recorded = _recorded(ledger, attempt, answer)
     ledger.on_step("recorded", recorded)
     return recorded
 
@@ -336,21 +336,36 @@ def _after_error(ledger: Ledger, attempt: Submission, error: WaybillError) -> Su
     raise error
 
 
+def _recorded(ledger: Ledger, attempt: Submission, answer: Any) -> Submission:
+    """The answer into the ledger, whatever it is: `send` came back, so the remote said yes. One whose id names nothing waits
+    for its id like one that was not to name any."""
+    if not isinstance(answer, Accepted):
+        answer = answer if isinstance(answer, Sent) else Sent(answer)
+        if storable_id(answer.external_id) is not None:
+            return _record(ledger, attempt, answer)
+        odd = {"answer_without_id": answer.external_id}
+        answer = Accepted({**storable(answer.detail), **storable(odd)})
+    return ledger.record_accepted(attempt, answer.detail, named_within=answer.named_within_seconds)
+
+
 def _record(ledger: Ledger, attempt: Submission, answer: Sent) -> Submission:
     """The remote's id into the ledger. Where that fails the message carries it, so that at least the log has it."""
     try:
         return ledger.record_sent(attempt, answer.external_id, why="answer", detail=answer.detail)
     except TransientError as error:
-        raise TransientError(f"{attempt}: the remote took it as {answer.external_id}, but {error}") from None
+        raise TransientError(
+            f"{attempt}: the remote took it as {printable(answer.external_id, quotes=False)}, but {error}"
+        ) from None
     except LedgerError:
         now = ledger.get(attempt.id)
         if now.fencing_token != attempt.fencing_token or now.state not in (State.SENDING, State.IN_DOUBT):
             raise
     # Another row has the id: the remote gave one job for two requests, or uses its numbers again.
-    why = f"the answer {answer.external_id} belongs to another submission"
+    named = str(storable_id(answer.external_id))
+    why = f"the answer {named} belongs to another submission"
     if now.state == State.SENDING:
         now = ledger.move(now, State.IN_DOUBT, why=why)
-    return _held(ledger, now, why=why, detail={"candidates": [answer.external_id]})
+    return _held(ledger, now, why=why, detail={"candidates": [named]})
 
 
 async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
@@ -371,7 +386,8 @@ async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
         return _wait_for_a_name(ledger, row, probe)
     if probe.client_key is not None and row.client_key is not None:
         first = float(row.detail["first_sending_at"])
-        if ledger.now() < first + probe.client_key.valid_seconds - probe.request_timeout_seconds:
+        # The ledger's time may be that much slower than the remote's while its clock is put right.
+        if ledger.now() < first + PACE * probe.client_key.valid_seconds - probe.request_timeout_seconds:
             return ledger.move(
                 row, State.RESERVED, why="sent again under the same client key: the remote drops a second"
             )

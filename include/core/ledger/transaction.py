@@ -40,7 +40,7 @@ def closes(old: Submission, values: dict[str, Any]) -> bool:
 
 @dataclass
 class Write:
-    """One transaction under the write lock. `now` never runs backwards, whatever the host's clock does.
+    """One transaction under the write lock. `now`: the ledger's time, `clock`: what the database's clock shows.
 
     `row` is the one that the transaction was begun for. `stored` holds the rows that it has read or changed, as they are in
     the database.
@@ -50,6 +50,7 @@ class Write:
     now: float
     last_number: int
     last_sha256: str
+    clock: float
     row: Submission | None = None
     hold: sql.Hold | None = None
     stored: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -125,6 +126,8 @@ class Write:
         event: dict[str, Any] = {"number": self.last_number, "at": self.now, "before": before, "why": why, "who": who}
         if attach is not None:
             event["attached"] = asdict(attach)
+        if self.clock < self.now:
+            event["clock"] = self.clock
         body = canonical({**event, "row": row})
         digest = chain_sha256(self.last_sha256, body)
         values = {"number": self.last_number, "submission_id": row["id"], "at": self.now, "body": body}

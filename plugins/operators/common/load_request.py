@@ -53,5 +53,5 @@ class LoadRequestOperator(WaybillOperator):
         except RequestError as error:
             problems += error.problems
         if problems or request is None:
-            raise RequestError(problems)
+            raise RequestError(list(dict.fromkeys(problems)))
         return request

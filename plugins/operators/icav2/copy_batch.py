@@ -22,6 +22,7 @@ from include.core.effects import Phase
 from include.core.errors import DeadlinePassed, Held, VerificationError, WaybillError
 from include.core.receipt import Receipt, ReceiptStore
 from include.core.request import XCOM_LIMIT_BYTES, truncate_for_xcom
+from include.core.text import sentences
 from include.core.watch import Wake, may_pass
 from include.icav2 import report
 from include.icav2.engine import CopyEngine, CopyProgress
@@ -90,7 +91,8 @@ class ICAv2CopyBatchOperator(LegOperator):
             run_id=owner.run_id,
             request_sha256=owner.request_sha256,
             state="running",
-            outcome=f"Copying goes on. Destinations: {counts}." + "".join(f" Waiting: {why}." for why in reasons),
+            outcome=f"Copying goes on. Destinations: {counts}."
+            + "".join(f" {sentences(f'Waiting: {why}')}" for why in reasons),
             asked={"files": engine.plan.files, "bytes": engine.plan.size_bytes},
             items=report.receipt_items(output, []),
         )

@@ -41,7 +41,7 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
             document = run_async(read_input(request.plates_uri, places, limit_bytes=CSV_LIMIT_BYTES))
         except NotFound as error:
             raise RequestError(f"plates_uri: {error}") from None
-    return request.checked(document)
+    return request.plates_used(document)
 
 
 def records_of(context: Context, label: str) -> StepRecords:

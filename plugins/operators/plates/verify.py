@@ -12,6 +12,7 @@ from operators.plates.delete import begun, journal_of
 
 from include.core.errors import NotFound, VerificationError
 from include.core.steps import StepRecords
+from include.core.text import sentences
 from include.plates.approval import manifests_sha256
 from include.plates.compare import ArchivedObject, compare
 from include.plates.models import Outcome, PlatePlan, Verdict
@@ -74,7 +75,7 @@ class PlateVerifyOperator(PlateOperator):
         if found.sentence is not None:
             why = f"its deletion has begun, so its source differs from its archive by Waybill's own doing: {found.sentence}"
             await notes.write("verify", DELETION_BEGUN, why=why)
-            raise VerificationError(f"{plan.tag}: {why}. {how_to_undo(plan.bucket, request.undo_days)}")
+            raise VerificationError(sentences(f"{plan.tag}: {why}", how_to_undo(plan.bucket, request.undo_days)))
 
     async def _look(self, plan: PlatePlan, access: S3Access) -> Verdict:
         return await verify_archive(

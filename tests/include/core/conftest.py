@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy.engine import URL
 
 from harness import postgres
+from harness.sshd import Sshd, sshd
 from include.core.ledger import Ledger, init
-from tests.include.core.ledger_world import Clock
+from tests.include.core.ledger_world import Clock, Remote
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +63,21 @@ def clock() -> Clock:
 def ledger(open_ledger: Callable[..., Ledger], clock: Clock) -> Ledger:
     """A ledger whose clock stands until a test moves it."""
     return open_ledger(clock=clock, monotonic=clock)
+
+
+@pytest.fixture
+def remote() -> Remote:
+    return Remote()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Sshd]:
+    """Without an sshd these tests fail, and say what to install: they must not be skipped unseen."""
+    with sshd() as running:
+        yield running
+
+
+@pytest.fixture
+def faulty() -> Iterator[Sshd]:
+    with sshd(faults=True) as running:
+        yield running

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from include.core.errors import TransientError
+from include.core.errors import AuthError, NotFound, RemoteError, RequestError, TransientError
 from include.core.ledger import (
     DuplicateSafe,
     Intent,
@@ -18,6 +18,7 @@ from include.core.ledger import (
     RemoteSearch,
     SendFence,
     Sent,
+    State,
     Submission,
     submit_once,
 )
@@ -117,3 +118,24 @@ def begun(ledger: Ledger, what: Intent | None = None, quota: Quota | None = None
     attempt = ledger.begin(ledger.open(what or intent(), quota=quota), response_deadline=2 * TIMEOUT)
     assert attempt is not None
     return attempt
+
+
+PROOFS = [
+    (TransientError("429", no_effect=True), State.RESERVED),
+    (AuthError("401"), State.RESERVED),
+    (RemoteError("422", no_effect=True), State.REJECTED),
+    (NotFound("404"), State.REJECTED),
+    (RequestError("bad"), State.REJECTED),
+]
+
+
+def only(ledger: Ledger) -> Submission:
+    return ledger.generations("tape", "restore", "plate-7")[-1]
+
+
+def whys(ledger: Ledger) -> list[str]:
+    return [body["why"] for body in ledger.event_bodies(only(ledger).id)]
+
+
+def past_the_visibility_window(remote: Remote) -> None:
+    remote.now += VISIBILITY_WINDOW + TIMEOUT + 1

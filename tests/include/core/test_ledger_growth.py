@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from include.core.ledger import (
     InDoubt,
     Intent,
     Ledger,
+    LookAgain,
     OnHold,
     Probe,
     Quota,
@@ -291,9 +294,41 @@ def test_an_archive_moves_what_ended_keeps_what_was_done_and_the_chain_goes_thro
     remote = Remote(jobs={f"job-{n}": "old" for n in range(10)})
     assert submit(ledger, remote, intent("key-0", payload="x" * 10)).state == S.DONE  # still known as done
     assert (remote.requests, ledger.known("tape", "restore", ["job-3"])) == (0, {"job-3"})
-    assert submit(ledger, remote, intent("key-0", payload="x" * 10), seen_absent=0).generation == 2
+    with pytest.raises(LookAgain):  # a worker that looked before that job had ended, a week ago or not
+        submit(ledger, remote, intent("key-0", payload="x" * 10), seen_absent=0)
+    assert submit(ledger, remote, intent("key-0", payload="x" * 10), seen_absent=1).generation == 2
     assert archive(ledger, tmp_path, before=clock.at - 7 * 86_400 - 10) == []
     assert verify(ledger, archived=archives_in(tmp_path)).problems == []
+
+
+def test_what_was_placed_somewhere_is_known_for_ever(ledger: Ledger, clock: Clock, tmp_path: Path):
+    """The names of what is there, and of a job that ended badly everything: what it left may be found years later."""
+    names = [f"file-{n:060d}" for n in range(40)]
+    facts = {"created_ids": ["fil.1"], "job_created": 1.0, "job_finished": 2.0}
+    failed = at(ledger, S.SENT, replace(intent("key"), detail={"names": names, "data_ids": ["a"]}), job="job-1")
+    ledger.move(failed, S.FAILED, why="one file is missing", detail=facts)
+    done = at(ledger, S.SENT, replace(intent("key"), detail={"names": names, "data_ids": ["a"]}), job="job-2")
+    ledger.move(done, S.DONE, why="proved", detail={"is_effective": True, "secondary": 1})
+    clock.at += 8 * 86_400
+    at(ledger, S.DONE, intent("young"), job="job-young")
+    (made,) = archive(ledger, tmp_path, before=clock.at - 7 * 86_400 - 10)
+    assert made.submission_ids == {failed.id, done.id}
+    bad, good = ledger.generations("tape", "restore", "key")
+    assert {name: bad.detail[name] for name in facts} == facts
+    assert (bad.detail["names"], good.detail["names"], good.detail["is_effective"]) == (names, names, True)
+    assert "secondary" not in good.detail
+    assert verify(ledger, archived=archives_in(tmp_path)).problems == []
+    ledger.annotate(bad, {"taken_to_have_ended": True}, why="later")
+    assert verify(ledger, archived=archives_in(tmp_path)).problems == []
+    (path,) = [made.path]
+    text = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(text.replace(b"0" * 59 + b"7", b"0" * 59 + b"8")))
+    with ledger._engine.begin() as conn:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        conn.exec_driver_sql(f"UPDATE waybill_archives SET sha256 = '{sha256}'")
+    assert any(
+        f"in {path.name} was changed" in problem for problem in verify(ledger, archived=archives_in(tmp_path)).problems
+    )
 
 
 def test_what_ended_lately_or_without_its_effect_is_not_archived(ledger: Ledger, clock: Clock, tmp_path: Path):

@@ -5,19 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from include.core.errors import (
-    AuthError,
-    Cancelled,
-    ConflictingRequest,
     Held,
     LedgerError,
-    NotFound,
-    RemoteError,
-    RequestError,
     TransientError,
 )
 from include.core.ledger import (
@@ -25,7 +18,6 @@ from include.core.ledger import (
     DuplicateSafe,
     InDoubt,
     Ledger,
-    LookAgain,
     RemoteSearch,
     SendFence,
     Sent,
@@ -33,36 +25,25 @@ from include.core.ledger import (
     Submission,
     resolve,
     submit_once,
-    verify,
 )
-from tests.include.core.ledger_world import TIMEOUT, VISIBILITY_WINDOW, Clock, Crash, Remote, begun, intent, run, submit
+from tests.include.core.ledger_world import (
+    PROOFS,
+    TIMEOUT,
+    VISIBILITY_WINDOW,
+    Clock,
+    Crash,
+    Remote,
+    begun,
+    intent,
+    only,
+    past_the_visibility_window,
+    run,
+    submit,
+    whys,
+)
 from tests.include.core.test_ledger_states import at
 
 S = State
-PROOFS = [
-    (TransientError("429", no_effect=True), S.RESERVED),
-    (AuthError("401"), S.RESERVED),
-    (RemoteError("422", no_effect=True), S.REJECTED),
-    (NotFound("404"), S.REJECTED),
-    (RequestError("bad"), S.REJECTED),
-]
-
-
-@pytest.fixture
-def remote() -> Remote:
-    return Remote()
-
-
-def only(ledger: Ledger) -> Submission:
-    return ledger.generations("tape", "restore", "plate-7")[-1]
-
-
-def whys(ledger: Ledger) -> list[str]:
-    return [body["why"] for body in ledger.event_bodies(only(ledger).id)]
-
-
-def past_the_visibility_window(remote: Remote) -> None:
-    remote.now += VISIBILITY_WINDOW + TIMEOUT + 1
 
 
 def test_an_intent_is_sent_once_and_found_again(ledger: Ledger, remote: Remote):
@@ -484,203 +465,3 @@ def test_a_guard_that_cannot_read_the_ledger_lets_nothing_pass(
 def test_a_lost_attempt_may_be_tried_again_and_proves_no_effect():
     assert AttemptLost("x").retryable
     assert AttemptLost("x").no_effect
-
-
-# -- late answers -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("state", [S.SENDING, S.IN_DOUBT, S.HELD, S.RESERVED])
-def test_a_late_answer_ends_every_doubt(ledger: Ledger, state: State):
-    attempt = begun(ledger)
-    row = attempt
-    for step in {
-        S.SENDING: [],
-        S.IN_DOUBT: [S.IN_DOUBT],
-        S.HELD: [S.IN_DOUBT, S.HELD],
-        S.RESERVED: [S.IN_DOUBT, S.RESERVED],
-    }[state]:
-        row = ledger.move(row, step, why="test")
-    sent = ledger.record_sent(attempt, "job-1", why="answer")
-    assert (sent.state, sent.external_id) == (S.SENT, "job-1")
-    assert ledger.record_sent(attempt, "job-1", why="answer") == sent  # twice is once
-    assert verify(ledger).problems == []
-
-
-def test_a_late_answer_of_a_superseded_attempt_is_kept_with_its_row(ledger: Ledger):
-    attempt = begun(ledger)
-    ledger.move(ledger.move(attempt, S.IN_DOUBT, why="test"), S.SUPERSEDED, why="test")
-    row = ledger.record_sent(attempt, "job-1", why="answer")
-    assert (row.state, row.external_id) == (S.SUPERSEDED, "job-1")
-
-
-def test_a_late_answer_of_a_cancelled_attempt_is_kept_and_reported(ledger: Ledger):
-    attempt = begun(ledger)
-    ledger.move(
-        ledger.move(ledger.move(attempt, S.IN_DOUBT, why="t"), S.HELD, why="t"), S.CANCELLED, why="t", who="amy"
-    )
-    with pytest.raises(LedgerError, match="job-1") as caught:
-        ledger.record_sent(attempt, "job-1", why="answer")
-    assert not caught.value.no_effect
-    assert (only(ledger).state, only(ledger).external_id) == (S.CANCELLED, "job-1")
-
-
-@pytest.mark.parametrize("state", [S.SENT, S.DONE, S.FAILED])
-def test_a_second_job_of_one_generation_is_kept_and_reported(ledger: Ledger, state: State):
-    row = at(ledger, state, job="job-1")
-    for _ in range(2):
-        with pytest.raises(LedgerError, match="job-2"):
-            ledger.record_sent(row, "job-2", why="answer")
-    assert (only(ledger).external_id, only(ledger).detail["late_answers"]) == ("job-1", ["job-2"])
-
-
-def test_a_late_answer_while_the_next_attempt_is_out_does_not_end_that_attempt(ledger: Ledger):
-    old = begun(ledger)
-    ledger.move(ledger.move(old, S.IN_DOUBT, why="t"), S.RESERVED, why="t")
-    new = begun(ledger)
-    with pytest.raises(LedgerError, match="job-1"):
-        ledger.record_sent(old, "job-1", why="answer")
-    assert only(ledger).state == S.SENDING
-    assert ledger.record_sent(new, "job-2", why="answer").external_id == "job-2"
-    assert ledger.known("tape", "restore", ["job-1", "job-2"]) == {"job-1", "job-2"}
-
-
-def test_a_late_answer_after_a_rejection_is_kept_and_reported(ledger: Ledger):
-    attempt = begun(ledger)
-    ledger.move(attempt, S.REJECTED, why="t")
-    with pytest.raises(LedgerError, match="job-1"):
-        ledger.record_sent(attempt, "job-1", why="answer")
-    assert only(ledger).detail["late_answers"] == ["job-1"]
-
-
-def test_an_answer_that_names_another_submissions_job_is_held(ledger: Ledger, remote: Remote):
-    at(ledger, S.SENT, intent("another"), job="job-1")
-    with pytest.raises(Held, match="job-1"):
-        submit(ledger, remote)
-    assert only(ledger).state == S.HELD
-
-
-def test_an_answer_that_cannot_be_recorded_is_named_and_found_by_the_next_try(
-    ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch
-):
-    with monkeypatch.context() as patch:
-        patch.setattr(ledger, "_record_sent", lambda *_a: (_ for _ in ()).throw(TransientError("disk full")))
-        with pytest.raises(TransientError, match=r"job-1.*disk full"):
-            submit(ledger, remote)
-    assert submit(ledger, remote).external_id == "job-1"
-    assert remote.requests == 1
-
-
-@pytest.mark.parametrize("method", ["_take", "_record_sent"])
-def test_a_commit_whose_answer_was_lost_counts(
-    ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch, method: str
-):
-    real, calls = getattr(ledger, method), []
-
-    def commits_then_breaks(*args: Any, **options: Any) -> object:
-        calls.append(args)
-        result = real(*args, **options)
-        if len(calls) == 1:
-            raise TransientError("connection lost while committing")
-        return result
-
-    monkeypatch.setattr(ledger, method, commits_then_breaks)
-    assert submit(ledger, remote).state == S.SENT
-    assert (len(calls), remote.requests) == (2, 1)
-    assert whys(ledger) == ["intent", "sending", "answer"]
-
-
-# -- effects in place, conflicts, cancellations ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("seen_absent", "generation"), [(None, 1), (1, 2)])
-def test_a_done_effect_is_made_again_only_where_it_was_seen_absent(
-    ledger: Ledger, remote: Remote, seen_absent: int | None, generation: int
-):
-    ledger.move(submit(ledger, remote), S.DONE, why="test")
-    assert submit(ledger, remote, seen_absent=seen_absent).generation == generation
-
-
-@pytest.mark.parametrize("ended", [S.DONE, S.FAILED])
-def test_whoever_looked_before_the_last_job_ended_looks_again(ledger: Ledger, remote: Remote, ended: State):
-    """Also a failed job may have done half of what the old look found missing."""
-    ledger.move(submit(ledger, remote), ended, why="test")
-    with pytest.raises(LookAgain):
-        submit(ledger, remote, intent(run_id="run-2"), seen_absent=0)
-    assert remote.requests == 1
-
-
-def test_a_done_effect_with_another_payload_needs_a_look_at_the_effect(ledger: Ledger, remote: Remote):
-    ledger.move(submit(ledger, remote), S.DONE, why="test")
-    with pytest.raises(ConflictingRequest, match="is in effect"):
-        submit(ledger, remote, intent(payload="other"))
-    assert submit(ledger, remote, intent(payload="other"), seen_absent=1).generation == 2
-
-
-def test_another_payload_is_refused_before_anything_is_sent(ledger: Ledger, remote: Remote):
-    submit(ledger, remote)
-    with pytest.raises(ConflictingRequest):
-        submit(ledger, remote, intent(payload="other"))
-    assert remote.requests == 1
-
-
-def test_what_a_person_cancels_while_it_is_prepared_by_a_worker_is_not_sent(ledger: Ledger, remote: Remote):
-    def cancel(step: str, row: Submission) -> None:
-        if step == "intent":
-            ledger.request_cancel(row, who="amy", why="wrong plate")
-
-    ledger.on_step = cancel
-    with pytest.raises(Cancelled, match="cancelled by a person"):
-        submit(ledger, remote)
-    assert (only(ledger).state, remote.requests) == (S.CANCELLED, 0)
-
-
-def test_an_intent_that_another_worker_withdrew_is_asked_anew(ledger: Ledger, remote: Remote):
-    def withdraw(step: str, row: Submission) -> None:
-        if step == "intent" and row.generation == 1:
-            ledger.move(row, S.CANCELLED, why="an older plan's")
-
-    ledger.on_step = withdraw
-    assert submit(ledger, remote).generation == 2
-
-
-def test_a_refusal_seen_by_another_worker_is_told_to_all(ledger: Ledger, remote: Remote):
-    def refuse(step: str, row: Submission) -> None:
-        if step == "intent":
-            attempt = ledger.begin(row, response_deadline=60)
-            ledger.move(attempt, S.REJECTED, why="422", detail={"refusal": "no such plate"})
-
-    ledger.on_step = refuse
-    with pytest.raises(RemoteError, match="no such plate"):
-        submit(ledger, remote)
-
-
-# -- resolve, alone ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("candidates", [[], ["plate-7"], ["plate-7", "plate-7"]])
-def test_what_is_decided_while_it_is_searched_for_stays_decided(ledger: Ledger, remote: Remote, candidates: list[str]):
-    row = ledger.move(begun(ledger), S.IN_DOUBT, why="test")
-    for key in candidates:
-        remote.accept(key)
-
-    async def search_and_answer(found: Submission):
-        seen = await remote.search(found)
-        if ledger.get(row.id).state == S.IN_DOUBT:
-            ledger.record_sent(row, "job-99", why="answer")
-        return seen
-
-    probe = replace(remote.probe(), search=search_and_answer)
-    try:
-        run(resolve(ledger, row, probe))
-    except LedgerError:
-        pass
-    assert (only(ledger).state, only(ledger).external_id) == (S.SENT, "job-99")
-
-
-def test_of_two_probers_only_one_takes_a_job(ledger: Ledger, remote: Remote, monkeypatch: pytest.MonkeyPatch):
-    one = ledger.move(begun(ledger), S.IN_DOUBT, why="test")
-    other = ledger.move(begun(ledger, intent("other")), S.IN_DOUBT, why="test")
-    ledger.record_sent(other, remote.accept("plate-7"), why="found by probe")
-    monkeypatch.setattr(ledger, "known", lambda *_args: set())  # read just before the other's commit
-    row = run(resolve(ledger, one, remote.probe()))
-    assert (row.id, row.state, row.external_id) == (one.id, S.IN_DOUBT, None)

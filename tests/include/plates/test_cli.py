@@ -103,6 +103,25 @@ def test_bad_input_is_2_and_an_unreachable_store_4(bench: Bench, monkeypatch: py
     assert call(bench, "ls") == 4
 
 
+def test_every_fault_of_the_options_is_told_at_once(capsys: pytest.CaptureFixture[str]):
+    ids = ["--project", PROJECT, "--batch", BATCH]
+    wrong = ["--source", "s", "--level", "12", "--copy-from-mib", "5", "--part-mib", "1"]
+    assert main(["archive", *ids, *wrong]) == 2
+    told = capsys.readouterr().err.splitlines()
+    for word in (
+        "give --plate-id",
+        "source: layout broad2018 does not use it",
+        "--level",
+        "--copy-from-mib",
+        "--part-mib",
+    ):
+        assert any(line.startswith(f"refused: {word}") for line in told), word
+    assert main(["restore", *ids, "--layout", "cpg", "--part", "image", "--to", "x"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    for word in ("give --plate-id", "source: layout cpg needs it", "--part: image not known"):
+        assert any(line.startswith(f"refused: {word}") for line in told), word
+
+
 def test_no_message_shows_a_secret(bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "do-not-show-me")
     call(bench, "plan")

@@ -8,7 +8,7 @@ import pytest
 
 from include.core.questions import Record
 from include.core.remedies import lines_of, remedy_of
-from include.plates.report import STEPS, Standing, is_good, standing
+from include.plates.report import STEPS, Standing, is_good, outcome_of, standing
 
 ROW: dict[str, Any] = {"name": "20585", "objects": 3, "bytes": 9, "problems": [], "warnings": []}
 ASKED: dict[str, Any] = {"delete_parts": ["images"], "bucket": "live", "undo_days": 0}
@@ -88,3 +88,19 @@ def test_what_did_not_says_why_and_what_to_do(found: Standing, state: str, remed
 def test_a_plate_that_is_only_verified_is_not_good_where_it_was_to_be_deleted():
     assert not is_good("verified", ASKED)
     assert is_good("verified", {"delete_parts": []})
+
+
+def test_an_outcome_without_a_proved_plate_says_first_what_is_the_matter():
+    item = {
+        "plate": "20585",
+        "state": "not planned",
+        "why": "nothing lies below images.",
+        "objects": 0,
+        "bytes": 0,
+        "deleted": 0,
+    }
+    for asked in ({}, ASKED):
+        told = outcome_of([item], asked, None)
+        assert told == "No plate is archived and verified: plate 20585 is not planned: nothing lies below images."
+    told = outcome_of([item, {**item, "plate": "20586"}], {}, None)
+    assert told.endswith("nothing lies below images (1 more plate: see the receipt).")

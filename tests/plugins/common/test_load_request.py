@@ -73,8 +73,11 @@ def test_a_faulty_field_does_not_hide_what_is_wrong_with_the_manifest(load: Load
 
 def test_an_unknown_field_does_not_hide_that_there_are_two_manifests(load: LoadRequestOperator, ledger: Ledger):
     run = Run({"manifest": GOOD, "manifest_b64gz": "AAAA", "typo": 1})
-    with pytest.raises(RequestError, match="2 problems"):
+    with pytest.raises(RequestError, match="3 problems"):
         run.execute(load)
+    told = "\n".join(run.xcoms["load_request", "request_errors"])
+    for fault in ("typo", "given: manifest, manifest_b64gz", "manifest_b64gz cannot be decoded"):
+        assert fault in told
 
 
 def test_a_manifest_of_the_wrong_type_is_not_called_missing(load: LoadRequestOperator, ledger: Ledger):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from include.core.errors import RequestError
-from include.core.request import load, param_schemas
+from include.core.request import LOST_IN_FORM, load, load_without_faults, param_schemas
 from include.plates.layout import BROAD2018, CPG
 from include.plates.models import GIB, MIB
 from include.plates.request import MOST_PLATES, BackupRequest, PlatesRequest, RestoreRequest
@@ -24,11 +24,18 @@ OWN = {
 
 def faults(model: type[PlatesRequest], **conf: Any) -> list[str]:
     """Everything that is wrong, as load_request tells it."""
+    whole = {**IDS, **conf}
+    problems: list[str] = []
     try:
-        load(model, {**IDS, **conf}).checked(None)  # type: ignore[attr-defined]
+        request: PlatesRequest | None = load(model, whole)
     except RequestError as error:
-        return error.problems
-    return []
+        problems, request = list(error.problems), load_without_faults(model, whole, error.problems)
+    try:
+        if request is not None:
+            request.plates_used(None)
+    except RequestError as error:
+        problems += error.problems
+    return problems
 
 
 def test_project_batch_and_plates_are_enough_and_delete_nothing():
@@ -113,19 +120,83 @@ def test_own_templates_make_a_layout_and_its_parts_may_be_deleted():
 
 def test_two_measurements_of_one_plate_id_are_told_apart():
     rows = [{"plate_id": "1", "plate_id_full": "1__a"}, {"plate_id": "1", "plate_id_full": "1__b"}]
-    assert all(plate.tag_by_full for plate in load(BackupRequest, {**IDS, "plates": rows}).checked(None))
+    assert all(plate.tag_by_full for plate in load(BackupRequest, {**IDS, "plates": rows}).plates_used(None))
 
 
 def test_plates_csv_is_read_as_the_procedure_writes_it():
     request = load(BackupRequest, {**IDS, "plates_uri": "file:///in/plates.csv"})
-    plates = request.checked(b"plate_id,plate_id_full\n1,1__2016-04-21T03_34_00-Measurement 1\n")
+    plates = request.plates_used(b"plate_id,plate_id_full\n1,1__2016-04-21T03_34_00-Measurement 1\n")
     assert plates[0].plate_id_full == "1__2016-04-21T03_34_00-Measurement 1"
     for wrong in (b"id,full\n1,1\n", b"plate_id,plate_id_full\n", b"\xff\xfe"):
         with pytest.raises(RequestError):
-            request.checked(wrong)
+            request.plates_used(wrong)
     many = "plate_id,plate_id_full\n" + "".join(f"{n},{n}\n" for n in range(MOST_PLATES + 1))
     with pytest.raises(RequestError, match="split it"):
-        request.checked(many.encode())
+        request.plates_used(many.encode())
+
+
+@pytest.mark.parametrize("model", [BackupRequest, RestoreRequest])
+def test_the_form_may_have_dropped_what_was_pasted(model: type[PlatesRequest]):
+    (told,) = faults(model, plates=None)
+    assert "(given: none)" in told
+    assert LOST_IN_FORM in told
+    (told,) = faults(model, plates=ROWS, plates_uri="file:///x")
+    assert "(given: plates and plates_uri)" in told
+    assert LOST_IN_FORM not in told
+    fields = param_schemas(model)
+    assert all("not valid JSON" in fields[name]["description_md"] for name in ("plates", "part_prefixes"))
+
+
+def test_faults_of_every_rule_are_told_beside_those_of_the_others():
+    conf = {
+        "plates": ROWS,
+        "plates_uri": "file:///x",
+        "level": 12,
+        "delete_parts": ["image"],
+        "source": "s",
+        "bucket": "A/",
+    }
+    told = faults(BackupRequest, **conf)
+    for word in ("plates and plates_uri", "level", "delete_parts: image not known", "source", "bucket"):
+        assert len([line for line in told if line.startswith(word)]) == 1, word
+    assert len(told) == 5
+    told = faults(RestoreRequest, parts=["image"], to_prefix="/x", strip="p/", layout="cpg")
+    for word in (
+        "plates and plates_uri",
+        "to_prefix",
+        "parts: image not known",
+        "source: layout cpg needs it",
+        "strip: only",
+    ):
+        assert len([line for line in told if line.startswith(word)]) == 1, word
+    assert len(told) == 5
+
+
+@pytest.mark.parametrize(
+    ("conf", "word"),
+    [
+        ({"source": "source_4"}, "layout broad2018 does not use it"),
+        ({**OWN, "source": "source_4"}, "layout own does not use it"),
+        ({**OWN, "archive_prefix": "{source}/"}, "layout own needs it"),
+        ({"strip": "x/"}, "strip: only for layout own"),
+        ({"tag": "{plate_id}"}, "tag: only for layout own"),
+    ],
+)
+def test_a_field_that_the_layout_does_not_use_is_refused(conf: dict[str, Any], word: str):
+    for model in (BackupRequest, RestoreRequest):
+        assert any(word in line for line in faults(model, plates=ROWS, **conf))
+
+
+def test_the_form_sends_the_defaults_of_fields_that_the_layout_does_not_use():
+    sent = {name: schema["default"] for name, schema in param_schemas(BackupRequest).items()}
+    assert faults(BackupRequest, **{**sent, **IDS, "plates": ROWS}) == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"part_prefixes": {"images": 5}}, {"layout": 5}, {"strip": 5}, {"part_prefixes": "x"}]
+)
+def test_fields_of_a_wrong_type_are_told_and_nothing_else_breaks(wrong: dict[str, Any]):
+    assert any(line.startswith(next(iter(wrong))) for line in faults(BackupRequest, **{"plates": ROWS, **OWN, **wrong}))
 
 
 @pytest.mark.parametrize(
