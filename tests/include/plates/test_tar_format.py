@@ -22,7 +22,16 @@ from include.plates.layout import BROAD2018, volume_digest
 from include.plates.manifest import decode_manifest, encode_manifest
 from include.plates.models import GIB, MIB, ArchiveSettings, Frame, ManifestHead, ManifestMember, SourceObject
 from include.plates.plan import folders_of, key_problems, plan_volumes
-from include.plates.tar_format import END_MARKER, header, header_length, padding, place
+from include.plates.tar_format import (
+    END_MARKER,
+    PlacedMembers,
+    folder_time,
+    header,
+    header_length,
+    member_rows,
+    padding,
+    place,
+)
 from include.plates.verify_evidence import parse_manifest, plan_digest
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
 from include.s3 import checksums
@@ -105,6 +114,21 @@ def test_a_key_of_more_than_255_bytes_and_a_splittable_one():
 def test_a_folder_has_its_own_type():
     info = _first(header("a/b/", 0, 7))
     assert info.isdir() and info.mode == 0o755
+
+
+@given(st.sets(NAMES, max_size=12), st.integers(0, 9 * GIB))
+def test_members_placed_on_demand_are_those_placed_at_once(names: set[str], size: int):
+    objects = [source(f"projects/x/{name}", size) for name in names]
+    rows = member_rows(BROAD2018, "T", ["projects/x/"], objects)
+    planned = list(place(rows, folder_time(objects)))
+    ordered = [row for _, row in rows if row is not None]
+    placed = PlacedMembers(BROAD2018, "T", ["projects/x/"], ordered)
+    assert list(placed) == planned == placed[:] and placed[-1] == planned[-1]
+
+
+def test_members_of_a_plan_out_of_order_are_refused():
+    with pytest.raises(VerificationError, match="not in order"):
+        PlacedMembers(BROAD2018, "T", [], [source("projects/b", 1), source("projects/a", 1)])
 
 
 FILES = st.dictionaries(NAMES, st.binary(max_size=2000), max_size=8)
