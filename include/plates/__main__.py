@@ -47,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument(
         "--copy-by", choices=["worker", "server"], default="worker", help="server: inside the store (needs none)"
     )
-    writing.add_argument("--no-probe", action="store_true", help="do not try to read every object while planning")
+    writing.add_argument(
+        "--no-probe",
+        action="store_true",
+        help="plan: do not try to read every object; archive: do not try all where one may not be read",
+    )
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument(
         "--journal",

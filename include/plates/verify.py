@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -35,7 +35,7 @@ from include.plates.verify_evidence import (
     plan_digest,
 )
 from include.plates.verify_store import provable, prove_by_checksums
-from include.plates.verify_tar import Damaged, TarScanner, Unpacker
+from include.plates.verify_tar import Damaged, Found, TarScanner, Unpacker
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import SourceChanged
 
@@ -61,8 +61,8 @@ async def verify_archive(
     With `level` store-proved, a tarball whose checksum follows from those of its sources is not read (verify_store.py);
     others are. The verdict says how far it goes.
 
-    When all is verified, and `write_documents`, it writes what only a verified archive may have: a `.md5` that the
-    archiver could not make (after a resume) and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
+    When all is verified, and `write_documents`, it writes what only a verified archive may have: the `.md5` of the
+    bytes that were read back, and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
     """
     unfit = problems_of(plate, layout)
     if unfit:
@@ -303,13 +303,9 @@ class _Verification:
     def _compare_members(self, volume: Evidence) -> None:
         """V4: every member once, with name, size, place and SHA-256 of the manifest, and nothing else."""
         wrong: list[str] = []
-        planned = [(r["name"], r["size"], r["modified"], r["header_offset"], r["data_offset"]) for r in volume.rows]
-        stored = [(f.name, f.size, f.modified, f.header_offset, f.data_offset) for f in volume.found]
-        if planned != stored:
-            first = next((n for n, (a, b) in enumerate(zip(planned, stored, strict=False)) if a != b), None)
-            where = (
-                f"from {planned[first][0]!r} on" if first is not None else f"{len(stored)} of {len(planned)} members"
-            )
+        other = next((r for r, f in zip(volume.rows, volume.found, strict=False) if not _same_place(r, f)), None)
+        if other is not None or len(volume.rows) != len(volume.found):
+            where = f"from {other['name']!r} on" if other else f"{len(volume.found)} of {len(volume.rows)} members"
             wrong.append(f"the members are not those of the manifest ({where})")
         else:
             for row, found in zip(volume.rows, volume.found, strict=True):
@@ -320,7 +316,9 @@ class _Verification:
         if wrong:
             self.say("V4", Outcome.MISMATCH, f"{volume.key}: {_few(wrong)}")
             return
-        self.say("V4", Outcome.VERIFIED, f"{volume.key}: {len(stored)} members read back from the store, byte for byte")
+        self.say(
+            "V4", Outcome.VERIFIED, f"{volume.key}: {len(volume.found)} members read back from the store, byte for byte"
+        )
 
     async def _compare_with_etags(self, volume: Evidence) -> None:
         """V2: the stored bytes are the source's, by what the source store itself says of them."""
@@ -366,11 +364,11 @@ class _Verification:
                 "the manifests do not cover the plate, so there is nothing to compare it with",
             )
             return
-        archived = [
+        archived = (
             ArchivedObject(row["key"], row.get("etag"), row["size"], row.get("version_id"))
             for volume in self._done
             for row in volume.objects
-        ]
+        )
         found = await compare(archived, self._plate, self._layout, self._source)
         same, changed = await self._written_again(found.changed)
         wrong = [
@@ -411,7 +409,9 @@ class _Verification:
         checks = tuple(_check(name, self._checks[name]) for name in self._checks)
         outcomes = {check.outcome for check in checks}
         outcome = next((o for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE) if o in outcomes), Outcome.VERIFIED)
-        rows = [row for volume in self._done for row in volume.objects]
+        objects = size_bytes = 0
+        for row in (row for volume in self._done for row in volume.objects):
+            objects, size_bytes = objects + 1, size_bytes + int(row["size"])
         lines = "".join(f"{volume.manifest_key} {volume.manifest_sha256}\n" for volume in self._done)
         return Verdict(
             plate=self._plate,
@@ -422,8 +422,8 @@ class _Verification:
             outcome=outcome,
             checks=checks,
             volumes=tuple(_proof(volume) for volume in self._done),
-            objects=len(rows),
-            size_bytes=sum(int(row["size"]) for row in rows),
+            objects=objects,
+            size_bytes=size_bytes,
             manifests_sha256=hashlib.sha256(lines.encode()).hexdigest(),
             stopped_by=type(self.stopped_by).__name__ if self.stopped_by else "",
         )
@@ -444,12 +444,17 @@ class _Verification:
                     continue  # store-proved: nothing was read that an MD5 could be of
                 base = volume.manifest_key.removesuffix(".manifest.jsonl.zst")
                 await self._archive.put_new(base + ".md5", listings.md5_line(volume.md5, volume.key.rsplit("/", 1)[-1]))
-            rows = [row for volume in self._done for row in volume.objects]
-            objects = [(row["key"], row.get("version_id"), row.get("etag") or "") for row in rows]
+            rows = (row for volume in self._done for row in volume.objects)
+            objects = ((row["key"], row.get("version_id"), row.get("etag") or "") for row in rows)
             await self._source.put(key, listings.delete_script(self._source.name, objects).encode())
         except WaybillError:
             return verdict  # the proof stands without these documents; `delete_script` stays empty
         return verdict.model_copy(update={"delete_script": f"s3://{self._source.name}/{key}"})
+
+
+def _same_place(row: Mapping[str, Any], found: Found) -> bool:
+    planned = (row["name"], row["size"], row["modified"], row["header_offset"], row["data_offset"])
+    return planned == (found.name, found.size, found.modified, found.header_offset, found.data_offset)
 
 
 def _check(name: str, said: Sequence[tuple[Outcome, str]]) -> Check:
