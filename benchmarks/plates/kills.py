@@ -1,4 +1,4 @@
-"""Workers killed with SIGKILL at random instants while they archive, verify and delete a plate: 100 kills.
+"""Workers killed with SIGKILL at random instants while they archive, verify and delete a plate: 120 kills.
 
 Invariant: a kill counts only if it came before the command had ended by itself, and what is
 right is read from the buckets (harness/plates/kills.py).
@@ -10,16 +10,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-KILLS = {"archive": 40, "verify": 20, "delete": 40}
+KILLS = {"archive": 40, "archive inside the store": 20, "verify": 20, "delete": 40}
 PER_ROUND = 4
 Row = dict[str, Any]
 
 
 def run(*, quick: bool) -> list[Row]:
     from harness.plates import servers
-    from harness.plates.kills import kill_archiving, kill_deleting, kill_verifying
+    from harness.plates.kills import kill_archiving, kill_copying, kill_deleting, kill_verifying
 
-    plays = {"archive": kill_archiving, "verify": kill_verifying, "delete": kill_deleting}
+    plays = {
+        "archive": kill_archiving,
+        "archive inside the store": kill_copying,
+        "verify": kill_verifying,
+        "delete": kill_deleting,
+    }
     rows: list[Row] = []
     killed = 0
     with servers.moto() as url:
@@ -52,8 +57,10 @@ def _rounds(url: str, play: Any, wanted: int) -> Any:
 
 
 def _rows(name: str, told: Any) -> list[Row]:
+    archives = {"archives with other bytes than undisturbed": told.different, "finished parts sent again": told.resent}
     figures = {
-        "archive": {"archives with other bytes than undisturbed": told.different, "finished parts sent again": told.resent},
+        "archive": archives,
+        "archive inside the store": archives,
         "verify": {"archives, plates or verdicts that changed": told.different},
         "delete": {
             "deletions that did not end as undisturbed": told.different,

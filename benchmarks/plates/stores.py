@@ -67,7 +67,7 @@ def _is_tarball(name: str) -> bool:
     return name.endswith((".tar", ".tar.gz"))
 
 
-def _client(url: str) -> Any:
+def client_of(url: str) -> Any:
     import boto3
     from botocore.config import Config
 
@@ -93,7 +93,7 @@ def rclone(plates: Sequence[Workload]) -> Iterator[Store]:
         for plate in plates:
             write(plate, served / plate.name)
         with servers.rclone(served) as url:
-            yield Store(url, _client(url), served, served)
+            yield Store(url, client_of(url), served, served)
     finally:
         shutil.rmtree(served)
 
@@ -106,7 +106,7 @@ def radosgw_is_installed() -> bool:
 def radosgw(plate: Workload, files: Path) -> Iterator[Store]:
     """A fresh cluster of one monitor, one store in memory and one gateway, with the plate whose files lie in `files`."""
     with _cluster() as url:
-        store = Store(url, _client(url), files, None)
+        store = Store(url, client_of(url), files, None)
         store.client.create_bucket(Bucket=plate.name)
         with ThreadPoolExecutor(8) as pool:
             sent = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.plates import sop_policy
+from harness.plates.fault_copies import COPIES
 from harness.plates.fault_shapes import (
     CUT_UPLOAD,
     CUT_VERSIONS,
@@ -201,6 +202,8 @@ CASES = (
     story("an archived-class source", cold_source),
     story("the procedure's own tarball, one flipped bit", script_tarball),
     story("the procedure's own tarball, whole", whole_script_tarball),
+    # The store copies
+    *(Case(name, ends=ends, story=play) for name, play, ends in COPIES),
     # Approvals
     Case("F34 the tarball is replaced after the approval", (VOID,), files=even, after_approval=contents_swapped),
     story("F34 an approval of another plate", proof_of_another),

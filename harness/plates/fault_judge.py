@@ -68,7 +68,7 @@ def still_there(bench: Bench, truth: Mapping[str, bytes]) -> set[str]:
 
 
 def stored(bench: Bench) -> list[bytes]:
-    tarballs = sorted(key for key in bench.keys(bench.cold) if key.endswith(".tar.gz"))
+    tarballs = sorted(key for key in bench.keys(bench.cold) if key.endswith((".tar", ".tar.gz")))
     return [bench.get(key) for key in tarballs]
 
 

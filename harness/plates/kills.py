@@ -24,6 +24,7 @@ from harness.plates import fault_judge, servers
 from harness.plates.bench import Bench, run
 from harness.plates.fault_table import ALL
 from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
+from harness.plates.simulated import simulated
 from harness.proxy import Answer, Call, ConnectionDropped, Forward, Front, call, proxied
 from include.plates.models import MIB
 
@@ -112,14 +113,15 @@ def target(bench: Bench, rng: random.Random) -> Iterator[Target]:
         yield Target(replace(bench, url=front.url), front, rng)
 
 
-def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
+def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int, *, copy_by: str = "worker") -> Round:
     """An archive that is killed again and again, and then let through; on the same buckets as an undisturbed one before."""
     told, rng = Round(), random.Random(seed)
-    bench.put(plate_files(plate()) | {f"{IMAGES}f{n}": servers.noise((seed, n), 3 * MIB) for n in range(9)})
-    options = ("--compression", "none", "--part-mib", "5", "--volume-gib", "1", "--journal")
+    size = 3 * MIB if copy_by == "worker" else 6 * MIB
+    bench.put(plate_files(plate()) | {f"{IMAGES}f{n}": servers.noise((seed, n), size) for n in range(9)})
+    options = ("--compression", "none", "--copy-by", copy_by, "--part-mib", "5", "--volume-gib", "1", "--journal")
     with target(bench, rng) as one:
         told.different += not one.finish("archive", *options, str(folder / "undisturbed"))
-        run(bench.verify(plate()))  # writes the .md5, which a resumed archive cannot know
+        run(bench.verify(plate()))  # writes the .md5
         expected = contents(bench)
         for key in expected:
             bench.client.delete_object(Bucket=bench.cold, Key=key)
@@ -129,8 +131,17 @@ def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
         told.resent += resent(one.front, folder / "killed", lambda: told_end(told, one, *killed))
     told.different += run(bench.verify(plate())).outcome.value != "verified"
     told.different += contents(bench) != expected
+    told.different += bool(
+        bench.client.list_multipart_uploads(Bucket=bench.cold, Prefix="waybill-staging/").get("Uploads")
+    )
     told.unproved += len(bench.files.keys() - bench.keys(bench.live))
     return told
+
+
+def kill_copying(_bench: Bench, folder: Path, seed: int, kills: int) -> Round:
+    """The same of an archive that the store puts together itself, which leaves no pieces either; on the S3 simulator."""
+    with simulated(folder / "journals") as store:
+        return kill_archiving(store.bench, folder, seed, kills, copy_by="server")
 
 
 def told_kill(told: Round, one: Target, *arguments: str) -> None:

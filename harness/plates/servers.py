@@ -53,16 +53,21 @@ def serving(command: list[str], port: int, environment: Mapping[str, str] | None
         start_new_session=True,
     )
     try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
-                break
-            if process.poll() is not None:
-                raise RuntimeError(f"{command[0]} ended with {process.returncode}")
-            time.sleep(0.05)
+        wait_for(port, process)
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=10)
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until a server takes connections. Raises RuntimeError where it ends first."""
+    for _ in range(300):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=0.2):
+            return
+        if process.poll() is not None:
+            raise RuntimeError(f"{process.args!r} ended with {process.returncode}")
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

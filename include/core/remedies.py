@@ -268,7 +268,10 @@ def _unverifiable(problem: Problem, again: str, at: float | None) -> str:
 
 
 def _not_found(problem: Problem, again: str, at: float | None) -> str:
-    return f"Put back or correct what is named, then {_clear(problem)}; where the conf names it, trigger with another conf."
+    return (
+        "Where the conf names it, correct the conf and trigger the DAG anew; else put back what is named, then "
+        f"{_clear(problem)}."
+    )
 
 
 def _conflict(problem: Problem, again: str, at: float | None) -> str:

@@ -44,8 +44,14 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument("--level", type=int, default=1)
     writing.add_argument("--part-mib", type=int, default=32)
     writing.add_argument("--volume-gib", type=int, default=300)
-    writing.add_argument("--copy-from-mib", type=int, help="let the store copy members from this size on (needs none)")
-    writing.add_argument("--no-probe", action="store_true", help="do not try to read every object while planning")
+    writing.add_argument(
+        "--copy-by", choices=["worker", "server"], default="worker", help="server: inside the store (needs none)"
+    )
+    writing.add_argument(
+        "--no-probe",
+        action="store_true",
+        help="plan: do not try to read every object; archive: do not try all where one may not be read",
+    )
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument(
         "--journal",
@@ -59,11 +65,22 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser(
         "archive", parents=[common, writing, journal], help="write the tarballs, or continue writing them"
     )
-    commands.add_parser("verify", parents=[common], help="read the tarballs back and prove them: 0, 1 or 3")
+    proving = argparse.ArgumentParser(add_help=False)
+    proving.add_argument(
+        "--proof",
+        choices=["read_back", "store_proved"],
+        default="read_back",
+        help="store_proved: by the checksums that the store keeps, where they say it; what is left is read back",
+    )
+    commands.add_parser("verify", parents=[common, proving], help="prove the tarballs: 0, 1 or 3")
     listing = commands.add_parser("ls", parents=[common], help="what an archive holds, from its manifests")
     listing.add_argument("--part", action="append", default=[])
     _restore(commands.add_parser("restore", parents=[common], help="whole plates, parts or single files"))
-    _delete(commands.add_parser("delete", parents=[common, journal], help="delete what a fresh verification proves"))
+    _delete(
+        commands.add_parser(
+            "delete", parents=[common, journal, proving], help="delete what a fresh verification proves"
+        )
+    )
     _where(commands)
     return top
 
@@ -107,6 +124,9 @@ def _delete(command: argparse.ArgumentParser) -> None:
         default="refuse",
         choices=["refuse", "keep_hidden", "delete"],
         help="what happens to versions below the deleted objects, which would be current again",
+    )
+    command.add_argument(
+        "--needs", choices=["read_back", "store_proved"], default="read_back", help="the weakest proof allowed"
     )
     command.add_argument("--retention", default="versioned", choices=["none", "versioned", "locked"])
 

@@ -16,7 +16,7 @@ from typing import Any
 from include.core.text import format_bytes, pluralize
 from include.plates.delete import PROOF_DAYS, PartPreview
 from include.plates.layout import manifest_key
-from include.plates.models import PlatePlan, Verdict
+from include.plates.models import Level, PlatePlan, Verdict
 from include.plates.request import BackupRequest
 from include.s3.bucket import Bucket, KeyVersion
 
@@ -40,9 +40,15 @@ def digest_of(request: BackupRequest, plates: Sequence[Proved]) -> str:
     """What a person approves: these manifests, and what is deleted of their plates, where, and how."""
     order = request.order("")
     asked = [request.bucket, request.archive_bucket, order.parts, order.phase, order.retention, order.undo_days]
-    asked.append(order.older_versions)
+    asked += [order.older_versions, order.needs]
     rows = sorted(
-        [plate.label, plate.verdict.tag, plate.verdict.manifests_sha256, [_part(part) for part in plate.parts]]
+        [
+            plate.label,
+            plate.verdict.tag,
+            plate.verdict.manifests_sha256,
+            plate.verdict.level,
+            [_part(part) for part in plate.parts],
+        ]
         for plate in plates
     )
     return hashlib.sha256(json.dumps([DIGEST_VERSION, asked, rows], ensure_ascii=False).encode()).hexdigest()
@@ -77,8 +83,7 @@ def body(request: BackupRequest, plates: Sequence[Proved], changed: Mapping[str,
     )
     lines = [
         f"Project {request.project}, batch {request.batch}. These objects are deleted from `{request.bucket}`. {how}",
-        f"The tarballs stay in `{request.archive_bucket}`, retention **{request.retention}**; each was read back whole and "
-        "agrees with its source byte for byte.",
+        f"The tarballs stay in `{request.archive_bucket}`, retention **{request.retention}**; {_proved(plates)}",
         "",
         f"| plate | {' | '.join(names)} | deleted in all | stays archived | proof | manifests (sha256) |",
         f"| --- | {' | '.join('---:' for _ in names)} | ---: | ---: | --- | --- |",
@@ -124,15 +129,29 @@ def _proofs(plates: Sequence[Proved]) -> list[str]:
     read, until = (datetime.fromtimestamp(at, UTC).date().isoformat() for at in (oldest, oldest + PROOF_DAYS * 86_400))
     return [
         "",
-        f"The tarballs were read back on {read} or later; a proof counts {PROOF_DAYS:g} days, here until {until}.",
+        f"The tarballs were proved on {read} or later; a proof counts {PROOF_DAYS:g} days, here until {until}.",
     ]
+
+
+def _proved(plates: Sequence[Proved]) -> str:
+    weak = sum(plate.verdict.level is Level.STORE_PROVED for plate in plates)
+    whole = "each was read back whole and agrees with its source byte for byte."
+    if not weak:
+        return whole
+    stored = (
+        "**store-proved**: nothing was read; the CRC64NVME that the store holds of each tarball is the one that follows from "
+        "those that it holds of the files. A bit that changed later, unseen by the store, is not found so."
+    )
+    if weak == len(plates):
+        return f"they are {stored}"
+    return f"{pluralize(weak, 'plate')} of {len(plates)}, see the column *proof*, are {stored} Of the others, {whole}"
 
 
 def _row(plate: Proved) -> str:
     proof = plate.verdict
     per_part = ["kept: shared" if part.shared else _counted([part]) for part in plate.parts]
     archived = f"{proof.objects}, {format_bytes(proof.size_bytes)}"
-    cells = [proof.plate.plate_id_full, *per_part, _counted(plate.parts), archived, "V1 to V5"]
+    cells = [proof.plate.plate_id_full, *per_part, _counted(plate.parts), archived, f"V1 to V5, {proof.level.words}"]
     return f"| {' | '.join(cells)} | `{proof.manifests_sha256[:16]}…` |"
 
 

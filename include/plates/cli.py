@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from include.core import terminal as screen
-from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
+from include.core.errors import Forbidden, NotFound, RequestError, VerificationError, WaybillError
 from include.core.journal import journals_in
 from include.core.patience import Patience
 from include.core.progress import OnProgress
@@ -34,6 +34,7 @@ from include.plates.models import (
     ArchiveResult,
     ArchiveSettings,
     Layout,
+    Level,
     ManifestMember,
     Outcome,
     Plate,
@@ -43,12 +44,13 @@ from include.plates.models import (
 )
 from include.plates.plates_csv import read_plates_csv
 from include.s3.bucket import S3Access
+from include.s3.errors import ColdObject
 
 if TYPE_CHECKING:
     from include.plates.restore_target import Sink
 
 Options = argparse.Namespace
-_OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib", "copy_from_bytes": "--copy-from-mib"}
+_OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib"}
 R = TypeVar("R")
 
 
@@ -78,7 +80,8 @@ def check_options(options: Options) -> None:
 async def plan(options: Options) -> int:
     async with _access(options) as access:
         with screen.bars() as report:
-            plans, status = await _each(options, lambda plate: _plan(options, plate, access, report))
+            probe = not options.no_probe
+            plans, status = await _each(options, lambda plate: _plan(options, plate, access, report, probe=probe))
     _show_plans(options, plans)
     return max(status, 1 if any(one.problems for one in plans) else 0)
 
@@ -103,10 +106,10 @@ async def archive(options: Options) -> int:
         with screen.bars() as report:
 
             async def one(plate: Plate) -> ArchiveResult | None:
-                planned = await _plan(options, plate, access, report)
-                if not planned.problems:
-                    return await _archive(options, planned, access, report)
-                refused.append(planned)
+                done = await _plan_and_archive(options, plate, access, report)
+                if isinstance(done, ArchiveResult):
+                    return done
+                refused.append(done)
                 return None
 
             ended, status = await _each(options, one)
@@ -129,6 +132,26 @@ async def archive(options: Options) -> int:
     return max(status, 1 if refused else 0)
 
 
+async def _plan_and_archive(
+    options: Options, plate: Plate, access: S3Access, report: OnProgress
+) -> ArchiveResult | PlatePlan:
+    """The result, or a plan with problems.
+
+    Each object is read in a moment anyway, so none is tried before. Where one may not be read, all are tried: whoever repairs
+    it wants to know them all.
+    """
+    planned = await _plan(options, plate, access, report, probe=False)
+    if planned.problems:
+        return planned
+    try:
+        return await _archive(options, planned, access, report)
+    except (Forbidden, ColdObject):
+        tried = planned if options.no_probe else await _plan(options, plate, access, report, probe=True)
+        if tried.problems:
+            return tried
+        raise
+
+
 async def _archive(options: Options, planned: PlatePlan, access: S3Access, report: OnProgress) -> ArchiveResult:
     from include.plates.archive import archive_plate
 
@@ -139,7 +162,10 @@ async def _archive(options: Options, planned: PlatePlan, access: S3Access, repor
 
 async def verify(options: Options) -> int:
     verdicts, status = await _verify(options)
-    rows = [(v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or "all proved") for v in verdicts]
+    rows = [
+        (v.tag, v.outcome.value, v.objects, v.size_bytes, "; ".join(v.reasons) or f"all proved, {v.level.words}")
+        for v in verdicts
+    ]
     _show(options, verdicts, ("tag", "outcome", "objects", "bytes", "reasons"), rows)
     for verdict in verdicts:
         if verdict.outcome is Outcome.VERIFIED and not options.json:
@@ -234,6 +260,7 @@ async def delete(options: Options) -> int:
         retention=options.retention,
         undo_days=options.undo_days,
         older_versions=options.older_versions,
+        needs=Level(options.needs),
     )
     layout, plate = _layout(options), _plates(options)[0]
     async with _access(options) as access:
@@ -308,10 +335,12 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
             )
             return kept
     with screen.bars() as report:
-        verdict = await verify_archive(plate, layout, source=source, archive=cold, on_progress=report)
+        level = Level(options.proof) if kept is None else kept.level
+        verdict = await verify_archive(plate, layout, source=source, archive=cold, level=level, on_progress=report)
     if kept is not None:
         verdict = _renewed(kept, verdict)
-    if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve:
+    enough = verdict.level is Level.READ_BACK or options.needs == Level.STORE_PROVED
+    if verdict.outcome is Outcome.VERIFIED and verdict.manifests_sha256 == options.approve and enough:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(verdict.model_dump_json())
     return verdict
@@ -328,37 +357,38 @@ def _renewed(kept: Verdict, fresh: Verdict) -> Verdict:
 async def _verify(options: Options) -> tuple[list[Verdict], int]:
     from include.plates.verify import verify_archive
 
-    layout = _layout(options)
+    layout, level = _layout(options), Level(options.proof)
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
         with screen.bars() as report:
             return await _each(
                 options,
-                lambda plate: verify_archive(plate, layout, source=source, archive=cold, on_progress=report),
+                lambda plate: verify_archive(
+                    plate, layout, source=source, archive=cold, level=level, on_progress=report
+                ),
             )
 
 
-async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress) -> PlatePlan:
+async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress, *, probe: bool) -> PlatePlan:
     from include.plates.plan import plan_plate
 
     layout = _layout(options)
     settings = _settings(options, layout)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-    probe = not options.no_probe
     return await plan_plate(plate, layout, settings, source=source, archive=cold, probe=probe, on_progress=report)
 
 
 def _settings(options: Options, layout: Layout) -> ArchiveSettings:
     """How tarballs are written. Raises RequestError with every fault of these options."""
     compression = options.compression or layout.compression
-    problems = compression_faults(compression, options.level, options.copy_from_mib, ("--level", "--copy-from-mib"))
+    problems = compression_faults(compression, options.level, options.copy_by == "server", ("--level", "--copy-by"))
     try:
         settings = ArchiveSettings(
             compression=compression,
             level=options.level,
             part_bytes=options.part_mib * MIB,
             volume_bytes=min(options.volume_gib * GIB, 9_900 * options.part_mib * MIB),
-            copy_from_bytes=options.copy_from_mib * MIB if options.copy_from_mib else None,
+            copy_by=options.copy_by,
         )
     except ValidationError as error:
         faults = error.errors(include_input=False)

@@ -25,7 +25,7 @@ from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.layout import fill
 from include.plates.manifest import decode_manifest
 from include.plates.measurements import shared_parts
-from include.plates.models import DeleteOrder, Frozen, ManifestMember, Outcome, Phase, Retention, Verdict
+from include.plates.models import DeleteOrder, Frozen, Level, ManifestMember, Outcome, Phase, Retention, Verdict
 from include.s3.bucket import Bucket, KeyVersion, ListedObject
 from include.s3.condition_probe import detect_conditional_delete, removed
 from include.s3.guarded_delete import (
@@ -194,6 +194,10 @@ def _check_order(verdict: Verdict, order: DeleteOrder) -> None:
         check.outcome is not Outcome.VERIFIED for check in verdict.checks
     ):
         raise VerificationError(f"{verdict.tag} is {verdict.outcome.value}, so nothing of it may be deleted")
+    if verdict.level is Level.STORE_PROVED and order.needs is Level.READ_BACK:
+        raise VerificationError(
+            f"{verdict.tag} is only store-proved, and this deletion needs a tarball that was read back: verify it so"
+        )
     if order.approved_sha256 != verdict.manifests_sha256:
         raise ApprovalVoid(f"{verdict.tag}: the approval is for other manifests than those verified; ask again")
     known = {part.name for part in verdict.layout.parts}

@@ -6,6 +6,7 @@ archives written years ago are checked against; add fields with defaults, never 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,6 +25,7 @@ GROUP_LIMIT = 16 * MIB  # no compressed group ever holds more: what is unpacked 
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
 OlderVersions = Literal["refuse", "keep_hidden", "delete"]
+CopyBy = Literal["worker", "server"]
 
 
 class Frozen(BaseModel):
@@ -77,7 +79,7 @@ class ArchiveSettings(Frozen):
     part_bytes: int = Field(default=32 * MIB, ge=5 * MIB)
     group_bytes: int = Field(default=4 * MIB, ge=64 * 1024, le=GROUP_LIMIT)
     volume_bytes: int = Field(default=300 * GIB, ge=MIB)
-    copy_from_bytes: int | None = Field(default=None, ge=10 * MIB)
+    copy_by: CopyBy = "worker"
     storage_class: str | None = None
 
     @model_validator(mode="after")
@@ -87,10 +89,10 @@ class ArchiveSettings(Frozen):
         return self
 
 
-def compression_faults(compression: str, level: object, copy_from: object, names: Sequence[str]) -> list[str]:
-    """What does not fit the compression. `names`: what the caller calls level and copy_from."""
+def compression_faults(compression: str, level: object, by_server: bool, names: Sequence[str]) -> list[str]:
+    """What does not fit the compression. `names`: what the caller calls level and copy_by."""
     faults = []
-    if copy_from and compression != "none":
+    if by_server and compression != "none":
         faults.append(f"{names[1]}: copying inside the store needs compression none")
     if isinstance(level, int) and level > 9 and compression != "zstd":
         faults.append(f"{names[0]}: more than 9 is for zstd only")
@@ -123,7 +125,10 @@ class SourceObject:
 
     @classmethod
     def of(cls, listed: ListedObject, part: str) -> SourceObject:
-        key, size, etag, modified, version_id, storage_class, checksum = listed
+        key, size, etag, modified, version_id, *alike = listed
+        # Thousands of objects share these, and an answer holds them once for each.
+        storage_class, checksum = (None if one is None else sys.intern(one) for one in alike)
+        version_id = "null" if version_id == "null" else version_id
         return cls(key, size, etag, modified, part, version_id, storage_class, checksum)
 
     @property
@@ -181,6 +186,7 @@ class ManifestMember:
     format: a reader without Waybill finds a single file by them, and a manifest that is healed must have the same bytes.
 
     `key` is None for a folder that no object stands for. `sha256` is None only for a member copied inside the store.
+    Its `checksum` then holds a CRC64NVME of the whole.
     `headers` are what restore sets again (include/s3/headers.py); empty where an object has only what every object has.
     """
 
@@ -256,7 +262,10 @@ class Manifest(Frozen):
 
 
 class VolumeResult(Frozen):
-    """One stored tarball. `resumed_parts` were taken over from an earlier process and not sent again."""
+    """One stored tarball. `resumed_parts` were taken over from an earlier process and not sent again.
+
+    `md5` is in records of before the verifier alone wrote the `.md5`.
+    """
 
     key: str
     etag: str
@@ -267,7 +276,7 @@ class VolumeResult(Frozen):
     manifest_sha256: str
     sent_parts: int
     resumed_parts: int
-    md5: str | None
+    md5: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -285,6 +294,17 @@ class Outcome(StrEnum):
     UNVERIFIABLE = "unverifiable"
 
 
+class Level(StrEnum):
+    """How far a proof goes: every byte was read back, or it follows from the checksums that the store keeps."""
+
+    READ_BACK = "read_back"
+    STORE_PROVED = "store_proved"
+
+    @property
+    def words(self) -> str:
+        return "read back" if self is Level.READ_BACK else "store-proved"
+
+
 class Check(Frozen):
     """One of V1 to V5 (docs/faults.md): `detail` says how it was proved, or what is wrong."""
 
@@ -294,7 +314,10 @@ class Check(Frozen):
 
 
 class VolumeProof(Frozen):
-    """What the verifier read of one tarball: deletion demands that it is still this very object."""
+    """What the verifier read of one tarball: deletion demands that it is still this very object.
+
+    `md5` is empty where nothing was read (`level`).
+    """
 
     key: str
     etag: str
@@ -304,6 +327,7 @@ class VolumeProof(Frozen):
     manifest_key: str
     manifest_sha256: str
     members: int
+    level: Level = Level.READ_BACK
 
 
 class Verdict(Frozen):
@@ -329,6 +353,12 @@ class Verdict(Frozen):
     verified_at: float | None = None
 
     @property
+    def level(self) -> Level:
+        """The weakest of the volumes' levels."""
+        weak = any(volume.level is Level.STORE_PROVED for volume in self.volumes)
+        return Level.STORE_PROVED if weak else Level.READ_BACK
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Everything that is not proved, one sentence each; empty when verified."""
         return tuple(f"{c.name}: {c.detail}" for c in self.checks if c.outcome is not Outcome.VERIFIED)
@@ -339,7 +369,7 @@ Phase = Literal["delete", "marker", "purge"]
 
 @dataclass(frozen=True)
 class DeleteOrder:
-    """What a person approved: which manifests (their digest), which parts, which phase.
+    """What a person approved: which manifests (their digest), which parts, which phase; `needs` is the weakest proof allowed.
 
     `phase`: "delete" ends the objects (by version id on a versioned bucket); "marker" and, after `undo_days`, "purge" are
     the two steps of a deletion that can be undone, on versioned buckets only. `older_versions` says what happens to versions
@@ -353,3 +383,4 @@ class DeleteOrder:
     undo_days: float = 0.0
     batch_size: int = 1000
     older_versions: OlderVersions = "refuse"
+    needs: Level = Level.READ_BACK

@@ -23,7 +23,7 @@ from include.plates.layout import check_layout, fill, problems_of, tag_of, tarba
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
 from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
-from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
+from include.plates.tar_format import END_MARKER, folder_time, header_length, member_rows, padding, place
 from include.s3.bucket import Bucket, Head, KeyVersion
 from include.s3.errors import ColdObject, RequesterPays, SourceChanged, Unsupported
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:  # the command line plans without a request, and need not load
     from include.plates.request import BackupRequest
 
 PLAN_METADATA = "waybill-plan-sha256"
+_NOT_OURS = "exists already, and nothing says that Waybill made it: find out whose it is, and move it to another prefix"
+_DELETION = re.compile(r"\.(deleted|marked|purged)\.[0-9a-f]+\.jsonl$")
 FULL_ID_METADATA = "waybill-plate-id-full"
 _SHOWN = 5
 _SAMPLE = 6
@@ -66,8 +68,8 @@ async def plan_plate(
         problems.append(contradiction(contradicted))
     if not any(listed):
         problems.append(f"plate {plate.plate_id_full} has no object under any of its {len(listed)} prefixes")
-    if settings.copy_from_bytes and settings.compression != "none":
-        problems.append("copying inside the store (copy_from_bytes) needs compression none")
+    if settings.copy_by == "server" and settings.compression != "none":
+        problems.append("copying inside the store (copy_by) needs compression none")
     inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
     objects = await inspector.run([one for part in listed for one in part])
     problems += inspector.problems()
@@ -219,7 +221,7 @@ def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[
         size = source.size if source else 0
         # A folder's time is not known before the cut; before 1970 and after 2242 a header is longer.
         times = {source.modified} if source else {min(every), max(every)}
-        needed = max(len(header(name, size, time)) for time in times) + size + padding(size)
+        needed = max(header_length(name, size, time) for time in times) + size + padding(size)
         if volumes[-1] and used + needed > limit:
             volumes.append([])
             used = len(END_MARKER)
@@ -261,7 +263,8 @@ async def _existing(
     clashes = []
     for key in found:
         head = await archive.head(key)
-        if head is None or await plan_digest_of(archive, head) == digests.get(key, ""):
+        plan = await plan_digest_of(archive, head) if head else None
+        if head is None or plan == digests.get(key, ""):
             continue
         whose = head.metadata.get(FULL_ID_METADATA, plate.plate_id_full)
         if whose != plate.plate_id_full:
@@ -269,8 +272,23 @@ async def _existing(
                 f"s3://{archive.name}/{key} holds another measurement, {whose}: name outputs by plate_id_full"
             )
         else:
-            clashes.append(f"s3://{archive.name}/{key} exists already and is not of this plan: move it away first")
+            clashes.append(f"s3://{archive.name}/{key} {await _earlier(base, archive) if plan else _NOT_OURS}")
     return tuple(sorted(found)), clashes
+
+
+async def _earlier(base: str, archive: Bucket) -> str:
+    """What to do about a tarball of an earlier archive of this plate: it may be the only copy of what it holds."""
+    async for one in archive.objects_under(base + ".", versions=False):
+        if _DELETION.search(one.key):
+            return (
+                f"is the archive of this plate, and objects of it were deleted since ({one.key} lists them): it may be the only "
+                "copy. Leave it where it is; plate_restore gives files back. To archive what is there now as well, move it to "
+                "another prefix together with the files beside it, and never delete it"
+            )
+    return (
+        "is an archive of this plate as it was before: it may hold what is no longer there. Keep it; to archive what is there "
+        "now as well, move it to another prefix together with the files beside it"
+    )
 
 
 async def plan_digest_of(archive: Bucket, head: Head) -> str | None:
@@ -313,6 +331,8 @@ class _Inspector:
         def note(done: int) -> None:
             self._on_progress(Progress("plan", 0, 0, done, len(objects), "looking at each object"))
 
+        if not self._probe and not any(map(self._has_reason, objects)):
+            return list(objects)
         return await map_concurrently(objects, self._look, self._concurrency, note)
 
     async def _tags(self, one: SourceObject, head: Head) -> str | None:
@@ -322,6 +342,9 @@ class _Inspector:
         except (Forbidden, Unsupported):
             return None
 
+    def _has_reason(self, one: SourceObject) -> bool:
+        return bool(one.checksum) or one.key in self._tags_wanted or one.storage_class in _COLD_IN_LISTING
+
     async def _look(self, one: SourceObject) -> SourceObject:
         try:
             head = await self._head(one)
@@ -330,7 +353,10 @@ class _Inspector:
             elif self._probe and one.size:
                 await self._source.read(one.key, 0, 1, etag=one.etag, size=one.size, version_id=one.version_id)
             tags = await self._tags(one, head) if head else None
-            return dataclasses.replace(one, checksum=head.checksum if head else None, tags=tags)
+            checksum = head.checksum if head else None
+            if (checksum, tags) == (one.checksum, one.tags):
+                return one
+            return dataclasses.replace(one, checksum=checksum, tags=tags)
         except ColdObject:
             self._cold.add(one.key)
         except (SourceChanged, NotFound):
@@ -343,8 +369,7 @@ class _Inspector:
 
     async def _head(self, one: SourceObject) -> Head | None:
         """HEAD only where there is a reason: an archived class, a checksum that the store holds, tags to be looked for."""
-        wanted = one.checksum or one.key in self._tags_wanted
-        if not wanted and one.storage_class not in _COLD_IN_LISTING:
+        if not self._has_reason(one):
             return None
         head = await self._source.head(one.key, one.version_id)
         if head is None:

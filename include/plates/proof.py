@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from include.core.errors import WaybillError
-from include.plates.models import Check, Frozen, Outcome, Verdict, VolumeProof
+from include.plates.models import Check, Frozen, Level, Outcome, Verdict, VolumeProof
 from include.s3.bucket import Bucket
 
 SUFFIX = ".proof.json"
@@ -117,8 +117,7 @@ def proof_of(
 
 
 def _how(volume: VolumeProof) -> How:
-    level = str(getattr(volume, "level", "read_back"))
-    return "store_proved" if level == "store_proved" else "read_back"
+    return "store_proved" if volume.level is Level.STORE_PROVED else "read_back"
 
 
 def encoded(proof: Proof) -> bytes:

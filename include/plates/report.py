@@ -9,6 +9,7 @@ from typing import Any
 from include.core.questions import Record
 from include.core.remedies import Cause, Problem, of_record
 from include.core.text import few, format_bytes, pluralize
+from include.plates.models import Level
 
 STEPS = ("archive", "verify", "delete", "purge")  # of one plate, in order
 DELETION_BEGUN = "deletion begun"
@@ -207,6 +208,15 @@ def totals(items: list[dict[str, Any]]) -> dict[str, int | float]:
     }
 
 
+def _how_proved(items: list[dict[str, Any]]) -> str:
+    weak = sum(item.get("verify", {}).get("level") == Level.STORE_PROVED for item in items)
+    if not weak:
+        return "read back byte for byte"
+    proved = sum(item.get("verify", {}).get("state") == "verified" for item in items)
+    rest = "" if weak == proved else f", {proved - weak} of them read back byte for byte"
+    return f"{weak if rest else 'all'} of them store-proved, not read back{rest}"
+
+
 def outcome_of(items: list[dict[str, Any]], request: Mapping[str, Any], question: Record | None) -> str:
     """One sentence of what came true."""
     figures = totals(items)
@@ -220,7 +230,7 @@ def outcome_of(items: list[dict[str, Any]], request: Mapping[str, Any], question
         return f"No plate is archived and verified: {_first_reason(items)}."
     sentence = (
         f"{figures['plates verified']} of {len(items)} plates are archived and verified "
-        f"({format_bytes(figures['proved bytes'])}), read back byte for byte"
+        f"({format_bytes(figures['proved bytes'])}), {_how_proved(items)}"
     )
     if not request.get("delete_parts"):
         return f"{sentence}; nothing was to be deleted."

@@ -17,10 +17,10 @@ from include.core.text import printable
 from include.plates.layout import BROAD2018, PRESETS, disambiguate, layout_faults, own_layout, plates_from_csv
 from include.plates.models import (
     GIB,
-    MIB,
     ArchiveSettings,
     DeleteOrder,
     Layout,
+    Level,
     OlderVersions,
     Plate,
     PlatePlan,
@@ -272,6 +272,12 @@ class BackupRequest(PlatesRequest):
         "permanently after so many days; until then they can be brought back.",
         json_schema_extra=ANSWER,
     )
+    deletion_needs: Literal["read_back", "store_proved"] = pydantic.Field(
+        "read_back",
+        title="Proof that a deletion needs",
+        description="Nothing is deleted of a plate whose tarballs have a weaker proof than this.",
+        json_schema_extra=ANSWER,
+    )
     approval_days: float = pydantic.Field(
         14,
         gt=0,
@@ -302,13 +308,18 @@ class BackupRequest(PlatesRequest):
         description="A tarball that would be larger is split into volumes of this size.",
         json_schema_extra=ARCHIVE,
     )
-    copy_from_mib: int | None = pydantic.Field(
-        None,
-        ge=10,
-        title="Copy inside the store from (MiB)",
-        description="Files from this size on are copied by the store itself and do not pass through the worker. Only with "
-        "compression `none`.",
-        examples=[64],
+    copy_by: Literal["worker", "server"] = pydantic.Field(
+        "worker",
+        title="Who copies",
+        description="`server`: the store copies files of 5 MiB and more by itself, where it holds a CRC64NVME of them; only "
+        "headers and small files pass through the worker. Only with compression `none`.",
+        json_schema_extra=ARCHIVE,
+    )
+    proof: Literal["read_back", "store_proved"] = pydantic.Field(
+        "read_back",
+        title="Proof of the tarballs",
+        description="`read_back`: every tarball is read again. `store_proved`: a tarball is not read where the checksum that "
+        "the store holds of it follows from those of its files. This is quicker and weaker.",
         json_schema_extra=ARCHIVE,
     )
     storage_class: str | None = pydantic.Field(
@@ -326,7 +337,10 @@ class BackupRequest(PlatesRequest):
         used = conf.get("compression", "default")
         if used == "default":
             used = "none" if conf.get("layout") in ("cpg", "own") else "gzip"
-        faults += compression_faults(used, conf.get("level"), conf.get("copy_from_mib"), ("level", "copy_from_mib"))
+        faults += compression_faults(used, conf.get("level"), conf.get("copy_by") == "server", ("level", "copy_by"))
+        weak = (conf.get("proof"), conf.get("deletion_needs", "read_back")) == ("store_proved", "read_back")
+        if weak and conf.get("delete_parts"):
+            faults.append("deletion_needs: with proof store_proved nothing is read back; set one of the two otherwise")
         if conf.get("undo_days") and not conf.get("delete_parts"):
             faults.append("undo_days: nothing is deleted; name delete_parts, or take it out")
         return faults
@@ -336,7 +350,7 @@ class BackupRequest(PlatesRequest):
             compression=self.layout_used().compression if self.compression == "default" else self.compression,
             level=self.level,
             volume_bytes=self.volume_gib * GIB,
-            copy_from_bytes=self.copy_from_mib * MIB if self.copy_from_mib else None,
+            copy_by=self.copy_by,
             storage_class=self.storage_class,
         )
 
@@ -358,6 +372,7 @@ class BackupRequest(PlatesRequest):
             retention=self.retention,
             undo_days=self.undo_days,
             older_versions=self.older_versions,
+            needs=Level(self.deletion_needs),
         )
 
 

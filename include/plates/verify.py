@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -23,7 +23,7 @@ from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare, contradiction
 from include.plates.layout import BROAD2018, fill, problems_of, tag_of
-from include.plates.models import GROUP_LIMIT, Check, Layout, Outcome, Plate, Verdict, VolumeProof
+from include.plates.models import GROUP_LIMIT, Check, Layout, Level, Outcome, Plate, Verdict, VolumeProof
 from include.plates.proof import OF_THE_TARBALL, TarballVerdict, write_proofs
 from include.plates.same_bytes import member_of_row, same_bytes
 from include.plates.script_archive import NO_MANIFEST, Compared, compare_script_archive, find_script_tarballs
@@ -35,7 +35,8 @@ from include.plates.verify_evidence import (
     parse_manifest,
     plan_digest,
 )
-from include.plates.verify_tar import Damaged, TarScanner, Unpacker
+from include.plates.verify_store import provable, prove_by_checksums
+from include.plates.verify_tar import Damaged, Found, TarScanner, Unpacker
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import SourceChanged
 
@@ -51,20 +52,24 @@ async def verify_archive(
     *,
     source: Bucket,
     archive: Bucket,
+    level: Level = Level.READ_BACK,
     write_documents: bool = True,
     clock: Callable[[], float] = time.time,
     on_progress: OnProgress = silent,
 ) -> Verdict:
     """Reads the plate's manifests and tarballs from the archive bucket and the plate's listing from the live one.
 
-    When all is verified, and `write_documents`, it writes what only a verified archive may have: a `.md5` that the
-    archiver could not make (after a resume) and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
+    With `level` store-proved, a tarball whose checksum follows from those of its sources is not read (verify_store.py);
+    others are. The verdict says how far it goes.
+
+    When all is verified, and `write_documents`, it writes what only a verified archive may have: the `.md5` of the
+    bytes that were read back, and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
     """
     unfit = problems_of(plate, layout)
     if unfit:
         raise RequestError(unfit)
     began = clock()
-    work = _Verification(plate, layout, source, archive, on_progress)
+    work = _Verification(plate, layout, source, archive, level, on_progress)
     try:
         await work.volumes()
         await work.compare_source()
@@ -90,7 +95,9 @@ async def verify_tarball(manifest_key: str, *, archive: Bucket, on_progress: OnP
     head = volume.head
     ids = {name: str(head.get(name, "")) for name in ("project", "source", "batch", "plate_id", "plate_id_full")}
     plate = Plate.model_validate(ids)
-    work = _Verification(plate, BROAD2018, archive, archive, on_progress)  # neither layout nor source is asked
+    work = _Verification(
+        plate, BROAD2018, archive, archive, Level.READ_BACK, on_progress
+    )  # neither layout nor source is asked
     expected = manifest_key.removesuffix(".manifest.jsonl.zst") + _EXTENSION.get(str(head["compression"]), "?")
     if head["key"] == expected:
         await work.stored(volume)
@@ -103,11 +110,20 @@ async def verify_tarball(manifest_key: str, *, archive: Bucket, on_progress: OnP
 
 
 class _Verification:
-    def __init__(self, plate: Plate, layout: Layout, source: Bucket, archive: Bucket, on_progress: OnProgress):
+    def __init__(
+        self,
+        plate: Plate,
+        layout: Layout,
+        source: Bucket,
+        archive: Bucket,
+        level: Level,
+        on_progress: OnProgress,
+    ):
         self._plate = plate
         self._layout = layout
         self._source = source
         self._archive = archive
+        self._level = level
         self._on_progress = on_progress
         self._tag = tag_of(layout, plate)
         self._done: list[Evidence] = []
@@ -176,6 +192,10 @@ class _Verification:
         if volume.there is None:
             self.say("V4", Outcome.MISMATCH, f"the tarball {volume.key} is missing")
             return False
+        if self._level is Level.STORE_PROVED and provable(volume, volume.there):
+            await self._bound(volume, volume.there)
+            await self._prove_by_checksums(volume, volume.there)
+            return False
         if volume.there.cold:
             self.say("V4", Outcome.UNVERIFIABLE, f"{volume.key} lies in an archived storage class: restore it first")
             return False
@@ -223,6 +243,30 @@ class _Verification:
         except WaybillError:
             return None
         return {tag["Key"]: str(tag["Value"]) for tag in answer.get("TagSet", [])}.get("waybill-manifest-sha256")
+
+    # Not reading it
+
+    async def _prove_by_checksums(self, volume: Evidence, there: Head) -> None:
+        """V2 to V4 by the checksums that the two stores keep."""
+        volume.level = Level.STORE_PROVED
+        if volume.head["stored_bytes"] != there.size:
+            sizes = f"{there.size} bytes are stored, {volume.head['stored_bytes']} were sent"
+            self.say("V3", Outcome.MISMATCH, f"{volume.key}: {sizes}")
+            return
+        try:
+            proof = await prove_by_checksums(volume, there, self._source, self._archive, self._on_progress)
+        except (Damaged, SourceChanged) as error:
+            self.say("V3", Outcome.MISMATCH, f"{volume.key}: {error}")
+            return
+        if proof.wrong:
+            self.say("V3", Outcome.MISMATCH, f"{volume.key}: {_few(proof.wrong)}")
+            return
+        sources = f"{proof.by_checksum} sources by the CRC64NVME that the store keeps, {proof.read} read"
+        self.say("V2", Outcome.VERIFIED, f"{volume.key}: {sources}")
+        crc = "the CRC64NVME that the store keeps is the one that follows from its sources and headers"
+        self.say("V3", Outcome.VERIFIED, f"{volume.key}: {there.size} bytes, {crc}")
+        members = f"{len(volume.rows)} members at their places by that checksum, store-proved and not read back"
+        self.say("V4", Outcome.VERIFIED, f"{volume.key}: {members}")
 
     # Reading the stored object
 
@@ -289,13 +333,9 @@ class _Verification:
     def _compare_members(self, volume: Evidence) -> None:
         """V4: every member once, with name, size, place and SHA-256 of the manifest, and nothing else."""
         wrong: list[str] = []
-        planned = [(r["name"], r["size"], r["modified"], r["header_offset"], r["data_offset"]) for r in volume.rows]
-        stored = [(f.name, f.size, f.modified, f.header_offset, f.data_offset) for f in volume.found]
-        if planned != stored:
-            first = next((n for n, (a, b) in enumerate(zip(planned, stored, strict=False)) if a != b), None)
-            where = (
-                f"from {planned[first][0]!r} on" if first is not None else f"{len(stored)} of {len(planned)} members"
-            )
+        other = next((r for r, f in zip(volume.rows, volume.found, strict=False) if not _same_place(r, f)), None)
+        if other is not None or len(volume.rows) != len(volume.found):
+            where = f"from {other['name']!r} on" if other else f"{len(volume.found)} of {len(volume.rows)} members"
             wrong.append(f"the members are not those of the manifest ({where})")
         else:
             for row, found in zip(volume.rows, volume.found, strict=True):
@@ -306,7 +346,9 @@ class _Verification:
         if wrong:
             self.say("V4", Outcome.MISMATCH, f"{volume.key}: {_few(wrong)}")
             return
-        self.say("V4", Outcome.VERIFIED, f"{volume.key}: {len(stored)} members read back from the store, byte for byte")
+        self.say(
+            "V4", Outcome.VERIFIED, f"{volume.key}: {len(volume.found)} members read back from the store, byte for byte"
+        )
 
     async def _compare_with_etags(self, volume: Evidence) -> None:
         """V2: the stored bytes are the source's, by what the source store itself says of them."""
@@ -352,11 +394,11 @@ class _Verification:
                 "the manifests do not cover the plate, so there is nothing to compare it with",
             )
             return
-        archived = [
+        archived = (
             ArchivedObject(row["key"], row.get("etag"), row["size"], row.get("version_id"))
             for volume in self._done
             for row in volume.objects
-        ]
+        )
         found = await compare(archived, self._plate, self._layout, self._source)
         same, changed = await self._written_again(found.changed)
         wrong = [
@@ -397,7 +439,9 @@ class _Verification:
         checks = tuple(_check(name, self._checks[name]) for name in self._checks)
         outcomes = {check.outcome for check in checks}
         outcome = next((o for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE) if o in outcomes), Outcome.VERIFIED)
-        rows = [row for volume in self._done for row in volume.objects]
+        objects = size_bytes = 0
+        for row in (row for volume in self._done for row in volume.objects):
+            objects, size_bytes = objects + 1, size_bytes + int(row["size"])
         lines = "".join(f"{volume.manifest_key} {volume.manifest_sha256}\n" for volume in self._done)
         return Verdict(
             plate=self._plate,
@@ -408,8 +452,8 @@ class _Verification:
             outcome=outcome,
             checks=checks,
             volumes=tuple(_proof(volume) for volume in self._done),
-            objects=len(rows),
-            size_bytes=sum(int(row["size"]) for row in rows),
+            objects=objects,
+            size_bytes=size_bytes,
             manifests_sha256=hashlib.sha256(lines.encode()).hexdigest(),
             stopped_by=type(self.stopped_by).__name__ if self.stopped_by else "",
         )
@@ -426,14 +470,21 @@ class _Verification:
             return verdict
         try:
             for volume in self._done:
+                if not volume.md5:
+                    continue  # store-proved: nothing was read that an MD5 could be of
                 base = volume.manifest_key.removesuffix(".manifest.jsonl.zst")
                 await self._archive.put_new(base + ".md5", listings.md5_line(volume.md5, volume.key.rsplit("/", 1)[-1]))
-            rows = [row for volume in self._done for row in volume.objects]
-            objects = [(row["key"], row.get("version_id"), row.get("etag") or "") for row in rows]
+            rows = (row for volume in self._done for row in volume.objects)
+            objects = ((row["key"], row.get("version_id"), row.get("etag") or "") for row in rows)
             await self._source.put(key, listings.delete_script(self._source.name, objects).encode())
         except WaybillError:
             return verdict  # the proof stands without these documents; `delete_script` stays empty
         return verdict.model_copy(update={"delete_script": f"s3://{self._source.name}/{key}"})
+
+
+def _same_place(row: Mapping[str, Any], found: Found) -> bool:
+    planned = (row["name"], row["size"], row["modified"], row["header_offset"], row["data_offset"])
+    return planned == (found.name, found.size, found.modified, found.header_offset, found.data_offset)
 
 
 def _check(name: str, said: Sequence[tuple[Outcome, str]]) -> Check:
@@ -455,6 +506,7 @@ def _proof(volume: Evidence) -> VolumeProof:
         manifest_key=volume.manifest_key,
         manifest_sha256=volume.manifest_sha256,
         members=len(volume.rows),
+        level=volume.level,
     )
 
 

@@ -74,6 +74,11 @@ class TarScanner:
             else:
                 data = self._block(data)
 
+    @property
+    def opened(self) -> dict[str, Any]:
+        """The member whose header was read last: name, folder, size, modified, header_offset, data_offset."""
+        return dict(self._member)
+
     def close(self) -> None:
         """The object has ended. Raises Damaged unless exactly one end marker was the last thing in it."""
         if self._left or self._pad or self._pending or self._extended_left or self._extended:

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import platform
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,10 @@ import isal
 import zstandard
 from isal import isal_zlib
 
-from include.plates.models import GIB, MIB, ArchiveSettings, Compression, SourceObject
+from include.plates.models import ArchiveSettings, Compression
+from include.plates.store_copy_plan import Body, Joined, Sent, cut, plan_copies
 from include.plates.tar_format import PlannedMember
-from include.s3.checksums import plain_md5, whole_checksum
 
-MIN_PART = 5 * MIB
-MAX_COPY = 5 * GIB
 _ISAL_LEVELS = range(1, 4)
 
 Codec = Callable[[memoryview], bytes]
@@ -36,53 +34,24 @@ Codec = Callable[[memoryview], bytes]
 
 @dataclass(frozen=True, slots=True)
 class RawPart:
-    """A part of an uncompressed volume. `copy` is the member whose bytes the store copies, None for bytes we send."""
+    """A part of an uncompressed volume. `copy` is what the store copies it from, None for bytes we send."""
 
     number: int
     start: int
     end: int
-    copy: int | None = None
-
-
-def provable(source: SourceObject) -> bool:
-    """Whether a member that we never read could still be verified: the store holds a checksum of the whole, or an MD5."""
-    return whole_checksum(source.checksum) is not None or plain_md5(source.etag)
+    copy: Body | Joined | None = None
 
 
 def cut_raw(members: Sequence[PlannedMember], total: int, settings: ArchiveSettings) -> list[RawPart]:
     """The parts of an uncompressed volume: stretches of `part_bytes`, and copies of large members where asked for."""
-    spans: list[tuple[int, int, int | None]] = []
-    at = 0
-    if settings.copy_from_bytes is not None and settings.compression == "none":
-        for index, member in enumerate(members):
-            source = member.source
-            if source is None or member.size < settings.copy_from_bytes or not provable(source):
-                continue
-            # What is sent before a copy must end in a part of at least 5 MiB: it borrows from the member's start.
-            rest = (member.data_offset - at) % settings.part_bytes
-            begin = member.data_offset + (MIN_PART - rest if rest < MIN_PART else 0)
-            if member.data_end - begin < MIN_PART:
-                continue
-            spans += [(at, begin, None), *_copies(begin, member.data_end, index)]
-            at = member.data_end
-    spans.append((at, total, None))
-    return [RawPart(number, *span) for number, span in enumerate(_pieces(spans, settings.part_bytes), start=1)]
-
-
-def _copies(start: int, end: int, index: int) -> Iterator[tuple[int, int, int | None]]:
-    count = -(-(end - start) // MAX_COPY)
-    size = -(-(end - start) // count)
-    for at in range(start, end, size):
-        yield at, min(at + size, end), index
-
-
-def _pieces(spans: Sequence[tuple[int, int, int | None]], part_bytes: int) -> Iterator[tuple[int, int, int | None]]:
-    for start, end, copy in spans:
-        if copy is not None:
-            yield start, end, copy
-            continue
-        for at in range(start, end, part_bytes):
-            yield at, min(at + part_bytes, end), None
+    if settings.copy_by == "server":
+        spans = plan_copies(members, total, settings.part_bytes)
+    else:
+        spans = [(piece.start, piece.end, piece) for piece in cut(0, total, settings.part_bytes)]
+    return [
+        RawPart(number, start, end, None if isinstance(piece, Sent) else piece)
+        for number, (start, end, piece) in enumerate(spans, start=1)
+    ]
 
 
 def codec(settings: ArchiveSettings) -> Codec | None:

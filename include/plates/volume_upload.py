@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from include.core.journal import PartJournal
@@ -24,17 +24,24 @@ class VolumePart(PartDone):
     """A part of a volume: which uncompressed bytes it holds and what was learned of them. As in stored journals.
 
     `frames` are (raw length, stored length) in order; `members` are (index, sha256, crc64nvme, etag_is_md5, headers) of
-    members that end in this part, in journals of before without the headers.
+    members that end in this part, in journals of before without the headers; `bodies` are (index, start, end, crc64nvme) of
+    stretches of members that the store copied.
     """
 
     start: int
     end: int
     frames: tuple[tuple[int, int], ...] = ()
     members: tuple[tuple[Any, ...], ...] = ()
+    bodies: tuple[tuple[int, int, int, str], ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Without `bodies` where there are none: as earlier versions wrote it."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if self.bodies or one.name != "bodies"}
 
 
 def part_of_row(row: Mapping[str, Any]) -> VolumePart:
-    lists = {"frames": tuple(tuple(f) for f in row["frames"]), "members": tuple(map(_member_of_row, row["members"]))}
+    lists = {name: tuple(tuple(one) for one in row.get(name, ())) for name in ("frames", "bodies")}
+    lists["members"] = tuple(map(_member_of_row, row["members"]))
     return VolumePart(**{**row, **lists})
 
 
@@ -62,7 +69,6 @@ class Written:
     read: Mapping[int, ReadMember]
     sent: int
     parts: int
-    md5: str | None
     part_starts: tuple[int, ...] = ()
 
     def parts_of(self, member: PlannedMember) -> tuple[int, int]:

@@ -1,33 +1,32 @@
 """Writes one volume: reads, compresses, cuts and sends it, within a fixed amount of memory.
 
-Invariant: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
-part holds a slot from its first byte on until it is on the store and in the journal: with the bytes read ahead
-(reading.py) and the groups being compressed that is the whole memory bound. Uncompressed bytes are never copied here.
+Invariant: parts may finish in any order, but they are *cut* in order. A part holds a slot from its first byte
+on until it is on the store and in the journal: with the bytes read ahead (volume_reader.py) and the groups being compressed that
+is the whole memory bound. Without compression only pieces of under 64 KiB are ever copied.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from include.core.concurrency import stop
+from include.core.concurrency import map_concurrently, stop
 from include.core.errors import VerificationError
 from include.core.journal import PartJournal
 from include.core.progress import OnProgress, Progress
 from include.plates import volume_parts as cutting
 from include.plates.models import ArchiveSettings, VolumePlan
+from include.plates.store_copy import COPIES_AT_ONCE, StoreCopy, check_split
+from include.plates.store_copy_plan import MIN_PART, copied_members
 from include.plates.tar_format import PlannedMember
 from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
 from include.plates.volume_upload import VolumePart, Written, frame_table, upload_of
-from include.s3 import checksums
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, crc64nvme, decode, encode
-from include.s3.errors import SourceChanged
-from include.s3.pieces import Pieces
+from include.s3.pieces import Gathering, Pieces
 
 _CODEC_THREADS = 2
 
@@ -74,23 +73,22 @@ class VolumeWriter:
         self._source = source
         self._codec = cutting.codec(settings)
         self._raw_parts = cutting.cut_raw(members, volume.raw_bytes, settings) if self._codec is None else []
-        copied = frozenset(part.copy for part in self._raw_parts if part.copy is not None)
+        copied = copied_members(part.copy for part in self._raw_parts)
         ahead_bytes = AHEAD_BYTES if self._codec is None else AHEAD_BYTES_PACKING
         self._reader = VolumeReader(members, source, copied=copied, ahead_bytes=ahead_bytes)
         if self._reader.total != volume.raw_bytes:
             raise VerificationError(f"{volume.name}: the plan's size is not that of its members; plan again")
         chosen = {
             "codec": cutting.codec_name(settings.compression, settings.level),
-            "copy_from": settings.copy_from_bytes,
+            "copy_from": MIN_PART if settings.copy_by == "server" else None,
         }
         self.upload = upload_of(archive, volume.key, volume.digest, chosen, journal)
+        self.copying = StoreCopy(self.upload, volume.digest, self._reader, source, limits.slots)
         self._on_progress = on_progress
         self._limits = limits
         self._held = 0
         self._buffers: asyncio.LifoQueue[bytearray | None] = asyncio.LifoQueue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._md5_turn: asyncio.Future[None] | None = None
         self._sent = 0
         self._raw_done = 0
         self._metadata: Mapping[str, str] = {}
@@ -160,21 +158,23 @@ class VolumeWriter:
     async def _send_raw(self) -> bytes | None:
         missing = [part for part in self._raw_parts if part.number not in self.upload.done]
         run: list[cutting.RawPart] = []
-        for part in [*missing, None]:
-            if run and (part is None or part.copy is not None or part.start != run[-1].end):
+        for part in [*(part for part in missing if part.copy is None), None]:
+            if run and (part is None or part.start != run[-1].end):
                 single = await self._send_run(run)
                 if single is not None:
                     return single
                 run = []
-            if part is not None and part.copy is not None:
-                await self._copy(part)
-            elif part is not None:
+            if part is not None:
                 run.append(part)
+        copies = [part for part in missing if part.copy is not None]
+        if copies:
+            await self.upload.begin(self._metadata, self._settings.storage_class)
+            await map_concurrently(copies, self._copy, COPIES_AT_ONCE)
         return None
 
     async def _send_run(self, run: Sequence[cutting.RawPart]) -> bytes | None:
         """Consecutive parts, read as one stretch."""
-        at, held = run[0].start, list[memoryview]()
+        at, held = run[0].start, Gathering()
         numbers = iter(run)
         part = next(numbers)
         await self._take_slot()
@@ -185,43 +185,19 @@ class VolumeWriter:
                         part = next(numbers)
                         await self._take_slot()
                     take = min(len(piece), part.end - at)
-                    held.append(piece[:take])
+                    held.add(piece[:take])
                     piece, at = piece[take:], at + take
                     if at == part.end:
-                        cut, held = _Cut(part.number, part.start, part.end, Pieces(held)), []
+                        cut, held = _Cut(part.number, part.start, part.end, held.pieces()), Gathering()
                         if len(self._raw_parts) == 1:
                             return await self._keep(cut)
                         await self._dispatch(cut)
         return None
 
     async def _copy(self, part: cutting.RawPart) -> None:
-        """A part that the store copies; HEAD before and after settles that it copied the planned object."""
-        await self.upload.begin(self._metadata, self._settings.storage_class)
-        member = self._reader.members[part.copy or 0]
-        source = member.source
-        if source is None:
-            raise VerificationError(f"{member.name} is no object that could be copied")
-        await self._unchanged(source.key, source.version_id, source.etag, source.size)
-        span = range(part.start - member.data_offset, part.end - member.data_offset)
-        done = await self.upload.copy(part.number, self._source, source.key, source.etag, source.version_id, span)
-        await self._unchanged(source.key, source.version_id, source.etag, source.size)
+        await self.upload.finished(await self.copying.part(part))
         self._sent += 1
-        await self.upload.finished(
-            VolumePart(
-                number=done.number,
-                size=done.size,
-                etag=done.etag,
-                crc64nvme=done.crc64nvme,
-                start=part.start,
-                end=part.end,
-            )
-        )
         self._note(part.end - part.start)
-
-    async def _unchanged(self, key: str, version_id: str | None, etag: str, size: int) -> None:
-        there = await self._source.head(key, version_id)
-        if there is None or (there.etag, there.size) != (etag, size):
-            raise SourceChanged(f"s3://{self._source.name}/{key} was changed while it was copied")
 
     # With compression: groups become frames, frames fill parts
 
@@ -295,7 +271,6 @@ class VolumeWriter:
         """The whole volume is one part: it is not sent yet, since its metadata will name the manifest."""
         self._give_slot()
         body = cut.body.join()
-        self._md5.update(body)
         self.upload.done = {1: self._done(cut, "", encode(crc64nvme(body)))}
         self._sent = 1
         self._note(cut.end - cut.start)
@@ -305,34 +280,17 @@ class VolumeWriter:
         """Starts sending a part; raises what an earlier one failed with."""
         await self.upload.begin(self._metadata, self._settings.storage_class)
         await self._drain(only_done=True)
-        turn, self._md5_turn = self._md5_turn, asyncio.get_running_loop().create_future()
-        self._tasks.add(asyncio.create_task(self._send(cut, turn, self._md5_turn)))
+        self._tasks.add(asyncio.create_task(self._send(cut)))
 
-    async def _send(self, cut: _Cut, before: asyncio.Future[None] | None, after: asyncio.Future[None]) -> None:
+    async def _send(self, cut: _Cut) -> None:
         try:
-            feeding = asyncio.create_task(self._feed_md5(cut.body, before, after))
-            try:
-                etag, crc = await self.upload.send(cut.number, cut.body)
-                await self.upload.finished(self._done(cut, etag, crc))
-                await feeding
-            finally:
-                await stop([feeding])
+            etag, crc = await self.upload.send(cut.number, cut.body)
+            await self.upload.finished(self._done(cut, etag, crc))
             cut.body.free()
             self._sent += 1
             self._note(cut.end - cut.start)
         finally:
-            if not after.done():
-                after.set_result(None)  # failed: the MD5 is lost with the run, and later parts must not wait for it
             self._give_slot()
-
-    async def _feed_md5(self, body: Pieces, before: asyncio.Future[None] | None, after: asyncio.Future[None]) -> None:
-        """MD5 of the whole in part order. Of no use once parts were taken over or copied: then the verifier makes it."""
-        if not self.upload.resumed and not any(part.copy is not None for part in self._raw_parts):
-            if before is not None:
-                await before
-            await asyncio.to_thread(checksums.feed, self._md5.update, body)
-        if not after.done():
-            after.set_result(None)
 
     def _done(self, cut: _Cut, etag: str, crc: str) -> VolumePart:
         read = self._reader.read
@@ -373,10 +331,10 @@ class VolumeWriter:
         whole = [0, *(end for _, end in pieces)]
         if [start for start, _ in pieces] != whole[:-1] or whole[-1] != self._volume.raw_bytes:
             raise VerificationError(f"{self._volume.name}: the parts do not join into the whole volume")
+        check_split(self._reader, parts)
         crc = None
         if all(part.crc64nvme is not None for part in parts):
             crc = encode(combine((decode(part.crc64nvme), part.size) for part in parts if part.crc64nvme))
-        unbroken = self._sent == len(parts) and not any(part.copy is not None for part in self._raw_parts)
         return Written(
             single=single,
             stored_bytes=sum(part.size for part in parts),
@@ -385,6 +343,5 @@ class VolumeWriter:
             read={m[0]: ReadMember(*m[1:]) for part in parts for m in part.members},
             sent=self._sent,
             parts=len(parts),
-            md5=self._md5.hexdigest() if unbroken else None,
             part_starts=tuple(start for start, _ in pieces),
         )

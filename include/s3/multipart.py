@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 from include.core.errors import AuthError, RemoteError, TransientError, VerificationError, WaybillError
 from include.core.journal import PartJournal
 from include.s3 import checksums
 from include.s3.bucket import Bucket, Head
-from include.s3.errors import ConcurrentWriter, ObjectExists, PreconditionFailed, UploadLost
+from include.s3.errors import ConcurrentWriter, ObjectExists, PreconditionFailed, SourceChanged, UploadLost
 from include.s3.pieces import Pieces
 
 _ATTEMPTS = 3
@@ -37,8 +37,24 @@ class PartDone:
     etag: str
     crc64nvme: str | None
 
+    def row(self) -> dict[str, Any]:
+        """As the journal keeps it."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
 
 P = TypeVar("P", bound=PartDone)
+
+
+@dataclass(frozen=True, slots=True)
+class CopySource:
+    """What the store copies into a part: `size` bytes, all of an object or its stretch `span`."""
+
+    bucket: str
+    key: str
+    etag: str
+    version_id: str | None
+    size: int
+    span: range | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,34 +217,51 @@ class Upload(Generic[P]):
         body.free()
         return done
 
-    async def copy(
-        self, number: int, source: Bucket, key: str, etag: str, version: str | None, span: range
-    ) -> PartDone:
-        """Has the store copy a stretch of one source object into a part. The condition is settled by the caller's HEAD."""
-        copied: dict[str, Any] = {"Bucket": source.name, "Key": key}
-        if version:
-            copied["VersionId"] = version
-        answer = await self.bucket.access.call(
-            "upload_part_copy",
-            f"copy of part {number} of {self.key}",
-            Bucket=self.bucket.name,
-            Key=self.key,
-            UploadId=self.upload_id,
-            PartNumber=number,
-            CopySource=copied,
-            CopySourceIfMatch=f'"{etag}"',
-            CopySourceRange=f"bytes={span.start}-{span.stop - 1}",
+    async def copy(self, number: int, source: CopySource, *, expected: str | None = None) -> PartDone:
+        """Has the store copy one object, or a stretch of it, into a part; gives what the store says that it copied.
+
+        `expected` is the CRC64NVME (base64) that the copied bytes must have. Raises SourceChanged where the object has another
+        ETag by now, VerificationError where other bytes were copied, or the store does not say which.
+        """
+        what = f"copy of part {number} of {self.key}"
+        copied: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
+        if source.version_id and source.version_id != "null":
+            copied["VersionId"] = source.version_id
+        parameters: dict[str, Any] = {
+            "Bucket": self.bucket.name,
+            "Key": self.key,
+            "UploadId": self.upload_id,
+            "PartNumber": number,
+            "CopySource": copied,
+            "CopySourceIfMatch": f'"{source.etag}"',
+        }
+        if source.span is not None:
+            parameters["CopySourceRange"] = f"bytes={source.span.start}-{source.span.stop - 1}"
+        for _ in range(_ATTEMPTS):
+            try:
+                answer = await self.bucket.access.call("upload_part_copy", what, **parameters)
+            except PreconditionFailed:
+                raise SourceChanged(
+                    f"s3://{source.bucket}/{source.key} was changed: its ETag is not {source.etag}"
+                ) from None
+            result = answer.get("CopyPartResult") or {}
+            if not result.get("ETag"):
+                raise TransientError(f"{what}: the store's answer holds no ETag")
+            crc = result.get("ChecksumCRC64NVME")
+            if crc is None:
+                raise VerificationError(f"{what}: the store names no CRC64NVME of what it copied, so nothing proves it")
+            if expected in (None, crc):
+                etag = str(result["ETag"]).strip('"')
+                return PartDone(number=number, size=source.size, etag=etag, crc64nvme=crc)
+        raise VerificationError(
+            f"{what}: the store copied other bytes of s3://{source.bucket}/{source.key} than those whose CRC64NVME it keeps, "
+            f"{_ATTEMPTS} times"
         )
-        result = answer.get("CopyPartResult") or {}
-        if not result.get("ETag"):
-            raise TransientError(f"copy of part {number} of {self.key}: the store's answer holds no ETag")
-        etag, crc = str(result["ETag"]).strip('"'), result.get("ChecksumCRC64NVME")
-        return PartDone(number=number, size=len(span), etag=etag, crc64nvme=crc)
 
     async def finished(self, part: P) -> None:
         """A part is done: in memory, and durably."""
         self.done[part.number] = part
-        await self._journal({"part": asdict(part)})
+        await self._journal({"part": part.row()})
 
     async def complete(self) -> Head:
         """Joins the parts under the key: unless something lies there, or over it where `overwrite` is set.

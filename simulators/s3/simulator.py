@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulators.common import Answer, Call, Clock, Rule, Simulator, SimulatorSettings
+from simulators.s3 import checksums
 from simulators.s3.errors import error_answer
 from simulators.s3.store import MotoStore
 
@@ -23,7 +24,7 @@ class S3World(Simulator):
     """
 
     def __init__(self, clock: Clock | None = None, settings: SimulatorSettings | None = None) -> None:
-        special = frozenset({"flip_bit"})
+        special = checksums.FAULTS | {"flip_bit"}
         super().__init__("s3", settings or SimulatorSettings(), clock, special_faults=special, gzip=False)
         self._store = MotoStore(self.settings.seed, lambda: self.agenda.time)
 
@@ -35,6 +36,10 @@ class S3World(Simulator):
         """Forget all buckets and objects. The journal stays; draws begin again from the seed."""
         self._store.reset()
         self.journal.record("reset")
+
+    def forget_checksum(self, bucket: str, key: str) -> None:
+        """Make an object one from before 2025: it has no checksum."""
+        self._store.forget_checksum(bucket, key)
 
     def dump(self, bucket: str) -> list[tuple[str, str]]:
         """Every version in a bucket as (key, version id), in key order; delete markers are none."""
@@ -50,3 +55,5 @@ class S3World(Simulator):
         bucket, _, key = call.path.lstrip("/").partition("/")
         if rule.fault == "flip_bit" and answer.status == 200 and self._store.flip_bit(bucket, key):
             self.journal.record("bit_flipped", bucket=bucket, key=key)
+        if rule.fault in checksums.FAULTS and self._store.spoil_copy(call, answer, rule.fault, rule.options):
+            self.journal.record("copy_spoilt", fault=rule.fault, source=call.headers["x-amz-copy-source"])

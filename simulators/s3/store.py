@@ -12,13 +12,14 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 
 from simulators.common import Answer, Call
+from simulators.s3 import checksums
 from simulators.s3.wsgi import Application, ask, environ_key
 
 ACCOUNT, PARTITION = "123456789012", "aws"  # moto's own
@@ -60,7 +61,9 @@ class MotoStore:
         """Carry out one request."""
         with self.running():
             known = set(self.buckets)
-            answer = ask(self._with_names(call), call)
+            answer = checksums.refusal(self.buckets, call)
+            if answer is None:
+                answer = checksums.completed(self.buckets, call, ask(self._with_names(call), call))
             for name in self.buckets.keys() - known:
                 self.buckets[name].creation_date = datetime.fromtimestamp(self._now(), UTC)
         return answer
@@ -85,6 +88,16 @@ class MotoStore:
             stored.value = bytes(data)
             stored._etag = etag.strip('"')
         return True
+
+    def spoil_copy(self, call: Call, answer: Answer, fault: str, options: Mapping[str, Any]) -> bool:
+        """Let the copy that was just made be of other bytes (`simulators.s3.checksums`); whether there was one."""
+        with self.running():
+            return checksums.spoil_copy(self.buckets, call, answer, fault, options, self._random)
+
+    def forget_checksum(self, bucket: str, key: str) -> None:
+        """Make an object one from before S3 gave each a checksum."""
+        with self.running():
+            checksums.forget(self.buckets, bucket, key)
 
     def versions(self, bucket: str) -> list[tuple[str, str]]:
         """Every version as (key, version id), in key order; delete markers are none."""

@@ -147,7 +147,7 @@ def upload_journal(folder: Path) -> str:
     part = VolumePart(
         number=1, start=0, end=len(data), size=len(data), etag=etag, crc64nvme=crc(data), members=((index, *digests),)
     )
-    for row in (begin, {"part": asdict(part)}):
+    for row in (begin, {"part": part.row()}):
         journal.append(row)
     return journal.path.read_text()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -10,6 +12,7 @@ from typing import Any
 import boto3  # noqa: TID253
 import httpx
 import pytest
+from awscrt import checksums
 from botocore.config import Config  # noqa: TID253
 from botocore.exceptions import ClientError, HTTPClientError  # noqa: TID253
 
@@ -198,3 +201,128 @@ def test_an_answer_that_is_lost_was_carried_out(store: Store):
         store.put("k")
     assert store.get("k") == b"abc"
     assert [row["status"] for row in store.requests() if row["method"] == "PUT"][-1] == "dropped"
+
+
+# Checksums, as S3 keeps them
+
+MIB = 1024 * 1024
+
+
+def crc(*pieces: bytes) -> str:
+    return base64.b64encode(checksums.crc64nvme(b"".join(pieces)).to_bytes(8, "big")).decode()
+
+
+def upload(store: Store, key: str = "whole", **more: Any) -> dict[str, Any]:
+    options = {"ChecksumAlgorithm": "CRC64NVME", "ChecksumType": "FULL_OBJECT"} | more
+    made = store.client.create_multipart_upload(Bucket="one", Key=key, **options)
+    return {"Bucket": "one", "Key": key, "UploadId": made["UploadId"]}
+
+
+def copy_part(store: Store, place: dict[str, Any], source: str = "a", number: int = 1, **more: Any) -> dict[str, Any]:
+    answer = store.client.upload_part_copy(
+        **place, PartNumber=number, **({"CopySource": {"Bucket": "one", "Key": source}} | more)
+    )
+    return answer["CopyPartResult"]
+
+
+def complete(store: Store, place: dict[str, Any], etags: list[str], **more: Any) -> dict[str, Any]:
+    parts = [{"PartNumber": number, "ETag": etag} for number, etag in enumerate(etags, start=1)]
+    return store.client.complete_multipart_upload(**place, MultipartUpload={"Parts": parts}, **more)
+
+
+def checksum(store: Store, key: str, **more: Any) -> tuple[str | None, str | None]:
+    head = store.client.head_object(Bucket="one", Key=key, ChecksumMode="ENABLED", **more)
+    return head.get("ChecksumCRC64NVME"), head.get("ChecksumType")
+
+
+def refused(code: str, act: Callable[..., Any], *arguments: Any, **more: Any) -> None:
+    with pytest.raises(ClientError, match=code):
+        act(*arguments, **more)
+
+
+def test_an_object_has_a_checksum_of_the_whole_and_old_ones_have_none(store: Store):
+    answer = store.put("a", b"abc")
+    assert (answer["ChecksumCRC64NVME"], answer["ChecksumType"]) == (crc(b"abc"), "FULL_OBJECT")
+    assert checksum(store, "a") == (crc(b"abc"), "FULL_OBJECT")
+    for listing, rows in (("list_objects_v2", "Contents"), ("list_object_versions", "Versions")):
+        row = getattr(store.client, listing)(Bucket="one")[rows][0]
+        assert row["ChecksumAlgorithm"] == ["CRC64NVME"]
+    store.put("sha", b"abc", ChecksumAlgorithm="SHA256")
+    assert store.client.head_object(Bucket="one", Key="sha", ChecksumMode="ENABLED").get("ChecksumSHA256")
+    store.client.copy_object(Bucket="one", Key="copy", CopySource={"Bucket": "one", "Key": "a"})
+    assert checksum(store, "copy") == (crc(b"abc"), "FULL_OBJECT")
+    store.server.call(lambda: store.sim.forget_checksum("one", "a"))
+    assert checksum(store, "a") == (None, None)
+    refused("BadDigest", store.put, "b", b"abc", ChecksumCRC64NVME=crc(b"abd"))
+    refused("404", checksum, store, "b")
+
+
+def test_an_uploads_checksum_is_combined_from_those_of_its_parts_also_of_copied_ones(store: Store):
+    one, two, last = bytes(5 * MIB), b"x" * (6 * MIB), b"end"
+    store.put("a", one)
+    store.put("b", two)
+    place = upload(store)
+    whole = copy_part(store, place)
+    assert whole["ChecksumCRC64NVME"] == crc(one)
+    piece = copy_part(store, place, "b", 2, CopySourceRange=f"bytes=3-{5 * MIB + 2}")
+    assert piece["ChecksumCRC64NVME"] == crc(two[3 : 5 * MIB + 3])
+    sent = store.client.upload_part(**place, PartNumber=3, Body=last, ChecksumCRC64NVME=crc(last))
+    assert sent["ChecksumCRC64NVME"] == crc(last)
+    refused("BadDigest", store.client.upload_part, **place, PartNumber=4, Body=last, ChecksumCRC64NVME=crc(b"other"))
+    etags = [whole["ETag"], piece["ETag"], sent["ETag"]]
+    expected = crc(one, two[3 : 5 * MIB + 3], last)
+    refused("BadDigest", complete, store, place, etags, ChecksumCRC64NVME=crc(one))
+    refused("InvalidRequest", complete, store, place, etags, MpuObjectSize=7)
+    refused("BadDigest", complete, store, place, etags, ChecksumType="COMPOSITE")
+    answer = complete(store, place, etags, ChecksumCRC64NVME=expected, MpuObjectSize=10 * MIB + 3)
+    assert (answer["ChecksumCRC64NVME"], answer["ChecksumType"]) == (expected, "FULL_OBJECT")
+    assert checksum(store, "whole") == (expected, "FULL_OBJECT")
+
+
+def test_an_upload_without_the_algorithm_names_no_checksum_of_a_copied_part(store: Store):
+    store.put("a", bytes(5 * MIB))
+    made = store.client.create_multipart_upload(Bucket="one", Key="plain")
+    place = {"Bucket": "one", "Key": "plain", "UploadId": made["UploadId"]}
+    part = copy_part(store, place)
+    assert "ChecksumCRC64NVME" not in part
+    complete(store, place, [part["ETag"]])
+    assert checksum(store, "plain") == (crc(bytes(5 * MIB)), "FULL_OBJECT")
+
+
+def test_a_copy_heeds_its_condition_its_version_and_the_rules_of_ranges(store: Store):
+    old = store.put("a", b"o" * (5 * MIB + 1))
+    new = store.put("a", b"n" * (5 * MIB + 1))
+    store.put("small", b"s" * 4_000_000)
+    place = upload(store)
+    refused("PreconditionFailed", copy_part, store, place, CopySourceIfMatch=old["ETag"])
+    assert copy_part(store, place, CopySourceIfMatch=new["ETag"])["ChecksumCRC64NVME"] == crc(b"n" * (5 * MIB + 1))
+    version = {"Bucket": "one", "Key": "a", "VersionId": old["VersionId"]}
+    told = copy_part(store, place, CopySource=version, CopySourceIfMatch=old["ETag"])
+    assert told["ChecksumCRC64NVME"] == crc(b"o" * (5 * MIB + 1))
+    refused("InvalidArgument", copy_part, store, place, CopySourceRange=f"bytes=0-{5 * MIB + 1}")
+    refused("InvalidArgument", copy_part, store, place, CopySourceRange="bytes=9-3")
+    refused("InvalidArgument", copy_part, store, place, CopySourceRange="bytes=5-")
+    refused("InvalidRequest", copy_part, store, place, "small", CopySourceRange="bytes=0-9")
+
+
+def test_an_encrypted_object_keeps_its_checksum(store: Store):
+    kms = {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": "k"}
+    answer = store.put("a", bytes(5 * MIB), **kms)
+    assert answer["ETag"].strip('"') != hashlib.md5(bytes(5 * MIB)).hexdigest() or answer["ServerSideEncryption"]
+    assert checksum(store, "a")[0] == crc(bytes(5 * MIB))
+    assert copy_part(store, upload(store, **kms))["ChecksumCRC64NVME"] == crc(bytes(5 * MIB))
+
+
+@pytest.mark.parametrize("fault", ["copy_swapped", "copy_short", "copy_stale", "copy_flipped"])
+def test_a_spoilt_copy_is_named_for_what_it_is(store: Store, fault: str):
+    right, other = b"r" * (5 * MIB + 9), b"w" * (5 * MIB + 9)
+    store.put("a", other)
+    store.put("a", right)
+    store.put("b", other)
+    expected = {"copy_swapped": other, "copy_short": right[:-1], "copy_stale": other}
+    store.fault(fault=fault, method="PUT", query="partNumber=", options={"key": "b", "source": "a", "bit": 80})
+    place = upload(store)
+    told = copy_part(store, place)
+    bad = expected.get(fault, right[:10] + bytes([right[10] ^ 1]) + right[11:])
+    assert (told["ChecksumCRC64NVME"], told["ETag"].strip('"')) == (crc(bad), hashlib.md5(bad).hexdigest())
+    assert copy_part(store, place)["ChecksumCRC64NVME"] == crc(right), "once only"

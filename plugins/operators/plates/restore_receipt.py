@@ -40,14 +40,11 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         items, problems = [item for item, _ in found], [problem for _, problem in found if problem is not None]
         dry = bool(asked.get("dry_run"))
         good = [item for item in items if item["state"] == ("planned" if dry else "restored")]
-        word = "Dry run, nothing was restored" if dry else "Restored with their right checksums"
-        files = pluralize(sum(item["files"] for item in good), "file")
-        outcome = f"{word}: {files} of {len(items) - len(problems)} of {pluralize(len(items), 'plate')}."
         restored = [item for item in items if item["state"] == "restored"]
         return Receipt(
             **facts,
             state="incomplete" if problems else "complete",
-            outcome=outcome,
+            outcome=_outcome(items, good, problems, dry=dry),
             remedy=remedy_of(problems, AGAIN),
             problems=lines_of(problems),
             items=items,
@@ -73,6 +70,18 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         item = {"plate": row["name"], "state": state, "why": why, **facts, "tarballs": row["tarballs"], **documents}
         item |= one_file(owner_of(context).dag_id, asked, row["tarballs"])
         return item, problem
+
+
+def _outcome(items: list[dict[str, Any]], good: list[dict[str, Any]], problems: list[Problem], *, dry: bool) -> str:
+    """One sentence of what came back, and the first thing that did not."""
+    more = f" ({pluralize(len(problems) - 1, 'more plate')}: see the receipt)" if len(problems) > 1 else ""
+    first = f"plate {problems[0].item}: {problems[0].why.rstrip('.')}{more}" if problems else ""
+    if problems and not good:
+        return f"{'Dry run: nothing can be' if dry else 'Nothing was'} restored: {first}."
+    files = pluralize(sum(item["files"] for item in good), "file")
+    word = "Dry run, nothing was restored:" if dry else "Restored with their right checksums:"
+    sentence = f"{word} {files} of {len(items) - len(problems)} of {pluralize(len(items), 'plate')}"
+    return f"{sentence}. Not restored: {first}." if problems else f"{sentence}."
 
 
 def _standing(

@@ -14,7 +14,7 @@ from include.core.steps import StepRecords
 from include.core.text import sentences
 from include.plates.approval import manifests_sha256
 from include.plates.compare import ArchivedObject, compare
-from include.plates.models import Outcome, PlatePlan, Verdict
+from include.plates.models import Level, Outcome, PlatePlan, Verdict
 from include.plates.report import DELETION_BEGUN, how_to_undo
 from include.plates.verify import verify_archive
 from include.s3.bucket import S3Access
@@ -36,7 +36,7 @@ class PlateVerifyOperator(PlateOperator):
         async with store_of(self, context) as access:
             await self._refuse_begun(context, notes, plan, access)
             for look in range(1, _LOOKS + 1):
-                verdict = await self._look(plan, access)
+                verdict = await self._look(plan, access, Level(backup_request(context).proof))
                 if verdict.outcome is not Outcome.UNVERIFIABLE or look == _LOOKS:
                     break
                 self.log.warning("unverifiable (%s); looking once more", "; ".join(verdict.reasons))
@@ -76,12 +76,13 @@ class PlateVerifyOperator(PlateOperator):
             await notes.write("verify", DELETION_BEGUN, why=why)
             raise VerificationError(sentences(f"{plan.tag}: {why}", how_to_undo(plan.bucket, request.undo_days)))
 
-    async def _look(self, plan: PlatePlan, access: S3Access) -> Verdict:
+    async def _look(self, plan: PlatePlan, access: S3Access, level: Level) -> Verdict:
         return await verify_archive(
             plan.plate,
             plan.layout,
             source=access.bucket(plan.bucket),
             archive=access.bucket(plan.archive_bucket),
+            level=level,
             on_progress=progress_log(self.log.info),
         )
 
@@ -91,6 +92,7 @@ def told(verdict: Verdict) -> dict[str, Any]:
     return {
         "objects": verdict.objects,
         "bytes": verdict.size_bytes,
+        "level": verdict.level.value,
         "manifests": verdict.manifests_sha256,
         "reasons": list(verdict.reasons),
         "proofs": {check.name: check.detail for check in verdict.checks},

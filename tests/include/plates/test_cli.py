@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,7 @@ def test_a_foreign_tarball_makes_archive_fail_with_1(bench: Bench, capsys: pytes
     bench.put(plate_files(plate()))
     bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar.gz", Body=b"theirs")
     assert call(bench, "archive") == 1
-    assert "exists already" in capsys.readouterr().out
+    assert "nothing says that Waybill made it" in capsys.readouterr().out
     assert bench.get(MAIN + ".tar.gz") == b"theirs"
 
 
@@ -106,14 +107,14 @@ def test_bad_input_is_2_and_an_unreachable_store_4(bench: Bench, monkeypatch: py
 
 def test_every_fault_of_the_options_is_told_at_once(capsys: pytest.CaptureFixture[str]):
     ids = ["--project", PROJECT, "--batch", BATCH]
-    wrong = ["--source", "s", "--level", "12", "--copy-from-mib", "5", "--part-mib", "1"]
+    wrong = ["--source", "s", "--level", "12", "--copy-by", "server", "--part-mib", "1"]
     assert main(["archive", *ids, *wrong]) == 2
     told = capsys.readouterr().err.splitlines()
     for word in (
         "give --plate-id",
         "source: layout broad2018 does not use it",
         "--level",
-        "--copy-from-mib",
+        "--copy-by",
         "--part-mib",
     ):
         assert any(line.startswith(f"refused: {word}") for line in told), word
@@ -148,6 +149,27 @@ def test_archiving_again_from_the_command_line_changes_nothing(bench: Bench):
     before = {key: bench.get(key) for key in bench.keys(bench.cold)}
     assert call(bench, "archive", "--part-mib", "5", "--volume-gib", "1") == 0
     assert {key: bench.get(key) for key in bench.keys(bench.cold)} == before
+
+
+@pytest.mark.parametrize("options", [[], ["--no-probe"]])
+def test_archive_tries_every_object_only_once_one_may_not_be_read(
+    bench: Bench, capsys: pytest.CaptureFixture[str], options: list[str]
+):
+    bench.put(plate_files(plate()))
+    with proxied(bench.url) as front:
+        assert call(replace(bench, url=front.url), "archive", *options) == 0
+        reads = [r for r in front.requests if r.method == "GET" and r.path.startswith(f"/{bench.live}/projects/")]
+        assert len(reads) == len(bench.files)  # each once, for its bytes
+    for key in bench.keys(bench.cold):
+        bench.client.delete_object(Bucket=bench.cold, Key=key)
+    with proxied(bench.url) as front:
+        for name in ("IllumDNA", "Index.idx.xml"):
+            front.add(refuse("GET", name, 403, "AccessDenied"))
+        capsys.readouterr()
+        assert call(replace(bench, url=front.url), "archive", "--journal", "other", "--json", *options) != 0
+    said = capsys.readouterr()
+    both = all(name in said.out for name in ("IllumDNA", "Index.idx.xml"))
+    assert both is not bool(options) and "manifest_key" not in said.out
 
 
 def test_a_batch_of_58_plates_of_which_one_is_empty_and_one_damaged(

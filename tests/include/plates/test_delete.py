@@ -362,3 +362,14 @@ def test_after_deletion_a_new_verification_says_what_is_gone(bench: Bench):
     delete(bench, verdict, order(verdict, parts=("illum",)))
     assert failing(run(bench.verify(plate()))) == {"V1"}
     assert PROJECT in verdict.tag and asyncio.iscoroutinefunction(delete_plate)
+
+
+def test_nobody_is_told_to_remove_the_only_copy(bench: Bench):
+    """A plate that is archived and deleted, of which something is there again, is planned anew."""
+    verdict = proved(bench)
+    before = run(bench.plan(plate())).problems
+    assert before == ()  # the same plan: its tarballs are recognised
+    delete(bench, verdict)
+    bench.put({LATE: b"one more image"})
+    problems = run(bench.plan(plate())).problems
+    assert problems and all("may be the only copy. Leave it where it is" in one for one in problems)

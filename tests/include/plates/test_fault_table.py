@@ -11,7 +11,7 @@ from harness.plates.fault_table import DELETED, LEFT, REFUSED, UNVERIFIABLE, Cas
 from include.plates import delete as deleting
 from include.plates import verify as verifying
 from include.plates.compare import PlateListing
-from include.plates.models import Outcome
+from include.plates.models import Level, Outcome, Verdict
 from include.s3 import guarded_delete
 from include.s3.bucket import Bucket
 
@@ -46,6 +46,11 @@ def no_proof(patch: Patch) -> None:
         return told.model_copy(update={"outcome": Outcome.VERIFIED, "checks": checks})
 
     patch.setattr(verifying._Verification, "verdict", blind)
+
+
+def no_level(patch: Patch) -> None:
+    """A deletion that takes every proof for as good as any other."""
+    patch.setattr(Verdict, "level", Level.READ_BACK)
 
 
 def no_condition(patch: Patch) -> None:
@@ -197,6 +202,10 @@ MUTANTS = [
     (no_proof, "F17 one flipped bit at rest"),
     (no_proof, "F19 a part is lost at rest"),
     (no_proof, "one image is not in the tarball"),
+    (no_proof, "copied inside the store, past the archiver's look: swapped"),
+    (no_proof, "copied inside the store, past the archiver's look: stale"),
+    (no_proof, "copied inside the store, past the archiver's look: flipped"),
+    (no_level, "copied inside the store, a bit flipped at rest"),
     (no_look_and_no_condition, "F20 an object overwritten after the proof"),
     (no_condition, "F20 past every look, If-Match honoured"),
     (no_condition, "F20 past every look, conditions ignored"),

@@ -7,11 +7,16 @@ from pathlib import Path
 import pytest
 
 from harness.plates.bench import Bench
-from harness.plates.kills import WAYS, Round, kill_archiving, kill_deleting, kill_verifying
+from harness.plates.kills import WAYS, Round, kill_archiving, kill_copying, kill_deleting, kill_verifying
 
 
 def test_a_killed_archive_ends_in_the_same_bytes_and_sends_no_finished_part_again(bench: Bench, tmp_path: Path):
     told = kill_archiving(bench, tmp_path, seed=1, kills=3)
+    assert told.kills and told == Round(kills=told.kills)
+
+
+def test_a_killed_archive_inside_the_store_ends_in_the_same_bytes_and_leaves_no_pieces(bench: Bench, tmp_path: Path):
+    told = kill_copying(bench, tmp_path, seed=4, kills=3)
     assert told.kills and told == Round(kills=told.kills)
 
 

@@ -235,20 +235,3 @@ def test_cold_tarballs_are_asked_for_once_and_their_state_is_told(bench: Bench, 
     assert {s.status for s in (*first, *again)} <= {RestoreStatus.RESTORING, RestoreStatus.READY}
     with pytest.raises(RequestError):
         run(request_restore(manifests, bench.archive, tier="Fastest"))
-
-
-def test_members_copied_inside_the_store_are_checked_by_their_sources_md5(bench: Bench, tmp_path: Path):
-    one = plate()
-    bench.settings = ArchiveSettings(
-        compression="none", part_bytes=5 * MIB, volume_bytes=1 << 30, copy_from_bytes=20 * MIB
-    )
-    big = f"{IMAGES}huge.tiff"
-    bench.put(plate_files(one) | {big: servers.noise("huge", 21 * MIB)})
-    run(bench.archive_it(run(bench.plan(one))))
-    assert back(bench, one, FolderSink(tmp_path), files=[big]).complete
-    assert (tmp_path / big).read_bytes() == bench.files[big]
-    data = bytearray(bench.get(MAIN + ".tar"))
-    data[15 * MIB] ^= 1
-    bench.client.put_object(Bucket=bench.cold, Key=MAIN + ".tar", Body=bytes(data))
-    (tmp_path / big).unlink()
-    assert back(bench, one, FolderSink(tmp_path), files=[big]).files[0].result is Restored.FAILED

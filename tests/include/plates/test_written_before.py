@@ -96,4 +96,4 @@ def test_a_journal_of_before_is_taken_over_and_its_rows_are_written_as_before(
     for part in parts:
         done = upload.done[part["number"]]
         assert isinstance(done, VolumePart)
-        assert json.loads(json.dumps(dataclasses.asdict(done))) == part
+        assert json.loads(json.dumps(done.row())) == part

@@ -307,7 +307,7 @@ FAILURES: list[tuple[WaybillError, str]] = [
     (LedgerError("the chain is broken"), "See that connection waybill_ledger opens"),
     (RemoteError("ICA refuses the batch"), "deal with the reason that it gives, then clear task copy."),
     (ConflictingRequest("another payload"), "find out whose it is"),
-    (NotFound("no such project"), "Put back or correct what is named, then clear task copy"),
+    (NotFound("no such project"), "else put back what is named, then clear task copy"),
     (Stopped("amy stopped it"), "Mend what the question names, then clear task copy"),
     (QuotaExceeded("full", available_at=0.0), "Clear task copy"),
 ]

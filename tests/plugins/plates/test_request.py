@@ -9,7 +9,7 @@ import pytest
 from include.core.errors import RequestError
 from include.core.request import LOST_IN_FORM, load, load_without_faults, param_schemas
 from include.plates.layout import BROAD2018, CPG
-from include.plates.models import GIB, MIB
+from include.plates.models import GIB
 from include.plates.request import MOST_PLATES, BackupRequest, PlatesRequest, RestoreRequest
 
 IDS = {"project": "P", "batch": "B"}
@@ -82,7 +82,9 @@ def test_what_both_refuse(conf: dict[str, Any], word: str):
     [
         ({"delete_parts": ["images", "metadata"]}, "metadata not known"),
         ({"undo_days": 5}, "nothing is deleted"),
-        ({"copy_from_mib": 64}, "compression none"),
+        ({"copy_by": "server"}, "compression none"),
+        ({"copy_by": "me"}, "copy_by"),
+        ({"proof": "store_proved", "delete_parts": ["images"]}, "nothing is read back"),
         ({"level": 12}, "zstd only"),
         ({"storage_class": "deep archive"}, "storage_class"),
         ({"approval_days": 0}, "approval_days"),
@@ -100,8 +102,10 @@ def test_what_a_restore_refuses(conf: dict[str, Any]):
 @pytest.mark.parametrize(
     "conf",
     [
-        {"copy_from_mib": 64, "compression": "none"},
-        {"copy_from_mib": 64, "layout": "cpg", "source": "source_4"},
+        {"copy_by": "server", "compression": "none"},
+        {"copy_by": "server", "layout": "cpg", "source": "source_4"},
+        {"proof": "store_proved", "deletion_needs": "store_proved", "delete_parts": ["images"]},
+        {"proof": "store_proved"},
         {"level": 12, "compression": "zstd"},
         {"delete_parts": ["images"], "undo_days": 5},
         OWN,
@@ -112,9 +116,9 @@ def test_what_a_backup_takes(conf: dict[str, Any]):
 
 
 def test_own_templates_make_a_layout_and_its_parts_may_be_deleted():
-    request = load(BackupRequest, {**IDS, "plates": ROWS, **OWN, "delete_parts": ["images"], "copy_from_mib": 20})
+    request = load(BackupRequest, {**IDS, "plates": ROWS, **OWN, "delete_parts": ["images"], "copy_by": "server"})
     assert [part.name for part in request.layout_used().parts] == ["images"]
-    assert request.settings_used().copy_from_bytes == 20 * MIB
+    assert request.settings_used().copy_by == "server"
     assert request.settings_used().compression == "none"
 
 

@@ -122,6 +122,7 @@ def test_what_is_not_in_the_archive_is_told_and_nothing_is_started(archived: Sto
     assert found(run) == []
     told = receipt(run, archived)
     assert "no-such-file" in told.items[0]["why"]
+    assert told.outcome.startswith("Nothing was restored: plate 20585: ") and "no-such-file" in told.outcome
 
 
 def test_a_dry_run_says_what_would_come_back_and_how_cold_it_lies(archived: Store):
