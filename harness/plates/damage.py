@@ -19,6 +19,10 @@ def replace(bench: Bench, key: str, data: bytes) -> None:
     bench.client.put_object(Bucket=bench.cold, Key=key, Body=data, Metadata=head["Metadata"])
 
 
+def put(bench: Bench, key: str, data: bytes) -> None:
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=data)
+
+
 def remove(bench: Bench, key: str) -> None:
     bench.client.delete_object(Bucket=bench.cold, Key=key)
 
@@ -60,5 +64,5 @@ PLANTED: dict[str, Plant] = {
     "another plate's manifest under its name": lambda b, base, other, _: replace(
         b, base + MANIFEST, b.get(other + MANIFEST)
     ),
-    "a wrong .md5 beside it": lambda b, base, *_: replace(b, base + ".md5", b"0" * 32 + b"  wrong\n"),
+    "a wrong .md5 beside it": lambda b, base, *_: put(b, base + ".md5", b"0" * 32 + b"  wrong\n"),
 }
