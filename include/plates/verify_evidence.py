@@ -22,7 +22,6 @@ from include.plates.models import Level
 from include.plates.verify_tar import Found
 from include.s3.bucket import Head
 
-
 _KEPT_ROWS = 20_000  # about 30 MB
 
 
