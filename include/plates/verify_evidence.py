@@ -22,18 +22,26 @@ from include.plates.models import Level
 from include.plates.verify_tar import Found
 from include.s3.bucket import Head
 
+_KEPT_ROWS = 20_000  # about 30 MB
+
 
 class Rows:
-    """The member rows of a manifest, parsed each time they are gone through: a million of them do not lie in memory."""
+    """The member rows of a manifest. Many are parsed each time they are gone through: a million of them do not lie in memory."""
 
     def __init__(self, data: bytes, count: int):
         self._data = data
         self._count = count
+        self._kept: list[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        if self._kept is None and self._count <= _KEPT_ROWS:
+            self._kept = list(self._parsed())
+        return iter(self._kept) if self._kept is not None else self._parsed()
+
+    def _parsed(self) -> Iterator[dict[str, Any]]:
         return (line for line in _lines(self._data) if "name" in line)
 
 
