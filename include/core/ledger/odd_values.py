@@ -50,6 +50,11 @@ def storable_id(given: Any) -> str | None:
     return f"{escaped[: len(ESCAPED) + 200]}…sha256:{digest}"
 
 
+def id_as_shown(given: str) -> str | None:
+    """A remote id that a person gives, as it is kept: in the spelling that messages show, or as the remote has it."""
+    return given if given.startswith(ESCAPED) and unstorable(given) is None else storable_id(given)
+
+
 def storable(detail: Any) -> dict[str, Any]:
     """Facts of a remote's answer as they are kept: themselves where they are JSON, else what is odd in them as text."""
     try:

@@ -20,7 +20,7 @@ from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
 from include.core.ledger.clock import Time, must_be_noted
 from include.core.ledger.intents import check_hold, check_intent, check_owner, reserved
-from include.core.ledger.odd_values import facts_of, storable, storable_id
+from include.core.ledger.odd_values import facts_of, id_as_shown, storable, storable_id
 from include.core.ledger.quota import QuotaUser
 from include.core.ledger.reading import LedgerReader
 from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, long_values
@@ -377,9 +377,10 @@ class Ledger(LedgerReader):
         detail: Mapping[str, Any] | None = None,
         external_id: str | None = None,
     ) -> Submission:
-        """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is."""
+        """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is. `external_id`:
+        as a person gives it."""
         detail = None if detail is None else storable(detail)
-        external_id = None if external_id is None else storable_id(external_id)
+        external_id = None if external_id is None else id_as_shown(external_id)
         values, later = _moved(row, state, detail, external_id)
         swapped = self._swap(row, values, why=why, who=who, later=later)
         if swapped is not None:

@@ -180,6 +180,13 @@ def test_no_two_ids_are_kept_alike():
     assert len({*kept, *more}) == len({*ODD_IDS, *(str(one) for one in kept)})
 
 
+@pytest.mark.parametrize("given", ["job\0", "job\\x00", "j" * 5000])
+def test_a_person_gives_an_id_as_messages_show_it(ledger: Ledger, given: str):
+    shown = storable_id(given)
+    row = ledger.move(at(ledger, S.IN_DOUBT), S.SENT, why="looked", who="amy", external_id=shown)
+    assert (row.external_id, ledger.known("tape", "restore", [given])) == (shown, {given})
+
+
 OURS_SAID_BY_A_REMOTE: list[dict[str, Any]] = [
     *({"late_answers": odd} for odd in ("abc", 5, [1], {"a": 1})),
     *({"late_acceptances": odd} for odd in (1, ["x"], {"answer": 1})),
