@@ -30,6 +30,8 @@ def play(remote: Remote, name: str) -> None:
         asyncio.run(_played(scenario, remote))
     except NotConforming as error:
         raise NotConforming(f"{remote.name}, {name}: {error}") from error
+    except Exception as error:  # of a watch, a cancellation, a declaration
+        raise NotConforming(f"{remote.name}, {name}: it breaks with {type(error).__name__}: {error}") from error
 
 
 async def _played(scenario: Scenario, remote: Remote) -> None:

@@ -6,14 +6,28 @@ Invariant: each judges by its trial's journal, and names the lie.
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
+from urllib.parse import quote, quote_plus
 
-from harness.core.trial import ACCESSES, READS, STEPS, NotConforming, Process, Remote, Trial, open_ledger, trial, words
+from harness.core.trial import (
+    ACCESSES,
+    READS,
+    STEPS,
+    EndsRed,
+    NotConforming,
+    Process,
+    Remote,
+    Trial,
+    open_ledger,
+    trial,
+    words,
+)
 from include.core.errors import TransientError
 from include.core.ledger import State, Submission
 
@@ -131,7 +145,10 @@ async def _stopped_before_its_write(remote: Remote, lie: str) -> None:
 async def _two_at_once(remote: Remote, lie: str) -> None:
     for other in ("run-1", "run-2"):
         with trial(remote) as one:
-            await asyncio.gather(one.live(one.process()), one.live(one.process(run_id=other)))
+            both = (one.live(one.process()), one.live(one.process(run_id=other)))
+            for failure in await asyncio.gather(*both, return_exceptions=True):  # neither outlives its world
+                if failure is not None:
+                    raise failure
             one.judge(lie)
 
 
@@ -142,6 +159,25 @@ async def _clocks_are_wrong(remote: Remote, lie: str) -> None:
             with trial(remote) as one:
                 await one.die(_mortal(one, step, skew=first))
                 await one.live(one.process(skew=then))
+                one.judge(lie)
+
+
+async def _clock_changes(remote: Remote, lie: str) -> None:
+    """Between two searches for what cannot be seen yet: the next host's clock is an hour ahead, or this one's is put right."""
+    late = {"fault": "commit_delayed", "seconds": remote.late_seconds}
+    hidden = {"fault": remote.hide, "seconds": remote.hidden_seconds}
+    for rule in ([late] if remote.late_seconds else []) + ([hidden] if remote.hidden_seconds else []):
+        for first, then in ((0.0, 3_600.0), (-3_600.0, 0.0)):
+            with trial(remote) as one:
+                one.fault(**remote.write, **rule)
+                if rule is late:
+                    await one.once(one.process(skew=first))
+                else:
+                    await one.die(_mortal(one, "answered"))
+                searching = one.process(skew=first)
+                await one.once(searching)
+                searching.skew = then
+                await one.live(one.process(skew=then) if then else searching)
                 one.judge(lie)
 
 
@@ -228,13 +264,45 @@ async def _others_have_jobs_alike(remote: Remote, lie: str) -> None:
         with trial(remote) as one:
             alike = set(remote.add_alike(one.simulator))
             one.fault(**remote.write, **rule)
-            await one.live(one.process())
+            try:
+                await one.live(one.process())
+            except EndsRed as error:  # it takes several for ours
+                raise NotConforming(f"{lie}: {error}") from error
             taken = {row.external_id for row in one.rows()} & alike
             if taken:
                 raise NotConforming(
                     f"{lie}: it took {', '.join(map(str, sorted(taken, key=str)))}, a job of somebody else"
                 )
             one.judge(lie)
+
+
+async def _two_match(remote: Remote, lie: str) -> None:
+    """Whoever sees both either keeps both in the ledger, or asks a person and names both. A third is never sent."""
+    with trial(remote) as one:
+        await one.die(_mortal(one, "answered"))
+        remote.add_twin(one.simulator)
+        red = ""
+        try:
+            await one.live(one.process())
+        except EndsRed as error:
+            red = str(error)
+        effects = list(remote.effects(one.simulator))
+        if len(effects) > 2:
+            raise NotConforming(f"{lie}: two match, and it has sent another: {', '.join(effects)}")
+        with open_ledger(one.url) as ledger:
+            known = {job for row in one.rows() for job in ledger.known(row.system, row.kind, effects)}
+        overlooked = [job for job in effects if job not in known and job not in red]
+        if overlooked:
+            raise NotConforming(f"{lie}: {', '.join(overlooked)} is in the journal, and nobody is told")
+
+
+async def _list_is_long(remote: Remote, lie: str) -> None:
+    with trial(remote) as one:
+        remote.add_crowd(one.simulator)
+        await one.die(_mortal(one, "answered"))
+        remote.add_crowd(one.simulator)
+        await one.live(one.process())
+        one.judge(lie)
 
 
 async def _page_fails(remote: Remote, lie: str) -> None:
@@ -248,11 +316,31 @@ async def _page_fails(remote: Remote, lie: str) -> None:
             async with remote.worker(one.process()) as worker:
                 for _ in range(12):
                     with suppress(TransientError):
-                        await worker.ask()
+                        await one.turn(worker)
                     await one.pass_time(7_200.0)
             one.simulator.faults.clear()
             await one.live(one.process())
             one.judge(lie)
+
+
+# -- ends -----------------------------------------------------------------------------------------------------------------
+
+
+async def _ends_badly(remote: Remote, lie: str) -> None:
+    """It may send again, or end with an error; a later run likewise. What it may not is say that all is there."""
+    for what, arrange in remote.bad_ends().items():
+        with trial(remote) as one:
+            arrange(one.simulator)
+            for run in ("run-1", "run-2"):
+                try:
+                    await one.live(one.process(run_id=run))
+                except EndsRed:
+                    continue
+                except NotConforming as error:
+                    raise NotConforming(f"{error} ({what})") from error
+            harm = remote.harm(one.simulator)
+            if harm:
+                raise NotConforming(f"{lie}: {'; '.join(harm)} ({what})")
 
 
 # -- looks, cancellations, secrets ----------------------------------------------------------------------------------------
@@ -324,10 +412,24 @@ async def _secrets_are_told(remote: Remote, lie: str) -> None:
                 bodies = [str(body) for row in ledger.in_states(*State) for body in ledger.event_bodies(row.id)]
             places = {"an error": one.troubles, "a log": kept.lines, "the ledger": bodies}
             for place, texts in places.items():
-                if any(secret in text for secret in secrets for text in texts):
+                written = [form for secret in secrets for form in _forms(secret)]
+                if any(form in text for form in written for text in texts):
                     raise NotConforming(f"{lie}: after {rule['fault']}, {place} holds the credential")
             if not secrets:
                 raise NotConforming("no credential was in use, so that nothing is proved: declare `secrets`")
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """A secret as it may be written: as it is, in a URL, in hexadecimal, and in base64 wherever it may begin in a longer text."""
+    data = secret.encode()
+    yield from {secret, quote(secret, safe=""), quote_plus(secret), data.hex(), data.hex().upper()}
+    for before, shared in ((0, 0), (1, 2), (2, 3)):  # so many characters hold bits of what stands before, too
+        whole = bytes(before) + data
+        whole = whole[: len(whole) // 3 * 3]  # and what stands behind may change the rest
+        for alphabet in (b"+/", b"-_"):
+            text = base64.b64encode(whole, alphabet).decode()[shared:]
+            if len(text) >= 8:
+                yield text
 
 
 def _quoting(rule: Any, secret: str) -> dict[str, Any]:
@@ -364,6 +466,13 @@ SCENARIOS = (
     ),
     Scenario("a stale look", "a stale look: it sent what was there already", "F7, F8", _overtaken_anywhere),
     Scenario("wrong clocks", "absence claimed too early: by the host's clock", "F12, F27", _clocks_are_wrong),
+    Scenario(
+        "a clock that changes",
+        "absence claimed too early: by the host's clock",
+        "F12, F27",
+        _clock_changes,
+        lambda remote: remote.late_seconds > 0 or remote.hidden_seconds > 0,
+    ),
     Scenario("a lost answer", "a lost answer was not looked for", "F9", _answer_is_lost),
     Scenario("refused for now", "what was not done counts as done, or never comes", "F11, F12, F30", _refused_for_now),
     Scenario(
@@ -384,11 +493,32 @@ SCENARIOS = (
         lambda remote: type(remote).add_alike is not Remote.add_alike,
     ),
     Scenario(
+        "two that match",
+        "it takes one of two that match, and hides the other",
+        "",
+        _two_match,
+        lambda remote: type(remote).add_twin is not Remote.add_twin,
+    ),
+    Scenario(
+        "a long list",
+        "it looked at a part of the list, or relied on what a dead process remembered",
+        "F1 to F4",
+        _list_is_long,
+        lambda remote: remote.later_page is not None,
+    ),
+    Scenario(
         "a page that fails",
         "a walk that swallows a page error: it took the part for the whole",
         "F11",
         _page_fails,
         lambda remote: remote.later_page is not None,
+    ),
+    Scenario(
+        "a bad end",
+        "green that is not there",
+        "F10",
+        _ends_badly,
+        lambda remote: type(remote).bad_ends is not Remote.bad_ends,
     ),
     Scenario("a watch", "a watch that writes", "F10", _watch_writes, lambda remote: remote.can_watch),
     Scenario(

@@ -10,15 +10,16 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.engine import URL
 
+from harness.core.memory import Memory
 from harness.core.mortal_ledger import Killed, MortalLedger
-from include.core.errors import TransientError, WaybillError
+from include.core.errors import ConflictingRequest, TransientError, WaybillError
 from include.core.ledger import Ledger, Owner, State, Submission, init, verify
 from simulators.common import Clock, Simulator
 
@@ -32,6 +33,10 @@ READS = ("GET", "HEAD", "OPTIONS")
 
 class NotConforming(AssertionError):
     """The remote's code is not what it must be. Names what is not true, and what the journal says."""
+
+
+class EndsRed(NotConforming):
+    """It ends with an error of ours: a person is told. Right where there is something to tell."""
 
 
 class Worker:
@@ -58,6 +63,8 @@ class Process:
     ledger: MortalLedger
     owner: Owner
     sleep: Callable[[float], Awaitable[None]]
+    skew: float = 0.0
+    """By how much its host's clock is wrong. It may change."""
 
 
 class Remote:
@@ -104,9 +111,22 @@ class Remote:
         """By the journal or the state of the world: what was changed that nobody asked for."""
         return ()
 
+    def present(self, simulator: Simulator) -> bool:
+        """By the state of the world: whether the effect is there now, whole. Asked whenever a worker says so."""
+        return True
+
+    def bad_ends(self) -> Mapping[str, Callable[[Simulator], None]]:
+        """What may keep an accepted effect from being there, whole: jobs that fail, and jobs that say nothing of it. Each
+        is arranged before the worker begins, for the first thing it sends. `present` judges."""
+        return {}
+
     def add_alike(self, simulator: Simulator) -> Sequence[str]:
-        """Makes jobs of other people that resemble ours, each in all but one respect. Returns their ids."""
+        """Makes jobs of other people that resemble ours, each in all but one respect, or in the case of its letters alone.
+        Returns their ids."""
         return ()
+
+    def add_twin(self, simulator: Simulator) -> None:
+        """Makes another job that is ours in every respect, as somebody does who starts it by hand."""
 
     def add_crowd(self, simulator: Simulator) -> None:
         """Makes so many jobs of other people that ours is on a later page of the list."""
@@ -142,13 +162,15 @@ class Trial:
         """A process. `skew`: by how much its host's clock is wrong."""
         ledger = MortalLedger(
             self.url,
-            clock=lambda: self.clock.now() + skew,
+            clock=lambda: self.clock.now() + process.skew,
             # A suspended host's monotonic clock stands still: nothing may rest on it.
             monotonic=lambda: 0.0,
             on_step=on_step or (lambda _step, _row: None),
         )
         self.opened.append(ledger)
-        return Process(self.simulator, ledger, Owner("conformance", run_id, "submit"), self.pass_time)
+        owner = Owner("conformance", run_id, "submit")
+        process = Process(self.simulator, ledger, owner, self.pass_time, skew)
+        return process
 
     async def pass_time(self, seconds: float) -> None:
         self.clock.advance(max(seconds, 0.0))
@@ -157,24 +179,55 @@ class Trial:
     async def live(self, process: Process) -> None:
         """A task from its begin to its end, with Airflow's retries."""
         async with self.remote.worker(process) as worker:
-            for _ in range(TURNS):
-                try:
-                    wait = await worker.ask()
-                except TransientError as error:
-                    self.note(error)
-                    wait = error.retry_after or 5.0
-                except WaybillError as error:
-                    self.note(error)
-                    raise NotConforming(f"it ends with {type(error).__name__}: {error}") from error
-                if wait is None:
-                    return
-                await self.pass_time(max(wait, 0.1))
+            await self._to_its_end(worker)
+
+    async def _to_its_end(self, worker: Worker) -> None:
+        for _ in range(TURNS):
+            try:
+                wait = await self.turn(worker)
+            except TransientError as error:
+                wait = error.retry_after or 5.0
+            if wait is None:
+                return
+            await self.pass_time(max(wait, 0.1))
         raise NotConforming(f"it does not come to its end in {TURNS} turns: {self.troubles[-1:]}")
 
-    async def die(self, process: Process) -> bool:
-        """The same for a process that is to be killed. Whether it was."""
+    async def turn(self, worker: Worker) -> float | None:
+        """One `ask`. Raises TransientError as it does, EndsRed for other errors of ours, and NotConforming."""
         try:
-            await self.live(process)
+            wait = await worker.ask()
+        except NotConforming:
+            raise  # of another process, which lived while this one stood still
+        except Exception as error:
+            self.note(error)
+            if isinstance(error, TransientError):
+                raise
+            told = f"{type(error).__name__}: {error}"
+            if isinstance(error, ConflictingRequest) and "payload" in told:
+                raise NotConforming(f"its payload differs between two workers: {told}") from error
+            if isinstance(error, WaybillError):
+                raise EndsRed(f"it ends with {told}") from error
+            raise NotConforming(f"it breaks with {told}") from error
+        if wait is None and not self.remote.present(self.simulator):
+            raise NotConforming("green that is not there: it says that all is done, and the effect is not there, whole")
+        return wait
+
+    async def once(self, process: Process) -> None:
+        """One turn of a process, which then ends."""
+        async with self.remote.worker(process) as worker:
+            with suppress(TransientError):
+                await self.turn(worker)
+
+    async def die(self, process: Process) -> bool:
+        """The same as `live` for a process that is to be killed, and remembers nothing then. Whether it was."""
+        try:
+            async with self.remote.worker(process) as worker:
+                memory = Memory(type(worker))
+                try:
+                    await self._to_its_end(worker)
+                except Killed:
+                    memory.forget()
+                    raise
         except Killed:
             return True
         return False

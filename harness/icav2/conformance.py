@@ -6,8 +6,9 @@ Invariant: an effect is a job that ICA accepted for our folder and some of our f
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 from harness.conformance import Process, Remote, Worker
@@ -23,12 +24,13 @@ from include.icav2.plan import resolve
 from include.icav2.rules import CopySettings
 from include.icav2.watch import job_watch
 from simulators.common import Clock, InProcessTransport, Simulator
-from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Settings
+from simulators.icav2 import DEFAULT_API_KEY, IcaSimulator, Outcome, Override, Settings
 
 FOLDER = "/cache/d0/"
 FILES = ("/run/f0.fastq.gz", "/run/f1.fastq.gz")
 MANIFEST = {f"icav2://{SOURCE}{path}": [f"icav2://{TARGET}{FOLDER}"] for path in FILES}
 OTHERS = "/run/other.fastq.gz"
+SIZE = 5_000_000_000
 CROWD = 3
 
 
@@ -70,7 +72,7 @@ class ICAv2Copies(Remote):
         for project in (SOURCE, TARGET):
             sim.seed_project(project)
         for path in (*FILES, OTHERS):
-            sim.seed_file(SOURCE, path, 5_000_000_000)
+            sim.seed_file(SOURCE, path, SIZE)
         yield sim
 
     @asynccontextmanager
@@ -97,10 +99,23 @@ class ICAv2Copies(Remote):
     def harm(self, simulator: Simulator) -> Sequence[str]:
         return [f"job {d['jobs'][-1]} was not needed: {d['why']}" for d in simulator.counters()["duplicate_jobs"]]
 
+    def present(self, simulator: Simulator) -> bool:
+        assert isinstance(simulator, IcaSimulator)
+        there = [simulator.tree.at(TARGET, FOLDER + path.rsplit("/", 1)[1]) for path in FILES]
+        return all(node is not None and (node.status, node.size_bytes) == ("AVAILABLE", SIZE) for node in there)
+
+    def bad_ends(self) -> Mapping[str, Callable[[Simulator], None]]:
+        bad = set(Outcome) - {Outcome.SUCCEEDED, Outcome.STUCK}
+        return {str(outcome): partial(_will_end, outcome) for outcome in sorted(bad)}
+
     def add_alike(self, simulator: Simulator) -> Sequence[str]:
         ours = [_node(simulator, path) for path in FILES]
         other = [_node(simulator, OTHERS)]
-        return [_copy(simulator, "/cache/elsewhere/", ours), _copy(simulator, FOLDER, other)]
+        elsewhere = [_copy(simulator, folder, ours) for folder in ("/cache/elsewhere/", FOLDER.upper())]
+        return [*elsewhere, _copy(simulator, FOLDER, other)]
+
+    def add_twin(self, simulator: Simulator) -> None:
+        _copy(simulator, FOLDER, [_node(simulator, path) for path in FILES])
 
     def add_crowd(self, simulator: Simulator) -> None:
         for number in range(CROWD):
@@ -116,6 +131,12 @@ def _node(simulator: Simulator, path: str) -> str:
     node = simulator.tree.at(SOURCE, path)
     assert node is not None
     return node.id
+
+
+def _will_end(outcome: Outcome, simulator: Simulator) -> None:
+    assert isinstance(simulator, IcaSimulator)
+    override = Override(destination=FOLDER, attempts=[1], outcome=outcome)
+    simulator.change_settings(overrides=[override])
 
 
 def _copy(simulator: Simulator, folder: str, data_ids: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ Invariant: an effect is that the store holds none of the batch's versions any mo
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,25 @@ class S3Deletion(Remote):
     def effects(self, simulator: Simulator) -> Sequence[str]:
         return [] if _world(simulator).left()[0] else ["the versions are gone"]
 
+    def present(self, simulator: Simulator) -> bool:
+        return not _world(simulator).left()[0]
+
+    def bad_ends(self) -> Mapping[str, Callable[[Simulator], None]]:
+        return {"its keys fail": _keys_fail}
+
     def harm(self, simulator: Simulator) -> Sequence[str]:
         others = _world(simulator).left()[1]
         return [] if others == 2 else [f"{2 - others} versions that are not the batch's are gone"]
+
+
+def _keys_fail(simulator: Simulator) -> None:
+    """The store answers 200, and of each key that it could not delete it."""
+    failed = "".join(
+        f"<Error><Key>{one.key}</Key><VersionId>{one.version_id}</VersionId><Code>InternalError</Code></Error>"
+        for one in _world(simulator).targets
+    )
+    body = f"<DeleteResult>{failed}</DeleteResult>"
+    simulator.faults.add(**S3Deletion.write, fault="status", code=200, body=body)
 
 
 def _world(simulator: Simulator) -> _World:

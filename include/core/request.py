@@ -53,8 +53,8 @@ def in_section(title: str) -> dict[str, Any]:
 class Request(pydantic.BaseModel):
     """Base of all requests: unknown keys are refused, values do not change afterwards.
 
-    Strict, as Airflow's own form: "5" is no number, and true no 1. An enum's field says `pydantic.Strict(False)`.
-    Null is what the form sends for a field that was left empty: the field takes its default.
+    Strict, as Airflow's own form: "5" is no number, and true no 1; 5.0 is the whole number 5, as JSON has it. An enum's field
+    says `pydantic.Strict(False)`. What the form sends for a field that was left empty counts as not given: see `filled_in`.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -84,28 +84,55 @@ R = TypeVar("R", bound=Request)
 
 
 def filled_in(model: type[Request], conf: Mapping[str, Any]) -> dict[str, Any]:
-    """What a conf says, without what the form sends for nothing: null in an optional field, and an empty line of a list."""
-    optional = {name for name, field in model.model_fields.items() if not field.is_required()}
-    given = {name: value for name, value in conf.items() if value is not None or name not in optional}
-    return {name: [i for i in value if i != ""] if isinstance(value, list) else value for name, value in given.items()}
+    """What a conf says, without what the form sends for nothing: null in an optional field, "" in one that is empty without
+    a value, and an empty line of a list. A whole number may be written as 5.0."""
+    given = {}
+    for name, value in conf.items():
+        field = model.model_fields.get(name)
+        if field is not None and _says_nothing(field, value):
+            continue
+        if isinstance(value, list):
+            value = [item for item in value if item != ""]
+        elif field is not None and field.annotation is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        given[name] = value
+    return given
+
+
+def _says_nothing(field: Any, value: Any) -> bool:
+    if field.is_required():
+        return False
+    # "" never stands for a default that is something, as a bucket's name: whoever sends it did not mean that.
+    return value is None or (value == "" and field.get_default(call_default_factory=True) in (None, ""))
 
 
 def load(model: type[R], conf: Mapping[str, Any] | None) -> R:
     """The checked request. Raises RequestError with every problem found: field, value, remedy."""
     given = filled_in(model, conf or {})
+    # Told by ourselves: a name that is no valid Unicode would end the check of all others.
+    strange = [name for name in given if name not in model.model_fields]
     try:
-        return model.model_validate(given)
+        request = model.model_validate({name: value for name, value in given.items() if name not in strange})
+        if not strange:
+            return request
+        found = []
     except pydantic.ValidationError as error:
         found = error.errors(include_url=False)
-    of_whole = model.cross_field_errors(given) or [_problem(model, e) for e in found if not e["loc"]]
-    raise RequestError([_problem(model, e) for e in found if e["loc"]] + of_whole)
+    known = ", ".join(model.model_fields)
+    of_fields = [_problem(e) for e in found if e["loc"]] + [_unknown(name, f" (known: {known})") for name in strange]
+    raise RequestError(of_fields + (model.cross_field_errors(given) or [_problem(e) for e in found if not e["loc"]]))
 
 
-def _problem(model: type[Request], error: Any) -> str:
-    place = printable(".".join(str(part) for part in error["loc"]), quotes=False)
+def _unknown(name: str, known: str = "") -> str:
+    shown = printable(name, quotes=not name.strip())
+    return f"{shown}: this field is not known; take it out, or correct its name{known}"
+
+
+def _problem(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    place = printable(path, quotes=False)
     if error["type"] == "extra_forbidden":
-        known = ", ".join(model.model_fields)
-        return f"{place}: this field is not known; take it out, or correct its name (known: {known})"
+        return _unknown(path)
     if error["type"] == "missing" or (error.get("input") is None and len(error["loc"]) == 1):
         return f"{place}: this field is required; give it a value"
     if error["type"] == "value_error":  # our own validators: they name value and remedy themselves
@@ -115,12 +142,14 @@ def _problem(model: type[Request], error: Any) -> str:
 
 def load_without_faults(model: type[R], conf: Mapping[str, Any], problems: Sequence[str]) -> R | None:
     """The request as if its faulty fields (by what `load` said) were not there, so that the rest can be checked too; None if it
-    cannot be. The rules between the fields may be broken: whoever checks it says nothing of what is not there."""
+    cannot be. For a required field its example stands in. The rules between the fields may be broken: whoever checks it says
+    nothing of what is not there."""
     known = {name: value for name, value in filled_in(model, conf).items() if name in model.model_fields}
     fine = {n: v for n, v in known.items() if not any(p.startswith((f"{n}:", f"{n}.")) for p in problems)}
+    fine = {n: f.examples[0] for n, f in model.model_fields.items() if f.is_required() and f.examples} | fine
     try:
         return model.model_validate(fine, context=_FIELDS_ALONE)
-    except pydantic.ValidationError:  # a required field is among them
+    except pydantic.ValidationError:  # a required field without an example is among them
         return None
 
 

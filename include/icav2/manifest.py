@@ -131,8 +131,12 @@ def checked(value: Any, field: str) -> Manifest:
         value = value["manifest"]
     if not isinstance(value, dict) or not value:
         was = "is empty" if value in ({}, None) else f"holds {JSON_NAMES.get(type(value), 'something else')}"
-        raise RequestError(f"{field} {was}: give an object of source → list of destinations, with at least one source")
+        raise RequestError(_no_manifest(field, was))
     return value
+
+
+def _no_manifest(field: str, was: str) -> str:
+    return f"{field} {was}: give an object of source → list of destinations, with at least one source"
 
 
 def flip(manifest: Manifest) -> list[Flipped]:
@@ -225,7 +229,12 @@ def flipped(request: CopyRequest, document: bytes | None = None) -> list[Flipped
     """The SOP's Flip Manifest output for a request. Raises RequestError with all refusals at once."""
     if all(getattr(request, name) is None for name in INPUTS):
         return []  # the request's own check refuses it; here what else is wrong with it may be asked for
-    manifest, field = manifest_of(request, document)
+    try:
+        manifest, field = manifest_of(request, document)
+    except RequestError as error:
+        # An empty one counts as not given beside another: it is told where that other is none either.
+        empty = [_no_manifest("manifest", "is empty")] if request.manifest == {} else []
+        raise RequestError(list(dict.fromkeys([*error.problems, *empty]))) from None
     problems = refusals(manifest, field, request.same_project)
     if problems:
         raise RequestError(problems)

@@ -118,7 +118,7 @@ class CopyRequest(Request):
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
         said = [name for name in INPUTS if conf.get(name) is not None]
         # The form's editor leaves {} in a field that was opened and left: it counts only if there is nothing else.
-        given = [name for name in said if conf[name] not in ({}, "")] or said
+        given = [name for name in said if conf[name] != {}] or said
         if len(given) == 1:
             return []
         if not given and any(name.startswith(SCHEME) for name in conf):

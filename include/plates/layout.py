@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from include.core.errors import RequestError
+from include.core.text import printable
 from include.plates.models import ArchiveSettings, Compression, Layout, Part, Plate, SourceObject, Tarball
 from include.plates.plates_csv import read_plates_csv
 
@@ -158,7 +159,7 @@ def disambiguate(plates: Iterable[Plate]) -> list[Plate]:
     if not listed:
         problems.append("no plate is given")
     if problems:
-        raise RequestError(problems)
+        raise RequestError(list(dict.fromkeys(problems)))
     return [p.model_copy(update={"tag_by_full": p.tag_by_full or len(names[p.plate_id]) > 1}) for p in listed]
 
 
@@ -169,10 +170,19 @@ def problems_of(plate: Plate, layout: Layout | None = None) -> list[str]:
     for name in _FIELDS:
         value = getattr(plate, name)
         if name in needed and not value.strip():
-            found.append(f"{name} of plate {plate.plate_id_full or plate.plate_id or '?'} is empty")
-        elif value != value.strip() or "/" in value or value in (".", "..") or any(ord(c) < 32 for c in value):
-            found.append(f"{name} {value!r} holds a slash, a control character or outer blanks")
+            of_plate = f" of plate {plate.plate_id_full or plate.plate_id or '?'}" if name.startswith("plate") else ""
+            found.append(f"{name}{of_plate}: it is empty; give it a value")
+        elif value:
+            found += name_faults(name, value)
     return found
+
+
+def name_faults(field: str, name: str) -> list[str]:
+    """Why a name cannot be that of one folder, if it cannot."""
+    if name in (".", "..") or "/" in name or name != name.strip() or any(ord(char) < 32 for char in name):
+        why = "holds a slash, a control character or outer blanks" if name.strip(".") else "is the name of no folder"
+        return [f"{field}: {printable(name)} {why}; give the name of one folder"]
+    return []
 
 
 def tarball_key(layout: Layout, plate: Plate, tarball: str, number: int, of: int, compression: Compression) -> str:

@@ -14,7 +14,15 @@ import pydantic
 from include.core.errors import RequestError
 from include.core.request import LOST_IN_FORM, PASTED, Request, in_section
 from include.core.text import printable
-from include.plates.layout import BROAD2018, PRESETS, disambiguate, layout_faults, own_layout, plates_from_csv
+from include.plates.layout import (
+    BROAD2018,
+    PRESETS,
+    disambiguate,
+    layout_faults,
+    name_faults,
+    own_layout,
+    plates_from_csv,
+)
 from include.plates.models import (
     GIB,
     ArchiveSettings,
@@ -157,7 +165,9 @@ class PlatesRequest(Request):
 
     @classmethod
     def cross_field_errors(cls, conf: Mapping[str, Any]) -> list[str]:
-        faults = []
+        # Here, and not only with each plate: there may be no plates to judge, or none that can be read.
+        names = {name: conf.get(name) for name in ("project", "batch", "source")}
+        faults = [fault for field, name in names.items() if isinstance(name, str) for fault in name_faults(field, name)]
         given = [name for name in ("plates", "plates_uri") if conf.get(name)]
         if len(given) != 1:
             lost = "" if given else f"; {LOST_IN_FORM}"

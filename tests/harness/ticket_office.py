@@ -1,16 +1,18 @@
 """A made-up remote that gives out tickets, honest code of ours for it, and its declaration: what liars are made of.
 
-Two tickets may have one name. A new ticket may be in no list for 20 s, and the list has pages of 5.
+A ticket has two copies, and may end with fewer. Two tickets may have one name. A new one may be in
+no list for 20 s, and the list has pages of 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from harness.conformance import Process, Remote, Worker
 from include.core.credentials import Header
+from include.core.errors import RemoteError
 from include.core.http import HttpClient
 from include.core.ledger import (
     Intent,
@@ -28,6 +30,7 @@ from simulators.common import Answer, Call, Clock, InProcessTransport, ProblemEr
 
 KEY, SEAT = "ticket-office-key-7d1", "seat 4"
 PAGE, HIDDEN_SECONDS, TIMEOUT_SECONDS, PRINT_SECONDS = 5, 20.0, 30.0, 5.0
+COPIES = 2
 
 
 class TicketOffice(Simulator):
@@ -36,6 +39,7 @@ class TicketOffice(Simulator):
     def __init__(self, clock: Clock) -> None:
         super().__init__("tickets", SimulatorSettings(), clock, special_faults=frozenset({"hide_job"}), gzip=False)
         self.tickets: list[dict[str, Any]] = []
+        self.next_end = ("PRINTED", COPIES)
         self.route("POST", "/tickets", self.create)
         self.route("GET", "/tickets", self.list)
         self.route("GET", "/tickets/{id}", self.get)
@@ -52,16 +56,18 @@ class TicketOffice(Simulator):
             "seat": seat,
             "name": name,
             "state": "PRINTING",
+            "copies": 0,
             "hidden": 0.0,
         }
+        end, self.next_end = self.next_end, ("PRINTED", COPIES)
         self.tickets.append(ticket)
         self.journal.record("accepted", id=ticket["id"], seat=seat)
-        self.agenda.schedule(self.agenda.time + PRINT_SECONDS, lambda: self._print(ticket))
+        self.agenda.schedule(self.agenda.time + PRINT_SECONDS, lambda: self._print(ticket, *end))
         return ticket
 
-    def _print(self, ticket: dict[str, Any]) -> None:
+    def _print(self, ticket: dict[str, Any], state: str, copies: int) -> None:
         if ticket["state"] == "PRINTING":
-            ticket["state"] = "PRINTED"
+            ticket |= {"state": state, "copies": copies}
 
     def create(self, call: Call) -> Answer:
         body = call.json()
@@ -108,10 +114,16 @@ class TicketWorker(Worker):
         if row.state != State.SENT:
             return None
         ticket = await self.client.read(f"/tickets/{row.external_id}", what="a ticket")
-        if ticket["state"] == "PRINTED":
-            self.ledger.move(row, State.DONE, why="printed")
-            return None
-        return PRINT_SECONDS
+        if ticket["state"] == "PRINTING":
+            return PRINT_SECONDS
+        if not self.is_good(ticket):
+            self.ledger.move(row, State.FAILED, why=f"{ticket['state']}, {ticket['copies']} copies")
+            raise RemoteError(f"ticket {row.external_id}: {ticket['state']}, {ticket['copies']} copies")
+        self.ledger.move(row, State.DONE, why="printed")
+        return None
+
+    def is_good(self, ticket: Mapping[str, Any]) -> bool:
+        return (ticket["state"], ticket["copies"]) == ("PRINTED", COPIES)
 
     async def submit(self) -> Submission:
         intent = Intent("tickets", "ticket", SEAT, {"seat": SEAT}, self.owner)
@@ -174,7 +186,21 @@ class Tickets(Remote):
 
     def add_alike(self, simulator: Simulator) -> Sequence[str]:
         office = _office(simulator)
-        return [office.accept(SEAT, "somebody")["id"], office.accept("seat 40", "waybill")["id"]]
+        others = ((SEAT, "somebody"), ("seat 40", "waybill"), (SEAT.upper(), "waybill"), (SEAT, "Waybill"))
+        return [office.accept(seat, name)["id"] for seat, name in others]
+
+    def add_twin(self, simulator: Simulator) -> None:
+        _office(simulator).accept(SEAT, "waybill")
+
+    def present(self, simulator: Simulator) -> bool:
+        ours = [t for t in _office(simulator).tickets if (t["seat"], t["name"]) == (SEAT, "waybill")]
+        return any((ticket["state"], ticket["copies"]) == ("PRINTED", COPIES) for ticket in ours)
+
+    def bad_ends(self) -> Mapping[str, Callable[[Simulator], None]]:
+        return {
+            "cancelled": lambda simulator: setattr(_office(simulator), "next_end", ("CANCELLED", 0)),
+            "a copy is missing": lambda simulator: setattr(_office(simulator), "next_end", ("PRINTED", COPIES - 1)),
+        }
 
     def add_crowd(self, simulator: Simulator) -> None:
         for _ in range(PAGE):

@@ -13,6 +13,7 @@ from include.core.errors import RequestError
 from include.core.request import BULKY, Request, asked_of, bulky_fields, described, in_section, load, param_schemas
 from include.core.text import bare_uri, is_bare_uri, printable
 from include.icav2.models import CopyRequest
+from include.plates.request import BackupRequest
 
 
 class Colour(StrEnum):
@@ -153,6 +154,40 @@ def test_null_and_empty_lines_are_what_the_form_sends_for_nothing():
     assert load(Form, {"needed": "x", "lines": ["a", "", "b", ""]}).lines == ["a", "b"]
     with pytest.raises(RequestError, match=r"^needed: this field is required; give it a value$"):
         load(Form, nothing | {"needed": None})
+
+
+def test_an_empty_text_is_not_given_where_the_default_is_empty_and_refused_elsewhere():
+    assert load(Form, {"needed": "x", "text": "", "rows": "", "tree": ""}) == load(Form, {"needed": "x"})
+    for conf in ({"number": ""}, {"lines": ""}, {"needed": 5}):
+        with pytest.raises(RequestError, match=f"^{next(iter(conf))}: "):
+            load(Form, {"needed": "x"} | conf)
+    with pytest.raises(RequestError, match=r"^bucket: “” is refused"):
+        load(BackupRequest, {"project": "p", "batch": "b", "plates_uri": "file:///x", "bucket": ""})
+
+
+def test_a_whole_number_may_be_written_with_a_point():
+    assert repr(load(Form, {"needed": "x", "number": 5.0}).number) == "5"
+    for value in (5.5, float("inf"), float("nan")):
+        with pytest.raises(RequestError, match=r"^number: "):
+            load(Form, {"needed": "x", "number": value})
+
+
+def test_a_name_that_is_no_unicode_is_told_by_its_name_and_hides_nothing():
+    found = problems(**{"name": "Ann", "\ud800": 1, "": 2, "weight": "x"})
+    assert [problem.split(":")[0] for problem in found] == ["name", "weight", "\\ud800", "“”"]
+    assert all("this field is not known" in problem for problem in found[2:])
+
+
+def test_the_known_names_are_those_of_the_place():
+    class Strict(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(extra="forbid")
+
+    class Whole(Request):
+        inner: Strict | None = None
+
+    with pytest.raises(RequestError) as caught:
+        load(Whole, {"inner": {"x": 1}, "y": 1})
+    assert [p.partition("correct its name")[2] for p in caught.value.problems] == ["", " (known: inner)"]
 
 
 def test_title_section_and_example_come_from_the_one_declaration():

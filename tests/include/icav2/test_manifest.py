@@ -219,6 +219,20 @@ def test_an_editor_that_was_opened_and_left_is_no_second_manifest():
     assert plan(manifest={}, manifest_b64gz=packed({f"{S}/a": [f"{D}/x/"]}))
 
 
+def test_an_empty_manifest_is_told_where_the_other_one_is_faulty_too():
+    assert [p.split(":")[0] for p in refused(manifest={}, manifest_b64gz="x")] == [
+        "manifest_b64gz cannot be decoded",
+        "manifest is empty",
+    ]
+
+
+@pytest.mark.parametrize("field", ["manifest_uri", "manifest_b64gz"])
+def test_an_empty_text_is_no_second_manifest(field: str):
+    manifest = {f"{S}/a": [f"{D}/x/"]}
+    assert plan(**{"manifest": manifest, field: ""}) == plan(manifest=manifest)
+    assert "(given: none)" in only(**{field: ""})
+
+
 def test_within_one_project_a_destination_inside_its_source_and_a_copy_onto_itself_are_refused():
     inside = only(manifest={f"{S}/run/": [f"{S}/run/copy/"]}, same_project="allow")
     assert "lies inside its source" in inside

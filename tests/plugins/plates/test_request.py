@@ -176,6 +176,29 @@ def test_faults_of_every_rule_are_told_beside_those_of_the_others():
     assert len(told) == 5
 
 
+@pytest.mark.parametrize("plates", [{}, {"plates": "x"}, {"plates_uri": ""}, {"plates": ROWS}, {"plates": ROWS * 2}])
+def test_names_that_are_no_folders_are_told_once_whatever_the_plates_are(plates: dict[str, Any]):
+    wrong = {"project": "p/", "batch": "../x", "source": ".."}
+    for model in (BackupRequest, RestoreRequest):
+        told = faults(model, **wrong, layout="cpg", **plates)
+        for name in wrong:
+            assert len([line for line in told if line.startswith(f"{name}: ")]) == 1, told
+        assert len(told) == 3 + (plates != {"plates": ROWS}), told
+
+
+def test_an_empty_text_of_the_form_is_no_value():
+    sent = {
+        "storage_class": "",
+        "part_prefixes": "",
+        "plates_uri": "",
+        "archive_prefix": "",
+        "source": "",
+        "level": 5.0,
+    }
+    request = load(BackupRequest, {**IDS, "plates": ROWS, **sent})
+    assert (request.storage_class, request.part_prefixes, repr(request.level)) == (None, None, "5")
+
+
 @pytest.mark.parametrize(
     ("conf", "word"),
     [
