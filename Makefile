@@ -40,7 +40,7 @@ status: $(STAMP) ## say what runs, and where
 # Two test processes, file by file (tests/conftest.py); the real Airflow's tests come first and stay in one of them.
 SIDE_BY_SIDE := -n 2 --no-loadscope-reorder
 
-test: $(STAMP) ## the tests that fit into 15 minutes
+test: $(STAMP) ## the tests that fit into 20 minutes
 	$(RUN) -m pytest $(SIDE_BY_SIDE) -m "not full" $(ARGS)
 
 test-full: $(STAMP) ## all tests

@@ -38,6 +38,7 @@ MODULES = {
     "plates.radosgw": "Plates: time and cost of an archive on radosgw",
     "plates.before": "Plates: this code beside the code of before",
     "plates.size": "Plates: size, growth and reading back",
+    "plates.drill": "Plates: finding files, and the restore drill",
     "core.dag_import": "DAG import",
 }
 # What a reader of the rows has to know.

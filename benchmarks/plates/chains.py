@@ -43,6 +43,7 @@ class Pipeline:
     needs: str | None = None
     check: Callable[[Place], list[Step]] | None = None
     only: tuple[str, ...] = ()  # workloads; all where it is empty
+    tars: bool = True  # the floor makes no tarball, only an object of as many bytes
 
 
 def ours(command: str, place: Place, *options: str) -> Step:
@@ -55,13 +56,9 @@ def _archive(*options: str) -> Callable[[Place], list[Step]]:
     return lambda place: [ours("archive", place, "--journal", str(place.scratch / "journal"), *options)]
 
 
-def _verify(place: Place) -> list[Step]:
-    return [ours("verify", place)]
-
-
-def _plan_and_verify(place: Place) -> list[Step]:
+def _plan_and_verify(*options: str) -> Callable[[Place], list[Step]]:
     """The plan as it is by default, with a look at each object; the archive that stands there by now is of this plan."""
-    return [ours("plan", place), ours("verify", place)]
+    return lambda place: [ours("plan", place, *options), ours("verify", place)]
 
 
 def _sop(place: Place, *, gzip: bool) -> list[Step]:
@@ -98,6 +95,10 @@ def _rclone(place: Place) -> list[Step]:
     ]
 
 
+def _floor(place: Place, *packing: str) -> list[Step]:
+    return [([sys.executable, str(HERE / "floor.py"), place.url, place.live, place.cold, *packing], None)]
+
+
 def _s3_tar(place: Place) -> list[Step]:
     command = [str(place.programs / "s3-tar"), "--source-bucket", place.live, "--folder", "projects/"]
     command += ["--target-bucket", place.cold, "--filename", f"{TAG}.tar", "--preserve-paths"]
@@ -107,10 +108,13 @@ def _s3_tar(place: Place) -> list[Step]:
 NONE, GZIP, SIX = "ours, uncompressed", "ours, gzip (default)", "ours, gzip level 6"
 SOP, SOP_GZIP = "SOP chain without gzip", "SOP chain with gzip"
 S5CMD, RCLONE, S3_TAR = "s5cmd + tar + s5cmd", "rclone + tar + rclone", "s3-tar (PyPI)"
+FLOOR, FLOOR_GZIP = "floor: get and put alone", "floor: get, gzip and put alone"
 PIPELINES = (
-    Pipeline(NONE, _archive("--no-probe", "--compression", "none"), False, check=_verify),
-    Pipeline(GZIP, _archive("--no-probe"), True, check=_plan_and_verify),
-    Pipeline(SIX, _archive("--no-probe", "--level", "6"), True, only=("tiff",)),
+    Pipeline(NONE, _archive("--compression", "none"), False, check=_plan_and_verify("--compression", "none")),
+    Pipeline(GZIP, _archive(), True, check=_plan_and_verify()),
+    Pipeline(SIX, _archive("--level", "6"), True, only=("tiff",)),
+    Pipeline(FLOOR, _floor, False, tars=False),
+    Pipeline(FLOOR_GZIP, lambda place: _floor(place, "gzip"), True, tars=False),
     Pipeline(SOP, lambda place: _sop(place, gzip=False), False, needs="aws"),
     Pipeline(SOP_GZIP, lambda place: _sop(place, gzip=True), True, needs="aws"),
     Pipeline(S5CMD, _s5cmd, False, needs="s5cmd"),

@@ -98,7 +98,7 @@ def _play(
                 _flip(store, f"{fill(BROAD2018.archive_prefix, one)}{tag}_images_illum_analysis.tar")
             verdict = run(own.verify(one, level=Level.STORE_PROVED))
             needs = Level.READ_BACK if at_rest else Level.STORE_PROVED
-            played.report = deletion(own, verdict, needs=needs)
+            played.report = deletion(own, verdict, needs=needs, older_versions="keep_hidden")
             played.ended = ended(played.report)
         except WaybillError as error:
             played.said = f"{type(error).__name__}: {error}"

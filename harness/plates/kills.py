@@ -121,7 +121,7 @@ def kill_archiving(bench: Bench, folder: Path, seed: int, kills: int, *, copy_by
     options = ("--compression", "none", "--copy-by", copy_by, "--part-mib", "5", "--volume-gib", "1", "--journal")
     with target(bench, rng) as one:
         told.different += not one.finish("archive", *options, str(folder / "undisturbed"))
-        run(bench.verify(plate()))  # writes the .md5, which a resumed archive cannot know
+        run(bench.verify(plate()))  # writes the .md5
         expected = contents(bench)
         for key in expected:
             bench.client.delete_object(Bucket=bench.cold, Key=key)

@@ -10,6 +10,7 @@ longer waited for.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,11 +72,14 @@ class JobSearch:
         """What shows, in a complete listing without it, that a superseded job does not exist: a job of ours that was made
         after the search for it had ended; or that this is the second time that it would have had to be visible."""
         closed_at = row.closed_at or self.ledger.now()
-        decided = closed_at + self._clock_difference
+        # By ICA's clock it was given up when its first empty search was that long ago: a host's may have been set since.
+        searched, remote_now = row.detail.get("first_empty_search"), self.client.http.remote_now
+        given_up = float(searched["remote_now"]) + self.settings.doubt_seconds if searched else -math.inf
+        decided = max(closed_at + self._clock_difference, given_up)
         later = [job.id for job in jobs if job.created > decided]
         if self.ledger.known(SYSTEM, KIND, later):
             return "a later job of ours is listed, and this one is not"
-        waited = self.ledger.now() - closed_at
+        waited = min(self.ledger.now() - closed_at, math.inf if remote_now is None else remote_now - given_up)
         return f"not listed {waited:.0f} s after it was given up" if waited >= self.settings.doubt_seconds else None
 
     async def _jobs_for(self, row: Submission) -> list[Job]:

@@ -62,10 +62,22 @@ class Reconciler:
 
     def _time_left(self, row: Submission, job: Job | None) -> float:
         """Seconds until a job counts as stuck: by ICA's own clock where it is known, since a host's may have been set."""
-        remote_now = self.context.client.http.remote_now
-        if job is None or remote_now is None:
+        remote_now, settings = self.context.client.http.remote_now, self.context.settings
+        if remote_now is None:
             return self.context.stuck_at(row) - self.now
-        return job.created + self.context.settings.job_timeout_seconds - remote_now
+        if job is not None:
+            return job.created + settings.job_timeout_seconds - remote_now
+        return self._made_at(row, remote_now) + max(settings.job_timeout_seconds, settings.doubt_seconds) - remote_now
+
+    def _made_at(self, row: Submission, remote_now: float) -> float:
+        """When a job that is not listed was made, by ICA's clock: as its answer said, or else at the latest when it was missed
+        first."""
+        for fact in ("job_created", "missed_at"):
+            known = row.detail.get(fact)
+            if isinstance(known, int | float):
+                return float(known)
+        self.context.ledger.annotate(row, {"missed_at": remote_now}, why="not listed")
+        return remote_now
 
     async def _note_ends(self, destination: Destination, rows: list[Submission], jobs: Mapping[str, Job]) -> None:
         """A superseded job that has ended writes no more: from now on what it left may be cleaned up. One that ICA does not
@@ -76,11 +88,18 @@ class Reconciler:
                 facts = self._facts(row, job, await self._items(destination, row, job))
                 self.context.ledger.annotate(row, facts, why=f"the superseded job has ended {job.status}")
                 continue
-            gone = job is None and self.now > (row.closed_at or self.now) + self.context.settings.doubt_seconds
+            gone = job is None and self._given_up_for(row) > self.context.settings.doubt_seconds
             if gone or self.now > rules.may_write_until(row, self.now, self.context.settings):
                 why = "ICA does not know the superseded job" if gone else "the superseded job has run for days"
                 last = {"job_finished": row.closed_at if gone else self.now, "taken_to_have_ended": True}
                 self.context.ledger.annotate(row, last, why=f"{why}: it is taken to have ended")
+
+    def _given_up_for(self, row: Submission) -> float:
+        """For how many seconds it has been superseded: by ICA's clock where it is known."""
+        remote_now, since = self.context.client.http.remote_now, row.detail.get("given_up_at")
+        if remote_now is not None and isinstance(since, int | float):
+            return remote_now - since
+        return self.now - (row.closed_at or self.now)
 
     async def _items(self, destination: Destination, row: Submission, job: Job) -> list[BatchItem]:
         """What the batch of a job says of its items; nothing where it is hidden."""
@@ -141,7 +160,8 @@ class Reconciler:
             why = f"job {row.external_id} too has not ended after {minutes:g} min; the next run adopts it"
             return Standing(destination, Phase.FAILED, why, row.external_id)
         why = f"stuck for {minutes:g} min; {SKIP_DOES_NO_HARM}"
-        self.context.ledger.move(row, State.SUPERSEDED, why=why, detail={"stuck": True})
+        given_up = {"stuck": True, "given_up_at": self.context.client.http.remote_now}
+        self.context.ledger.move(row, State.SUPERSEDED, why=why, detail=given_up)
         return None
 
 

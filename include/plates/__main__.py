@@ -1,4 +1,4 @@
-"""`python -m include.plates plan|archive|verify|ls|restore|delete`: the engine without Airflow.
+"""`python -m include.plates plan|archive|verify|ls|restore|delete|where|index`: the engine without Airflow.
 
 Credentials, region and profile come from the usual AWS environment. The exit status is 0 only when what is printed is
 proved: 1 a problem, mismatch or refusal, 2 bad input, 3 unverifiable, 4 the store failed (run again to continue), 5 the
@@ -47,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument(
         "--copy-by", choices=["worker", "server"], default="worker", help="server: inside the store (needs none)"
     )
-    writing.add_argument("--no-probe", action="store_true", help="do not try to read every object while planning")
+    writing.add_argument(
+        "--no-probe",
+        action="store_true",
+        help="plan: do not try to read every object; archive: do not try all where one may not be read",
+    )
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument(
         "--journal",
@@ -77,7 +81,26 @@ def parser() -> argparse.ArgumentParser:
             "delete", parents=[common, journal, proving], help="delete what a fresh verification proves"
         )
     )
+    _where(commands)
     return top
+
+
+def _where(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    known = argparse.ArgumentParser(add_help=False)
+    known.add_argument(
+        "--prefix", action="append", default=[], help="s3://bucket/prefix of tarballs; default: all known"
+    )
+    known.add_argument("--index", type=Path, help="file of the index; default: index.sqlite beside the journals")
+    known.add_argument("--endpoint-url", help="another S3-compatible store")
+    known.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    where = commands.add_parser("where", parents=[known], help="which tarball holds a file, and where in it")
+    where.add_argument("names", nargs="+", metavar="NAME", help="a key, the end of a key, or a pattern")
+    where.add_argument("--most", type=int, default=100, help="hits for each name")
+    where.add_argument(
+        "--no-refresh", action="store_true", help="answer from the index as it is; it says how old that is"
+    )
+    index = commands.add_parser("index", parents=[known], help="bring the index up to date, or make it anew")
+    index.add_argument("--rebuild", action="store_true", help="forget all, also what is gone, and read every manifest")
 
 
 def _restore(command: argparse.ArgumentParser) -> None:

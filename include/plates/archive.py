@@ -29,7 +29,7 @@ from include.plates.models import (
     VolumeResult,
 )
 from include.plates.plan import FULL_ID_METADATA, PLAN_METADATA, plan_digest_of
-from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
+from include.plates.tar_format import PlacedMembers, PlannedMember
 from include.plates.volume_upload import Written
 from include.plates.volume_writer import InFlightLimits, VolumeWriter
 from include.s3.bucket import Bucket, Head
@@ -87,9 +87,8 @@ async def archive_plate(
     )
 
 
-def planned_members(plan: PlatePlan, volume: VolumePlan) -> list[PlannedMember]:
-    rows = member_rows(plan.layout, plan.tag, volume.folders, volume.objects)
-    return list(place(rows, folder_time(volume.objects)))
+def planned_members(plan: PlatePlan, volume: VolumePlan) -> PlacedMembers:
+    return PlacedMembers(plan.layout, plan.tag, volume.folders, volume.objects)
 
 
 class _VolumeJob:
@@ -175,7 +174,7 @@ class _VolumeJob:
             )
         notes = await self._tag(manifest.sha256, there) if MANIFEST_METADATA not in there.metadata else []
         notes += await self._remove_staged()
-        done = Written(None, head.stored_bytes, head.stored_crc64nvme, (), {}, 0, head.upload_parts, None)
+        done = Written(None, head.stored_bytes, head.stored_crc64nvme, (), {}, 0, head.upload_parts)
         return await self._sidecars(there, done, manifest.sha256, [*notes, "found finished"])
 
     async def _put_single(self, body: bytes, metadata: dict[str, str]) -> Head:
@@ -231,7 +230,7 @@ class _VolumeJob:
             headers_unknown=len(self.members) - len(headers),
             tags_unknown=sum(source.tags is None for source in self.volume.objects),
         )
-        rows = [self._row(i, member, written, headers.get(i, ())) for i, member in enumerate(self.members)]
+        rows = (self._row(i, member, written, headers.get(i, ())) for i, member in enumerate(self.members))
         return encode_manifest(head, written.frames, rows)
 
     def _row(self, index: int, member: PlannedMember, written: Written, headers: Headers) -> ManifestMember:
@@ -289,8 +288,6 @@ class _VolumeJob:
     async def _sidecars(self, there: Head, written: Written, digest: str, notes: Sequence[str]) -> VolumeResult:
         base = base_of(self.volume.key)
         notes = [*notes, *await self._etag_file(base + ".etag", there.etag, found="found finished" in notes)]
-        if written.md5 is not None:
-            await self.archive.put_new(base + ".md5", listings.md5_line(written.md5, self.volume.name))
         return VolumeResult(
             key=self.volume.key,
             etag=there.etag,
@@ -301,7 +298,6 @@ class _VolumeJob:
             manifest_sha256=digest,
             sent_parts=written.sent,
             resumed_parts=written.parts - written.sent,
-            md5=written.md5,
             notes=tuple(notes),
         )
 
@@ -320,15 +316,14 @@ class _VolumeJob:
 async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:
     """The SOP's three listings: the untrimmed one beside the tarballs, the two that it compares on the live bucket."""
     raw = listings.plan_listing(plan)
-    members = [(m.name, m.size) for volume in plan.volumes for m in planned_members(plan, volume)]
+    members = ((m.name, m.size) for volume in plan.volumes for m in planned_members(plan, volume))
     cold, live = fill(plan.layout.archive_prefix, plan.plate), fill(plan.layout.backup_prefix, plan.plate)
     places = [
         (archive, f"{cold}{plan.tag}_file_listing_untrimmed_s3.txt", raw),
         (source, f"{live}{plan.tag}_file_listing_s3.txt", listings.trimmed_s3(raw)),
         (source, f"{live}{plan.tag}_file_listing_tar.txt", listings.trimmed_tar(members, plan.tag)),
     ]
-    for bucket, key, text in places:
-        await asyncio.shield(bucket.put(key, text.encode()))
+    await map_concurrently(places, lambda one: asyncio.shield(one[0].put(one[1], one[2].encode())), len(places))
     return tuple(f"s3://{bucket.name}/{key}" for bucket, key, _ in places)
 
 

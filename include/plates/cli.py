@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from include.core import terminal as screen
-from include.core.errors import NotFound, RequestError, VerificationError, WaybillError
+from include.core.errors import Forbidden, NotFound, RequestError, VerificationError, WaybillError
 from include.core.journal import journals_in
 from include.core.patience import Patience
 from include.core.progress import OnProgress
@@ -44,6 +44,7 @@ from include.plates.models import (
 )
 from include.plates.plates_csv import read_plates_csv
 from include.s3.bucket import S3Access
+from include.s3.errors import ColdObject
 
 if TYPE_CHECKING:
     from include.plates.restore_target import Sink
@@ -55,6 +56,8 @@ R = TypeVar("R")
 
 def check_options(options: Options) -> None:
     """Raises RequestError with every fault of the options that shows without the store."""
+    if "layout" not in options:
+        return  # `where` and `index` are asked for no plate
     problems: list[str] = []
     layout: Layout | None = None
     for check in (_plates, _layout):
@@ -77,7 +80,8 @@ def check_options(options: Options) -> None:
 async def plan(options: Options) -> int:
     async with _access(options) as access:
         with screen.bars() as report:
-            plans, status = await _each(options, lambda plate: _plan(options, plate, access, report))
+            probe = not options.no_probe
+            plans, status = await _each(options, lambda plate: _plan(options, plate, access, report, probe=probe))
     _show_plans(options, plans)
     return max(status, 1 if any(one.problems for one in plans) else 0)
 
@@ -102,10 +106,10 @@ async def archive(options: Options) -> int:
         with screen.bars() as report:
 
             async def one(plate: Plate) -> ArchiveResult | None:
-                planned = await _plan(options, plate, access, report)
-                if not planned.problems:
-                    return await _archive(options, planned, access, report)
-                refused.append(planned)
+                done = await _plan_and_archive(options, plate, access, report)
+                if isinstance(done, ArchiveResult):
+                    return done
+                refused.append(done)
                 return None
 
             ended, status = await _each(options, one)
@@ -126,6 +130,26 @@ async def archive(options: Options) -> int:
     ]
     _show(options, results, ("tag", "tarball", "bytes", "members", "parts", "manifest sha256"), rows)
     return max(status, 1 if refused else 0)
+
+
+async def _plan_and_archive(
+    options: Options, plate: Plate, access: S3Access, report: OnProgress
+) -> ArchiveResult | PlatePlan:
+    """The result, or a plan with problems.
+
+    Each object is read in a moment anyway, so none is tried before. Where one may not be read, all are tried: whoever repairs
+    it wants to know them all.
+    """
+    planned = await _plan(options, plate, access, report, probe=False)
+    if planned.problems:
+        return planned
+    try:
+        return await _archive(options, planned, access, report)
+    except (Forbidden, ColdObject):
+        tried = planned if options.no_probe else await _plan(options, plate, access, report, probe=True)
+        if tried.problems:
+            return tried
+        raise
 
 
 async def _archive(options: Options, planned: PlatePlan, access: S3Access, report: OnProgress) -> ArchiveResult:
@@ -270,6 +294,18 @@ async def delete(options: Options) -> int:
     return 0 if done.complete else 1
 
 
+async def where(options: Options) -> int:
+    from include.plates import where_cli
+
+    return await where_cli.where(options)
+
+
+async def index(options: Options) -> int:
+    from include.plates import where_cli
+
+    return await where_cli.index(options)
+
+
 async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Options) -> Verdict:
     """The verdict that a deletion rests on: read afresh while the plate is whole.
 
@@ -333,13 +369,12 @@ async def _verify(options: Options) -> tuple[list[Verdict], int]:
             )
 
 
-async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress) -> PlatePlan:
+async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress, *, probe: bool) -> PlatePlan:
     from include.plates.plan import plan_plate
 
     layout = _layout(options)
     settings = _settings(options, layout)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-    probe = not options.no_probe
     return await plan_plate(plate, layout, settings, source=source, archive=cold, probe=probe, on_progress=report)
 
 
@@ -461,4 +496,6 @@ COMMANDS: dict[str, Callable[[Options], Coroutine[Any, Any, int]]] = {
     "ls": ls,
     "restore": restore_files,
     "delete": delete,
+    "where": where,
+    "index": index,
 }

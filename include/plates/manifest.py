@@ -19,6 +19,8 @@ from include.plates.layout import manifest_key
 from include.plates.models import Frame, Manifest, ManifestHead, ManifestMember
 from include.s3.bucket import Bucket
 
+_FIELDS = tuple(field.name for field in dataclasses.fields(ManifestMember))
+
 
 def encode_manifest(head: ManifestHead, frames: Sequence[Frame], members: Iterable[ManifestMember]) -> bytes:
     packer = zstandard.ZstdCompressor(level=9, write_content_size=False).compressobj()
@@ -35,7 +37,7 @@ def _head_row(head: ManifestHead) -> dict[str, Any]:
 
 
 def _member_row(member: ManifestMember) -> dict[str, Any]:
-    row = {name: value for name, value in dataclasses.asdict(member).items() if value is not None}
+    row = {name: value for name in _FIELDS if (value := getattr(member, name)) is not None}
     headers = dict(row.pop("headers"))
     return row | {"headers": headers} if headers else row
 

@@ -6,6 +6,7 @@ archives written years ago are checked against; add fields with defaults, never 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -124,7 +125,10 @@ class SourceObject:
 
     @classmethod
     def of(cls, listed: ListedObject, part: str) -> SourceObject:
-        key, size, etag, modified, version_id, storage_class, checksum = listed
+        key, size, etag, modified, version_id, *alike = listed
+        # Thousands of objects share these, and an answer holds them once for each.
+        storage_class, checksum = (None if one is None else sys.intern(one) for one in alike)
+        version_id = "null" if version_id == "null" else version_id
         return cls(key, size, etag, modified, part, version_id, storage_class, checksum)
 
     @property
@@ -258,7 +262,10 @@ class Manifest(Frozen):
 
 
 class VolumeResult(Frozen):
-    """One stored tarball. `resumed_parts` were taken over from an earlier process and not sent again."""
+    """One stored tarball. `resumed_parts` were taken over from an earlier process and not sent again.
+
+    `md5` is in records of before the verifier alone wrote the `.md5`.
+    """
 
     key: str
     etag: str
@@ -269,7 +276,7 @@ class VolumeResult(Frozen):
     manifest_sha256: str
     sent_parts: int
     resumed_parts: int
-    md5: str | None
+    md5: str | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -23,7 +23,7 @@ from include.plates.layout import check_layout, fill, problems_of, tag_of, tarba
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
 from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
-from include.plates.tar_format import END_MARKER, folder_time, header, member_rows, padding, place
+from include.plates.tar_format import END_MARKER, folder_time, header_length, member_rows, padding, place
 from include.s3.bucket import Bucket, Head, KeyVersion
 from include.s3.errors import ColdObject, RequesterPays, SourceChanged, Unsupported
 
@@ -221,7 +221,7 @@ def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[
         size = source.size if source else 0
         # A folder's time is not known before the cut; before 1970 and after 2242 a header is longer.
         times = {source.modified} if source else {min(every), max(every)}
-        needed = max(len(header(name, size, time)) for time in times) + size + padding(size)
+        needed = max(header_length(name, size, time) for time in times) + size + padding(size)
         if volumes[-1] and used + needed > limit:
             volumes.append([])
             used = len(END_MARKER)
@@ -331,6 +331,8 @@ class _Inspector:
         def note(done: int) -> None:
             self._on_progress(Progress("plan", 0, 0, done, len(objects), "looking at each object"))
 
+        if not self._probe and not any(map(self._has_reason, objects)):
+            return list(objects)
         return await map_concurrently(objects, self._look, self._concurrency, note)
 
     async def _tags(self, one: SourceObject, head: Head) -> str | None:
@@ -340,6 +342,9 @@ class _Inspector:
         except (Forbidden, Unsupported):
             return None
 
+    def _has_reason(self, one: SourceObject) -> bool:
+        return bool(one.checksum) or one.key in self._tags_wanted or one.storage_class in _COLD_IN_LISTING
+
     async def _look(self, one: SourceObject) -> SourceObject:
         try:
             head = await self._head(one)
@@ -348,7 +353,10 @@ class _Inspector:
             elif self._probe and one.size:
                 await self._source.read(one.key, 0, 1, etag=one.etag, size=one.size, version_id=one.version_id)
             tags = await self._tags(one, head) if head else None
-            return dataclasses.replace(one, checksum=head.checksum if head else None, tags=tags)
+            checksum = head.checksum if head else None
+            if (checksum, tags) == (one.checksum, one.tags):
+                return one
+            return dataclasses.replace(one, checksum=checksum, tags=tags)
         except ColdObject:
             self._cold.add(one.key)
         except (SourceChanged, NotFound):
@@ -361,8 +369,7 @@ class _Inspector:
 
     async def _head(self, one: SourceObject) -> Head | None:
         """HEAD only where there is a reason: an archived class, a checksum that the store holds, tags to be looked for."""
-        wanted = one.checksum or one.key in self._tags_wanted
-        if not wanted and one.storage_class not in _COLD_IN_LISTING:
+        if not self._has_reason(one):
             return None
         head = await self._source.head(one.key, one.version_id)
         if head is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import fnmatch
 import re
 import zlib
 from collections import OrderedDict
@@ -26,6 +25,7 @@ from include.core.progress import OnProgress, Progress, silent
 from include.plates.layout import fill, tag_of
 from include.plates.manifest import read_manifest
 from include.plates.models import GROUP_LIMIT, MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
+from include.plates.name_match import is_named
 from include.plates.restore_target import Sink, ends_all
 from include.plates.same_bytes import agrees, digester_for
 from include.plates.tar_stream import SequentialReader
@@ -106,17 +106,13 @@ def select(
     if files:
         chosen: dict[str, tuple[Manifest, ManifestMember]] = {}
         for name in files:
-            hits = {pair[1].key or "": pair for pair in wanted if _named(pair[1].key or "", name)}
+            hits = {pair[1].key or "": pair for pair in wanted if is_named(pair[1].key or "", name)}
             missing += [] if hits else [name]
             chosen |= hits
         wanted = list(chosen.values())
     if missing:
         raise NotFound(f"not in this archive: {', '.join(repr(name) for name in missing[:10])}")
     return wanted
-
-
-def _named(key: str, name: str) -> bool:
-    return key == name or key.endswith("/" + name) or ("*" in name and fnmatch.fnmatchcase(key, name))
 
 
 async def tarball_states(manifests: Sequence[Manifest], archive: Bucket) -> list[TarballState]:

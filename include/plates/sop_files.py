@@ -44,10 +44,14 @@ def trimmed_tar(members: Iterable[tuple[str, int]], tag: str) -> str:
     return _sorted(rows)
 
 
+_TAR_QUOTES = {code: f"\\{code:03o}" for code in (*range(32), 127)} | str.maketrans(
+    {"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
+)
+
+
 def _tar_quoted(name: str) -> str:
     """GNU tar's default quoting ("escape") in a UTF-8 locale."""
-    named = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
-    return "".join(named.get(c, f"\\{ord(c):03o}" if ord(c) < 32 or ord(c) == 127 else c) for c in name)
+    return name.translate(_TAR_QUOTES)
 
 
 def _sorted(rows: list[str]) -> str:

@@ -7,15 +7,21 @@ docs/protocols/s3.md 5.4).
 
 from __future__ import annotations
 
+import heapq
 import tarfile
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
+from include.core.errors import VerificationError
 from include.plates.layout import member_name
 from include.plates.models import Layout, SourceObject
 
 BLOCK = 512
 END_MARKER = bytes(2 * BLOCK)
+_NAME, _PREFIX = 100, 155
+_LARGEST = 8**11  # of what eleven octal digits say
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,37 @@ def padding(size: int) -> int:
 
 def header(name: str, size: int, modified: int) -> bytes:
     """A member's header blocks; a name ending in "/" is a folder. Owner 0:0 and fixed modes: nothing of the operator."""
+    folder = name.endswith("/")
+    split = _split_name(name, size, modified)
+    if split is None:
+        return _by_tarfile(name, size, modified)
+    block = bytearray(_FOLDER if folder else _FILE)
+    prefix, short = split
+    block[: len(short)] = short
+    block[345 : 345 + len(prefix)] = prefix
+    block[124:135] = b"%011o" % (0 if folder else size)
+    block[136:147] = b"%011o" % modified
+    block[148:155] = b"%06o\0" % sum(block)  # the sum is made with blanks in its own place
+    return bytes(block)
+
+
+def header_length(name: str, size: int, modified: int) -> int:
+    """How long the header is, mostly without making it."""
+    return BLOCK if _split_name(name, size, modified) else len(_by_tarfile(name, size, modified))
+
+
+def _split_name(name: str, size: int, modified: int) -> tuple[bytes, bytes] | None:
+    """The name as ustar's prefix and name; None where ustar cannot say the name, the size or the time."""
+    if not (name.isascii() and size < _LARGEST and 0 <= modified < _LARGEST):
+        return None
+    shown = name.rstrip("/") + "/" if name.endswith("/") else name
+    if len(shown) <= _NAME:
+        return b"", shown.encode()
+    cut = shown.find("/", len(shown) - _NAME - 1)
+    return (shown[:cut].encode(), shown[cut + 1 :].encode()) if 0 <= cut <= _PREFIX else None
+
+
+def _by_tarfile(name: str, size: int, modified: int) -> bytes:
     info = tarfile.TarInfo(name.rstrip("/"))
     info.mtime = modified
     if name.endswith("/"):
@@ -59,6 +96,16 @@ def header(name: str, size: int, modified: int) -> bytes:
         return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
 
 
+def _template(name: str) -> bytes:
+    """A header without its name, with blanks for its sum."""
+    block = bytearray(_by_tarfile(name, 0, 0))
+    block[:_NAME], block[148:156] = bytes(_NAME), b" " * 8
+    return bytes(block)
+
+
+_FILE, _FOLDER = _template("f"), _template("f/")
+
+
 def member_rows(
     layout: Layout, tag: str, folders: Sequence[str], objects: Sequence[SourceObject]
 ) -> list[tuple[str, SourceObject | None]]:
@@ -66,6 +113,56 @@ def member_rows(
     rows: list[tuple[str, SourceObject | None]] = [(member_name(layout, tag, folder), None) for folder in folders]
     rows += [(member_name(layout, tag, source.key), source) for source in objects]
     return sorted(rows, key=lambda row: row[0].encode())
+
+
+class PlacedMembers(Sequence[PlannedMember]):
+    """The members of a planned volume, each made when it is asked for: what is kept of it is its place, sixteen bytes.
+
+    `folders` and `objects` are in member order each, as a plan holds them. Raises VerificationError where they are not.
+    """
+
+    def __init__(self, layout: Layout, tag: str, folders: Sequence[str], objects: Sequence[SourceObject]):
+        self._layout = layout
+        self._tag = tag
+        self._time = folder_time(objects)
+        rows: Sequence[SourceObject | str] = folders
+        self._order = [*heapq.merge(rows, objects, key=self._sort_key)]
+        self._headers, self._data = array("Q"), array("Q")
+        offset, before = 0, b""
+        for one in self._order:
+            name, size, modified = self._facts(one)
+            if name.encode() < before:
+                raise VerificationError(f"the plan's members are not in order at {name!r}; plan again")
+            before = name.encode()
+            self._headers.append(offset)
+            offset += header_length(name, size, modified)
+            self._data.append(offset)
+            offset += size + padding(size)
+
+    def _sort_key(self, one: SourceObject | str) -> bytes:
+        return self._name(one).encode()
+
+    def _name(self, one: SourceObject | str) -> str:
+        return member_name(self._layout, self._tag, one if isinstance(one, str) else one.key)
+
+    def _facts(self, one: SourceObject | str) -> tuple[str, int, int]:
+        name = self._name(one)
+        return (name, 0, self._time) if isinstance(one, str) else (name, one.size, one.modified)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> PlannedMember: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PlannedMember]: ...
+    def __getitem__(self, index: int | slice) -> PlannedMember | list[PlannedMember]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        one = self._order[index]
+        name, _, modified = self._facts(one)
+        source = None if isinstance(one, str) else one
+        return PlannedMember(name, source, modified, self._headers[index], self._data[index])
 
 
 def folder_time(objects: Sequence[SourceObject]) -> int:
@@ -79,7 +176,7 @@ def place(rows: Sequence[tuple[str, SourceObject | None]], default_time: int) ->
     for name, source in rows:
         size = source.size if source else 0
         modified = source.modified if source else default_time
-        data = offset + len(header(name, size, modified))
+        data = offset + header_length(name, size, modified)
         member = PlannedMember(name, source, modified, offset, data)
         yield member
         offset = member.end

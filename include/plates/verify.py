@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -22,8 +22,9 @@ from include.core.errors import NotFound, RequestError, VerificationError, Waybi
 from include.core.progress import OnProgress, Progress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare, contradiction
-from include.plates.layout import fill, problems_of, tag_of
+from include.plates.layout import BROAD2018, fill, problems_of, tag_of
 from include.plates.models import GROUP_LIMIT, Check, Layout, Level, Outcome, Plate, Verdict, VolumeProof
+from include.plates.proof import OF_THE_TARBALL, TarballVerdict, write_proofs
 from include.plates.same_bytes import member_of_row, same_bytes
 from include.plates.script_archive import NO_MANIFEST, Compared, compare_script_archive, find_script_tarballs
 from include.plates.verify_evidence import (
@@ -35,7 +36,7 @@ from include.plates.verify_evidence import (
     plan_digest,
 )
 from include.plates.verify_store import provable, prove_by_checksums
-from include.plates.verify_tar import Damaged, TarScanner, Unpacker
+from include.plates.verify_tar import Damaged, Found, TarScanner, Unpacker
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import SourceChanged
 
@@ -61,8 +62,8 @@ async def verify_archive(
     With `level` store-proved, a tarball whose checksum follows from those of its sources is not read (verify_store.py);
     others are. The verdict says how far it goes.
 
-    When all is verified, and `write_documents`, it writes what only a verified archive may have: a `.md5` that the
-    archiver could not make (after a resume) and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
+    When all is verified, and `write_documents`, it writes what only a verified archive may have: the `.md5` of the
+    bytes that were read back, and the reference `_delete_s3.sh`. Raises only RequestError, for bad ids.
     """
     unfit = problems_of(plate, layout)
     if unfit:
@@ -81,7 +82,31 @@ async def verify_archive(
     verdict = work.verdict().model_copy(update={"verified_at": began})
     if write_documents:
         verdict = await work.documents(verdict)
+        await write_proofs(archive, verdict)
     return verdict
+
+
+async def verify_tarball(manifest_key: str, *, archive: Bucket, on_progress: OnProgress = silent) -> TarballVerdict:
+    """Reads one tarball back and proves it by its manifest alone (V3, V4 and V5): its source may be gone.
+
+    Raises NotFound where there is no manifest, VerificationError for one that is not whole, and the store's errors.
+    """
+    volume = parse_manifest(manifest_key, await archive.read_all(manifest_key))
+    head = volume.head
+    ids = {name: str(head.get(name, "")) for name in ("project", "source", "batch", "plate_id", "plate_id_full")}
+    plate = Plate.model_validate(ids)
+    work = _Verification(
+        plate, BROAD2018, archive, archive, Level.READ_BACK, on_progress
+    )  # neither layout nor source is asked
+    expected = manifest_key.removesuffix(".manifest.jsonl.zst") + _EXTENSION.get(str(head["compression"]), "?")
+    if head["key"] == expected:
+        await work.stored(volume)
+    else:
+        work.say("V5", Outcome.MISMATCH, f"{manifest_key} is about {head['key']}, not about {expected}")
+    checks = tuple(check for check in work.verdict().checks if check.name in OF_THE_TARBALL)
+    outcomes = {check.outcome for check in checks}
+    outcome = next((o for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE) if o in outcomes), Outcome.VERIFIED)
+    return TarballVerdict(outcome=outcome, checks=checks, volume=_proof(volume))
 
 
 class _Verification:
@@ -158,27 +183,32 @@ class _Verification:
             self.say("V5", Outcome.MISMATCH, f"{manifest_key} is about {said}, not about {ids}")
             return
         self._done.append(volume)
+        if await self.stored(volume):
+            await self._compare_with_etags(volume)
+
+    async def stored(self, volume: Evidence) -> bool:
+        """V3 to V5: the tarball as it lies there against its manifest. False where it was not read to its end."""
         volume.there = await self._archive.head(volume.key)
         if volume.there is None:
             self.say("V4", Outcome.MISMATCH, f"the tarball {volume.key} is missing")
-            return
+            return False
         if self._level is Level.STORE_PROVED and provable(volume, volume.there):
             await self._bound(volume, volume.there)
             await self._prove_by_checksums(volume, volume.there)
-            return
+            return False
         if volume.there.cold:
             self.say("V4", Outcome.UNVERIFIABLE, f"{volume.key} lies in an archived storage class: restore it first")
-            return
+            return False
         await self._bound(volume, volume.there)
         try:
             await self._read(volume, volume.there)
         except (Damaged, SourceChanged) as error:
             self.say("V4", Outcome.MISMATCH, f"{volume.key}: {error}")
-            return
+            return False
         await self._compare_md5_file(volume)
         self._compare_stored(volume, volume.there)
         self._compare_members(volume)
-        await self._compare_with_etags(volume)
+        return True
 
     async def _bound(self, volume: Evidence, there: Head) -> None:
         """V5: the manifest is the tarball's own: by its digest where the store keeps one, and by the plan's digest."""
@@ -303,13 +333,9 @@ class _Verification:
     def _compare_members(self, volume: Evidence) -> None:
         """V4: every member once, with name, size, place and SHA-256 of the manifest, and nothing else."""
         wrong: list[str] = []
-        planned = [(r["name"], r["size"], r["modified"], r["header_offset"], r["data_offset"]) for r in volume.rows]
-        stored = [(f.name, f.size, f.modified, f.header_offset, f.data_offset) for f in volume.found]
-        if planned != stored:
-            first = next((n for n, (a, b) in enumerate(zip(planned, stored, strict=False)) if a != b), None)
-            where = (
-                f"from {planned[first][0]!r} on" if first is not None else f"{len(stored)} of {len(planned)} members"
-            )
+        other = next((r for r, f in zip(volume.rows, volume.found, strict=False) if not _same_place(r, f)), None)
+        if other is not None or len(volume.rows) != len(volume.found):
+            where = f"from {other['name']!r} on" if other else f"{len(volume.found)} of {len(volume.rows)} members"
             wrong.append(f"the members are not those of the manifest ({where})")
         else:
             for row, found in zip(volume.rows, volume.found, strict=True):
@@ -320,7 +346,9 @@ class _Verification:
         if wrong:
             self.say("V4", Outcome.MISMATCH, f"{volume.key}: {_few(wrong)}")
             return
-        self.say("V4", Outcome.VERIFIED, f"{volume.key}: {len(stored)} members read back from the store, byte for byte")
+        self.say(
+            "V4", Outcome.VERIFIED, f"{volume.key}: {len(volume.found)} members read back from the store, byte for byte"
+        )
 
     async def _compare_with_etags(self, volume: Evidence) -> None:
         """V2: the stored bytes are the source's, by what the source store itself says of them."""
@@ -366,11 +394,11 @@ class _Verification:
                 "the manifests do not cover the plate, so there is nothing to compare it with",
             )
             return
-        archived = [
+        archived = (
             ArchivedObject(row["key"], row.get("etag"), row["size"], row.get("version_id"))
             for volume in self._done
             for row in volume.objects
-        ]
+        )
         found = await compare(archived, self._plate, self._layout, self._source)
         same, changed = await self._written_again(found.changed)
         wrong = [
@@ -411,7 +439,9 @@ class _Verification:
         checks = tuple(_check(name, self._checks[name]) for name in self._checks)
         outcomes = {check.outcome for check in checks}
         outcome = next((o for o in (Outcome.MISMATCH, Outcome.UNVERIFIABLE) if o in outcomes), Outcome.VERIFIED)
-        rows = [row for volume in self._done for row in volume.objects]
+        objects = size_bytes = 0
+        for row in (row for volume in self._done for row in volume.objects):
+            objects, size_bytes = objects + 1, size_bytes + int(row["size"])
         lines = "".join(f"{volume.manifest_key} {volume.manifest_sha256}\n" for volume in self._done)
         return Verdict(
             plate=self._plate,
@@ -422,8 +452,8 @@ class _Verification:
             outcome=outcome,
             checks=checks,
             volumes=tuple(_proof(volume) for volume in self._done),
-            objects=len(rows),
-            size_bytes=sum(int(row["size"]) for row in rows),
+            objects=objects,
+            size_bytes=size_bytes,
             manifests_sha256=hashlib.sha256(lines.encode()).hexdigest(),
             stopped_by=type(self.stopped_by).__name__ if self.stopped_by else "",
         )
@@ -444,12 +474,17 @@ class _Verification:
                     continue  # store-proved: nothing was read that an MD5 could be of
                 base = volume.manifest_key.removesuffix(".manifest.jsonl.zst")
                 await self._archive.put_new(base + ".md5", listings.md5_line(volume.md5, volume.key.rsplit("/", 1)[-1]))
-            rows = [row for volume in self._done for row in volume.objects]
-            objects = [(row["key"], row.get("version_id"), row.get("etag") or "") for row in rows]
+            rows = (row for volume in self._done for row in volume.objects)
+            objects = ((row["key"], row.get("version_id"), row.get("etag") or "") for row in rows)
             await self._source.put(key, listings.delete_script(self._source.name, objects).encode())
         except WaybillError:
             return verdict  # the proof stands without these documents; `delete_script` stays empty
         return verdict.model_copy(update={"delete_script": f"s3://{self._source.name}/{key}"})
+
+
+def _same_place(row: Mapping[str, Any], found: Found) -> bool:
+    planned = (row["name"], row["size"], row["modified"], row["header_offset"], row["data_offset"])
+    return planned == (found.name, found.size, found.modified, found.header_offset, found.data_offset)
 
 
 def _check(name: str, said: Sequence[tuple[Outcome, str]]) -> Check:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,37 @@ from include.core.errors import VerificationError
 from include.plates.models import Level
 from include.plates.verify_tar import Found
 from include.s3.bucket import Head
+
+_KEPT_ROWS = 20_000  # about 30 MB
+
+
+class Rows:
+    """The member rows of a manifest. Many are parsed each time they are gone through: a million of them do not lie in memory."""
+
+    def __init__(self, data: bytes, count: int):
+        self._data = data
+        self._count = count
+        self._kept: list[dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        if self._kept is None and self._count <= _KEPT_ROWS:
+            self._kept = list(self._parsed())
+        return iter(self._kept) if self._kept is not None else self._parsed()
+
+    def _parsed(self) -> Iterator[dict[str, Any]]:
+        return (line for line in _lines(self._data) if "name" in line)
+
+
+def _lines(data: bytes) -> Iterator[dict[str, Any]]:
+    """Each line as JSON. Raises ValueError for one that is none, or is not ended."""
+    with zstandard.ZstdDecompressor().stream_reader(data) as stream, io.BufferedReader(stream, 1 << 18) as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                raise ValueError("the last line is not ended")
+            yield json.loads(line)
 
 
 @dataclass
@@ -30,7 +63,7 @@ class Evidence:
     manifest_sha256: str
     head: Mapping[str, Any]
     frames: Sequence[Sequence[int]]
-    rows: Sequence[Mapping[str, Any]]
+    rows: Rows
     there: Head | None = None
     md5: str = ""
     crc: str = ""
@@ -39,22 +72,25 @@ class Evidence:
     level: Level = Level.READ_BACK
 
     @property
-    def objects(self) -> list[Mapping[str, Any]]:
+    def objects(self) -> Iterator[Mapping[str, Any]]:
         """The rows of members that an object stands for: all but folders."""
-        return [row for row in self.rows if row.get("key") is not None]
+        return (row for row in self.rows if row.get("key") is not None)
 
 
 def parse_manifest(key: str, data: bytes) -> Evidence:
     try:
-        text = zstandard.ZstdDecompressor().decompressobj().decompress(data).decode()
-        lines = [json.loads(line) for line in text.split("\n")[:-1]]
-        head = lines[0]
-        rows = [line for line in lines[1:] if "name" in line]
-        frames = [line["frame"] for line in lines[1:] if "name" not in line]
-        if head["waybill_manifest"] not in (1, 2) or head["members"] != len(rows):
+        lines = _lines(data)
+        head = next(lines)
+        frames, count = [], 0
+        for line in lines:
+            if "name" in line:
+                count += 1
+            else:
+                frames.append(line["frame"])
+        if head["waybill_manifest"] not in (1, 2) or head["members"] != count:
             raise VerificationError(f"{key} is not whole, or of a format that this version does not know")
-        return Evidence(head["key"], key, hashlib.sha256(data).hexdigest(), head, frames, rows)
-    except (zstandard.ZstdError, ValueError, KeyError, IndexError, TypeError):
+        return Evidence(head["key"], key, hashlib.sha256(data).hexdigest(), head, frames, Rows(data, count))
+    except (zstandard.ZstdError, StopIteration, ValueError, KeyError, TypeError):
         raise VerificationError(f"{key} is no whole manifest") from None
 
 
@@ -63,10 +99,10 @@ def plan_digest(volume: Evidence) -> str:
     head = volume.head
     digest = hashlib.sha256()
     first = [head[name] for name in ("key", "compression", "level", "part_bytes", "group_bytes")]
-    rows = [
+    rows = (
         [r["name"], r.get("key"), r["size"], r.get("etag"), r.get("version_id"), r["modified"]] for r in volume.rows
-    ]
-    for line in [first, *rows]:
+    )
+    for line in itertools.chain([first], rows):
         digest.update((json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
     return digest.hexdigest()
 

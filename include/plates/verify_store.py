@@ -70,7 +70,9 @@ async def prove_by_checksums(
         return await _header(row, volume, there, archive), await _content(row, source, proof)
 
     crc = 0
-    for row, (head, body) in zip(volume.rows, await map_concurrently(volume.rows, one, _AT_ONCE, note), strict=True):
+    for row, (head, body) in zip(
+        volume.rows, await map_concurrently(list(volume.rows), one, _AT_ONCE, note), strict=True
+    ):
         crc = _join(crc, head, row["data_offset"] - row["header_offset"])
         crc = _join(crc, body, row["size"])
         crc = _join(crc, _crc(bytes(-row["size"] % _BLOCK)), -row["size"] % _BLOCK)

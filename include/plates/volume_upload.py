@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from include.core.journal import PartJournal
@@ -36,7 +36,7 @@ class VolumePart(PartDone):
 
     def row(self) -> dict[str, Any]:
         """Without `bodies` where there are none: as earlier versions wrote it."""
-        return {name: value for name, value in asdict(self).items() if value or name != "bodies"}
+        return {one.name: getattr(self, one.name) for one in fields(self) if self.bodies or one.name != "bodies"}
 
 
 def part_of_row(row: Mapping[str, Any]) -> VolumePart:
@@ -69,7 +69,6 @@ class Written:
     read: Mapping[int, ReadMember]
     sent: int
     parts: int
-    md5: str | None
     part_starts: tuple[int, ...] = ()
 
     def parts_of(self, member: PlannedMember) -> tuple[int, int]:

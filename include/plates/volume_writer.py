@@ -1,14 +1,13 @@
 """Writes one volume: reads, compresses, cuts and sends it, within a fixed amount of memory.
 
-Invariant: parts may finish in any order, but they are *cut* in order, and MD5 of the whole is fed in order. A
-part holds a slot from its first byte on until it is on the store and in the journal: with the bytes read ahead
-(reading.py) and the groups being compressed that is the whole memory bound. Uncompressed bytes are never copied here.
+Invariant: parts may finish in any order, but they are *cut* in order. A part holds a slot from its first byte
+on until it is on the store and in the journal: with the bytes read ahead (volume_reader.py) and the groups being compressed that
+is the whole memory bound. Without compression only pieces of under 64 KiB are ever copied.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -25,10 +24,9 @@ from include.plates.store_copy_plan import MIN_PART, copied_members
 from include.plates.tar_format import PlannedMember
 from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
 from include.plates.volume_upload import VolumePart, Written, frame_table, upload_of
-from include.s3 import checksums
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, crc64nvme, decode, encode
-from include.s3.pieces import Pieces
+from include.s3.pieces import Gathering, Pieces
 
 _CODEC_THREADS = 2
 
@@ -91,8 +89,6 @@ class VolumeWriter:
         self._held = 0
         self._buffers: asyncio.LifoQueue[bytearray | None] = asyncio.LifoQueue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._md5 = hashlib.md5(usedforsecurity=False)
-        self._md5_turn: asyncio.Future[None] | None = None
         self._sent = 0
         self._raw_done = 0
         self._metadata: Mapping[str, str] = {}
@@ -178,7 +174,7 @@ class VolumeWriter:
 
     async def _send_run(self, run: Sequence[cutting.RawPart]) -> bytes | None:
         """Consecutive parts, read as one stretch."""
-        at, held = run[0].start, list[memoryview]()
+        at, held = run[0].start, Gathering()
         numbers = iter(run)
         part = next(numbers)
         await self._take_slot()
@@ -189,10 +185,10 @@ class VolumeWriter:
                         part = next(numbers)
                         await self._take_slot()
                     take = min(len(piece), part.end - at)
-                    held.append(piece[:take])
+                    held.add(piece[:take])
                     piece, at = piece[take:], at + take
                     if at == part.end:
-                        cut, held = _Cut(part.number, part.start, part.end, Pieces(held)), []
+                        cut, held = _Cut(part.number, part.start, part.end, held.pieces()), Gathering()
                         if len(self._raw_parts) == 1:
                             return await self._keep(cut)
                         await self._dispatch(cut)
@@ -275,7 +271,6 @@ class VolumeWriter:
         """The whole volume is one part: it is not sent yet, since its metadata will name the manifest."""
         self._give_slot()
         body = cut.body.join()
-        self._md5.update(body)
         self.upload.done = {1: self._done(cut, "", encode(crc64nvme(body)))}
         self._sent = 1
         self._note(cut.end - cut.start)
@@ -285,34 +280,17 @@ class VolumeWriter:
         """Starts sending a part; raises what an earlier one failed with."""
         await self.upload.begin(self._metadata, self._settings.storage_class)
         await self._drain(only_done=True)
-        turn, self._md5_turn = self._md5_turn, asyncio.get_running_loop().create_future()
-        self._tasks.add(asyncio.create_task(self._send(cut, turn, self._md5_turn)))
+        self._tasks.add(asyncio.create_task(self._send(cut)))
 
-    async def _send(self, cut: _Cut, before: asyncio.Future[None] | None, after: asyncio.Future[None]) -> None:
+    async def _send(self, cut: _Cut) -> None:
         try:
-            feeding = asyncio.create_task(self._feed_md5(cut.body, before, after))
-            try:
-                etag, crc = await self.upload.send(cut.number, cut.body)
-                await self.upload.finished(self._done(cut, etag, crc))
-                await feeding
-            finally:
-                await stop([feeding])
+            etag, crc = await self.upload.send(cut.number, cut.body)
+            await self.upload.finished(self._done(cut, etag, crc))
             cut.body.free()
             self._sent += 1
             self._note(cut.end - cut.start)
         finally:
-            if not after.done():
-                after.set_result(None)  # failed: the MD5 is lost with the run, and later parts must not wait for it
             self._give_slot()
-
-    async def _feed_md5(self, body: Pieces, before: asyncio.Future[None] | None, after: asyncio.Future[None]) -> None:
-        """MD5 of the whole in part order. Of no use once parts were taken over or copied: then the verifier makes it."""
-        if not self.upload.resumed and not any(part.copy is not None for part in self._raw_parts):
-            if before is not None:
-                await before
-            await asyncio.to_thread(checksums.feed, self._md5.update, body)
-        if not after.done():
-            after.set_result(None)
 
     def _done(self, cut: _Cut, etag: str, crc: str) -> VolumePart:
         read = self._reader.read
@@ -357,7 +335,6 @@ class VolumeWriter:
         crc = None
         if all(part.crc64nvme is not None for part in parts):
             crc = encode(combine((decode(part.crc64nvme), part.size) for part in parts if part.crc64nvme))
-        unbroken = self._sent == len(parts) and not any(part.copy is not None for part in self._raw_parts)
         return Written(
             single=single,
             stored_bytes=sum(part.size for part in parts),
@@ -366,6 +343,5 @@ class VolumeWriter:
             read={m[0]: ReadMember(*m[1:]) for part in parts for m in part.members},
             sent=self._sent,
             parts=len(parts),
-            md5=self._md5.hexdigest() if unbroken else None,
             part_starts=tuple(start for start, _ in pieces),
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 
 from include.core.errors import AuthError, RemoteError, TransientError, VerificationError, WaybillError
@@ -39,7 +39,7 @@ class PartDone:
 
     def row(self) -> dict[str, Any]:
         """As the journal keeps it."""
-        return asdict(self)
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
 
 P = TypeVar("P", bound=PartDone)

@@ -16,6 +16,38 @@ _SMALL = 64 * 1024
 _STRETCH = 512 * 1024
 
 
+class Gathering:
+    """Pieces as they come, of which small neighbours are joined at once: a part of tiny files would else be a hundred
+    thousand objects, which take more memory than its bytes."""
+
+    def __init__(self) -> None:
+        self._joined: list[bytes | memoryview] = []
+        self._small: list[bytes | memoryview] = []
+        self._length = 0
+
+    def add(self, piece: bytes | memoryview) -> None:
+        if len(piece) >= _SMALL:
+            self._join()
+            self._joined.append(piece)
+            return
+        self._small.append(piece)
+        self._length += len(piece)
+        if self._length >= _STRETCH:
+            self._join()
+
+    def _join(self) -> None:
+        if self._small:
+            self._joined.append(b"".join(self._small))
+            self._small, self._length = [], 0
+
+    def __bool__(self) -> bool:
+        return bool(self._joined or self._small)
+
+    def pieces(self) -> Pieces:
+        self._join()
+        return Pieces(self._joined)
+
+
 class Pieces:
     """Reads as a file of `len()` bytes. A piece of 64 KiB or more is given as it is, smaller neighbours joined."""
 

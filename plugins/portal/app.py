@@ -1,4 +1,5 @@
-"""The pages that Waybill adds to Airflow's API server, under `/waybill`. So far: receipts, finished and in progress.
+"""The pages that Waybill adds to Airflow's API server, under `/waybill`. So far: receipts, finished and in progress,
+and where archived files lie.
 
 Invariant: every route depends on a permission of Airflow's own; a route without one is public (docs/protocols/airflow.md 6.1).
 GET changes nothing. A route is no coroutine: FastAPI runs it in a thread, where a ledger that is large or silent, and a page
@@ -8,6 +9,8 @@ heavy imports stay in the functions.
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from typing import TYPE_CHECKING
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from include.core.receipt import Receipt
 
 app = FastAPI(title="Waybill", docs_url=None, redoc_url=None, openapi_url=None)
+ARCHIVING = ("plate_backup", "plate_restore", "plate_drill")
 may_read_run = [Depends(requires_access_dag("GET", DagAccessEntity.RUN))]
 
 
@@ -33,6 +37,30 @@ def receipt_page(dag_id: str, run_id: str) -> HTMLResponse:
 @app.get("/receipts/{dag_id}/{run_id}/receipt.json", dependencies=may_read_run)
 def receipt_document(dag_id: str, run_id: str) -> JSONResponse:
     return JSONResponse(_receipt(dag_id, run_id).model_dump(mode="json"))
+
+
+@app.get("/where/{dag_id}", dependencies=may_read_run, response_class=HTMLResponse)
+def where_page(dag_id: str, name: str = "", page: int = 1) -> HTMLResponse:
+    """Which tarball holds a file, by the index of connection waybill_archives. For whoever may read the runs of a DAG of plates,
+    since their receipts name the same files."""
+    from hooks.archives import archives, file_index
+
+    from include.core.errors import WaybillError
+    from include.plates import where_page as pages
+
+    if dag_id not in ARCHIVING:
+        raise HTTPException(404, f"{dag_id} archives nothing; ask with one of {', '.join(ARCHIVING)}.")
+    try:
+        place = archives()
+        if place.index is None:
+            raise HTTPException(404, "No index is kept: add the extra index to connection waybill_archives.")
+        with file_index(place, read_only=True) as index:
+            shown = pages.page(index, name, page, now=time.time())
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from None
+    except (WaybillError, sqlite3.Error) as error:
+        raise HTTPException(503, f"The index cannot be read now: {error}") from None
+    return HTMLResponse(shown, headers={"Cache-Control": "no-store"})
 
 
 def _receipt(dag_id: str, run_id: str) -> Receipt:

@@ -64,9 +64,11 @@ def connections(address: str) -> dict[str, str]:
     extra = {"endpoint_url": address, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": KEYS["aws_access_key_id"], "password": KEYS["aws_secret_access_key"]}
     approvals = {"conn_type": "generic", "extra": {"approvers": [APPROVER]}}
+    archives = {"conn_type": "generic", "extra": {"prefixes": [f"s3://{COLD}/imaging_analysis/"]}}
     return {
         "AIRFLOW_CONN_WAYBILL_AWS": json.dumps({**aws, "extra": extra}),
         "AIRFLOW_CONN_WAYBILL_APPROVALS": json.dumps(approvals),
+        "AIRFLOW_CONN_WAYBILL_ARCHIVES": json.dumps(archives),
     }
 
 

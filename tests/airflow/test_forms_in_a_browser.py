@@ -131,10 +131,11 @@ def test_load_request_takes_what_the_form_sends(stack: Stack, sent: dict[str, Ru
 
 @pytest.fixture(scope="module", autouse=True)
 def over(stack: Stack) -> Iterator[None]:
-    """Runs that these tests leave unfinished end, and the daily DAG sleeps again."""
+    """Runs that these tests leave unfinished end, and the DAGs with a schedule sleep again."""
     yield
     for dag_id in MODELS:
         for run in stack.api.runs(dag_id):
             if run.state not in ("success", "failed"):
                 stack.api.set_run_state(dag_id, run.run_id, "failed")
-    stack.api.pause("waybill_maintenance")
+    for dag_id in ("waybill_maintenance", "plate_drill"):
+        stack.api.pause(dag_id)

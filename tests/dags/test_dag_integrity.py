@@ -29,6 +29,7 @@ EDGES = {
         "load_request": ["plan"], "plan": ["archive"], "archive": ["verify"], "verify": ["approval"],
         "approval": ["gate"], "gate": ["delete"], "delete": ["purge"], "purge": ["receipt"], "receipt": [],
     },
+    "plate_drill": {"load_request": ["plan"], "plan": ["drill"], "drill": ["receipt"], "receipt": []},
     "plate_restore": {
         "load_request": ["plan"], "plan": ["thaw"], "thaw": ["restore"], "restore": ["receipt"], "receipt": [],
     },
@@ -38,6 +39,7 @@ NOBODY_ASKS = {"waybill_maintenance"}  # no request, so no receipt
 OWN_VALUES = {
     ("plate_backup", "execution_timeout"),  # a plate of terabytes is archived in one leg
     ("plate_restore", "execution_timeout"),
+    ("plate_drill", "execution_timeout"),
     ("approval", "retries"),  # a retry would put the question again
     ("approval", "execution_timeout"),  # a person answers when a person answers
 }
@@ -147,6 +149,11 @@ def test_a_scheduled_dag_asks_for_nothing_since_its_runs_have_an_empty_conf(dag:
     if dag.schedule is not None:
         assert not [name for name, field in model_of(dag).model_fields.items() if field.is_required()]
         assert model_of(dag).model_validate({})
+
+
+def test_what_reads_whole_plates_by_schedule_waits_until_an_operator_switches_it_on(bag: DagBag):
+    drill = bag.dags["plate_drill"]
+    assert (drill.catchup, drill.is_paused_upon_creation, drill.max_active_runs) == (False, True, 1)
 
 
 def test_a_dry_run_comes_first_and_what_few_people_need_is_in_a_closed_section(dag: Any):

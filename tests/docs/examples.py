@@ -39,6 +39,7 @@ from include.plates.layout import BROAD2018
 from include.plates.manifest import encode_manifest
 from include.plates.models import (
     ArchiveSettings,
+    Check,
     Frame,
     ManifestHead,
     ManifestMember,
@@ -47,8 +48,10 @@ from include.plates.models import (
     SourceObject,
     Verdict,
     VolumePlan,
+    VolumeProof,
 )
 from include.plates.plan import plan_volumes
+from include.plates.proof import OF_THE_TARBALL, encoded, proof_of
 from include.plates.request import BackupRequest
 from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
 from include.plates.volume_reader import VolumeReader
@@ -271,6 +274,19 @@ REQUEST: dict[str, Any] = {
 }
 
 
+def proof() -> str:
+    volume = VolumeProof(
+        key=f"imaging_analysis/P/plates/{TAG}_images_illum_analysis.tar", etag="d769692d73e815223d2a602db977048e",
+        version_id=None, stored_bytes=3584, md5="d769692d73e815223d2a602db977048e",
+        manifest_key=f"imaging_analysis/P/plates/{TAG}_images_illum_analysis.manifest.jsonl.zst",
+        manifest_sha256="0" * 64, members=4,
+    )  # fmt: skip
+    checks = [Check(name=name, outcome=Outcome.VERIFIED, detail="") for name in OF_THE_TARBALL]
+    made = proof_of(volume, checks, by="verify", now=1764150000.0)
+    assert made is not None
+    return encoded(made).decode().rstrip("\n")
+
+
 def verdict() -> Verdict:
     return Verdict(
         plate=PLATE, layout=BROAD2018, tag=TAG, bucket="live", archive_bucket="cold", outcome=Outcome.VERIFIED,
@@ -305,6 +321,7 @@ def examples(folder: Path) -> dict[str, str]:
     return {
         "tarball": _tarball_text(),
         "listings": "".join(listings()).rstrip("\n"),
+        "proof": proof(),
         "manifest": _manifest_text(),
         "upload_journal": upload_journal(folder).rstrip("\n"),
         "deletion_journal": deletion_journal(folder).rstrip("\n"),

@@ -13,10 +13,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from include.core.ledger.rows import canonical
+from include.core.ledger.rows import OURS, canonical
 from include.core.text import printable
 
 KEY_LIMIT = 2000  # bytes; PostgreSQL indexes at most 2704
+ESCAPED = "escaped:"  # how an id begins that is not kept as it came
 DEEPEST = 50  # levels of a value that a remote nests
 
 
@@ -34,20 +35,24 @@ def unstorable(text: Any, limit: int = KEY_LIMIT) -> str | None:
 
 
 def storable_id(given: Any) -> str | None:
-    """A remote id as it is kept: itself where that can be; else with escapes, and where it is too long its beginning and its
-    sha256. None: it names nothing."""
+    """A remote id as it is kept: itself where that can be; else marked and with escapes, and where it is too long its beginning
+    and its sha256. No two are kept alike. None: it names nothing."""
     if isinstance(given, int) and not isinstance(given, bool):
         given = str(given) if abs(given) < 10**100 else ""
     if not isinstance(given, str) or not given.strip():
         return None
-    if unstorable(given) is None:
+    if unstorable(given) is None and not given.startswith(ESCAPED):
         return given
-    # Backslashes are doubled, so that no other id is spelled alike.
-    escaped = given.replace("\\", "\\\\").replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+    escaped = ESCAPED + given.encode("unicode_escape").decode()  # backslashes doubled, nothing beyond ASCII left
     if unstorable(escaped) is None:
         return escaped
     digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{escaped[:200]}…sha256:{digest}"
+    return f"{escaped[: len(ESCAPED) + 200]}…sha256:{digest}"
+
+
+def id_as_shown(given: str) -> str | None:
+    """A remote id that a person gives, as it is kept: in the spelling that messages show, or as the remote has it."""
+    return given if given.startswith(ESCAPED) and unstorable(given) is None else storable_id(given)
 
 
 def storable(detail: Any) -> dict[str, Any]:
@@ -60,6 +65,18 @@ def storable(detail: Any) -> dict[str, Any]:
         pass
     plain = _plain(detail, DEEPEST)
     return plain if isinstance(plain, dict) else {"answer": plain} if detail else {}
+
+
+def facts_of(detail: Any) -> dict[str, Any]:
+    """Facts of a remote's answer as they are kept in the `detail` of a row: none under a name that the ledger gives a meaning."""
+    found = storable(detail)
+    kept = {name: value for name, value in found.items() if name not in OURS}
+    for name, value in found.items():
+        if name in OURS:
+            while name in OURS or name in kept:
+                name = f"remote_{name}"
+            kept[name] = value
+    return kept
 
 
 def _plain(value: Any, depth: int) -> Any:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, Connection
 from include.core.errors import LedgerError
 from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
-from include.core.ledger.clock import ledger_time
+from include.core.ledger.clock import Time, ledger_time
 from include.core.ledger.migrations import todays_names
 from include.core.ledger.odd_values import storable_id, unstorable
 from include.core.ledger.quota import QuotaUser
@@ -133,12 +133,13 @@ class LedgerReader:
     def quota_reading(self, system: str, kind: str, quota: Quota, *, account: str = "") -> QuotaReading:
         """How much of a quota is used now, and when how much becomes free: for planners and pages."""
         with self.reading() as conn:
-            return quotas.reading(conn, QuotaUser(system, kind, account), quota, self._times(sql.head_and_row(conn))[0])
+            now = self._time(sql.head_and_row(conn)).now
+            return quotas.reading(conn, QuotaUser(system, kind, account), quota, now)
 
     def holds(self) -> list[sql.Hold]:
         """The holds that have not ended."""
         with self.reading() as conn:
-            _, now = self._times(sql.head_and_row(conn))
+            now = self._time(sql.head_and_row(conn)).clock
             found = sql.execute(
                 conn, "SELECT system, until, who, why FROM waybill_holds WHERE until > :now", {"now": now}
             )
@@ -156,10 +157,9 @@ class LedgerReader:
         with self.reading() as conn:
             return [todays_names(json.loads(body)) for body in conn.execute(query).scalars()]
 
-    def _times(self, found: sql.Found) -> tuple[float, float]:
+    def _time(self, found: sql.Found) -> Time:
         """The ledger's time, and what the database's clock shows."""
-        clock = found.clock if self._clock is None else float(self._clock())
-        return ledger_time(found, clock), clock
+        return ledger_time(found, found.clock if self._clock is None else float(self._clock()))
 
 
 def _chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -11,16 +11,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from include.core.ledger.migrations import ANY, detail_value
+from include.core.ledger.migrations import ANY, RENAMED_DETAIL_KEYS, detail_value
 from include.core.ledger.states import State
 
 # A value of `detail` that is longer as JSON is kept once, as a document: each event holds the whole row.
 LONG_BYTES, FEW, DOCUMENT = 1024, 8, "waybill_document"
 # What of a `detail` may decide something once its submission is archived; never kept as a document.
-INLINE = ("is_effective", "effect_present", "late_answers", "late_acceptance", "attached_runs")
+INLINE = ("is_effective", "effect_present", "late_answers", "late_acceptances", "attached_runs")
 ARCHIVED = "waybill_archived"
 # What else is known for ever: under which names it may have placed something.
 PLACED = ("names",)
+# The names that have a meaning in a `detail`, whoever has written them: a remote's own words are never kept under one.
+OURS = frozenset({*INLINE, *PLACED, *RENAMED_DETAIL_KEYS, *RENAMED_DETAIL_KEYS.values(), ARCHIVED, DOCUMENT}) | {
+    "client_key",
+    "first_sending_at",
+    "first_sending_clock",
+    "claimed_until",
+    "named_by",
+    "not_before",
+    "candidates",
+    "refusal",
+    "remote_id",
+}
 
 
 def canonical(value: Any) -> str:
@@ -167,7 +179,7 @@ class Submission:
     @property
     def late_jobs(self) -> int:
         """How many jobs the remote has accepted for attempts of this submission that were replaced."""
-        return len(self.detail.get("late_answers", [])) + ("late_acceptance" in self.detail)
+        return sum(len(self.detail.get(name, [])) for name in ("late_answers", "late_acceptances"))
 
     @property
     def cancelled_unsent(self) -> bool:

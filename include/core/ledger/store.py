@@ -18,9 +18,9 @@ from sqlalchemy.engine import Connection
 from include.core.errors import ConflictingRequest, LedgerError, RequestError, TransientError
 from include.core.ledger import quota as quotas
 from include.core.ledger import schema, sql
-from include.core.ledger.clock import must_be_noted
+from include.core.ledger.clock import Time, must_be_noted
 from include.core.ledger.intents import check_hold, check_intent, check_owner, reserved
-from include.core.ledger.odd_values import storable, storable_id
+from include.core.ledger.odd_values import facts_of, id_as_shown, storable, storable_id
 from include.core.ledger.quota import QuotaUser
 from include.core.ledger.reading import LedgerReader
 from include.core.ledger.rows import Intent, Owner, Quota, Submission, canonical, long_values
@@ -68,8 +68,7 @@ class Ledger(LedgerReader):
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
             found = sql.head_and_row(conn, id=row_id, key=key)
-            now, clock = self._times(found)
-            tx = Write(conn, now, found.number or 0, found.sha256 or GENESIS, clock, hold=found.hold)
+            tx = Write(conn, self._time(found), found.number or 0, found.sha256 or GENESIS, hold=found.hold)
             tx.row = tx.took_in(found.row) if found.row is not None else None
             yield tx
 
@@ -102,7 +101,7 @@ class Ledger(LedgerReader):
             found = sql.swap(conn, seen, stored, later, clock)
             if found is None or found.row is None:
                 return None
-            tx = Write(conn, found.clock, found.number or 0, found.sha256 or GENESIS, found.clock)
+            tx = Write(conn, Time(found.clock, found.clock), found.number or 0, found.sha256 or GENESIS)
             tx.keep({sha256: text for sha256, text in new_documents.items() if sha256 not in text})
             attached = sql.submission(found.row, detail).attached
             changed = {name: found.row[name] for name in sql.COLUMNS}
@@ -121,18 +120,27 @@ class Ledger(LedgerReader):
         """A transaction under the write lock, and the ledger's time, for what changes no submission."""
         with schema.plain_errors("written"), self._engine.begin() as conn:
             schema.lock(conn)
-            yield conn, self._times(sql.head_and_row(conn))[0]
+            yield conn, self._time(sql.head_and_row(conn)).now
 
     def now(self) -> float:
         """The ledger's time: the database's clock, never behind the last event (see `clock`)."""
         with self.reading() as conn:
             found = sql.head_and_row(conn)
-        now, clock = self._times(found)
-        if must_be_noted(found, clock):
+        time = self._time(found)
+        if must_be_noted(found, time):
             with self._write(found.head_submission_id) as tx:
                 if tx.row is not None and tx.clock < tx.now:
                     tx.change(tx.row, {}, why="the clock of the database is behind")
-        return now
+        return time.now
+
+    def first_sent_within(self, row: Submission, seconds: float, *, clock_error: float) -> bool:
+        """Whether it is sure that its first request left at most so long ago: by the ledger's time, which may be slow, and by the
+        clock, which may have been set back since (by more than `clock_error`: then nothing is sure)."""
+        with self.reading() as conn:
+            time = self._time(sql.head_and_row(conn))
+        first = float(row.detail["first_sending_at"])
+        first_clock = float(row.detail.get("first_sending_clock", first))
+        return time.clock >= first_clock - clock_error and max(time.now - first, time.clock - first_clock) < seconds
 
     def hold(self, system: str, *, until: float, who: str, why: str) -> None:
         """Nothing is sent to this system until an instant, by the database's clock: a person means what a clock shows. An instant
@@ -246,7 +254,8 @@ class Ledger(LedgerReader):
             if "state" in values:
                 values = {**values, "sending_at": tx.now, "accept_deadline": tx.now + response_deadline}
                 if now.client_key is not None and "first_sending_at" not in now.detail:
-                    values["detail"] = {**now.detail, "first_sending_at": tx.now}
+                    first = {"first_sending_at": tx.now, "first_sending_clock": tx.clock}
+                    values["detail"] = {**now.detail, **first}
             return tx.change(now, {**values, "fencing_token": token}, why=why)
 
     def record_sent(
@@ -257,7 +266,7 @@ class Ledger(LedgerReader):
         An id that no database keeps is kept in another spelling, and as it came in detail `remote_id`. Raises LedgerError where
         the attempt has meanwhile been replaced or cancelled: the id is kept all the same.
         """
-        facts, kept = storable(detail), storable_id(external_id)
+        facts, kept = facts_of(detail), storable_id(external_id)
         if kept is None:
             raise RequestError(
                 f"{attempt}: the remote id {printable(external_id)} names nothing: give the one that it has there"
@@ -317,11 +326,15 @@ class Ledger(LedgerReader):
                 if now.state in (State.ACCEPTED, State.SENT):  # written before, or its job was found meanwhile
                     return now, True
                 if now.state in (State.SENDING, State.IN_DOUBT, State.HELD):
-                    facts = {**now.detail, **detail, "named_by": tx.now + named_within}
+                    facts = {**now.detail, **facts_of(detail), "named_by": tx.now + named_within}
                     values = {"state": State.ACCEPTED, "accept_deadline": tx.now, "detail": facts}
                     return tx.change(now, values, why="accepted, not named yet"), True
-            late = {"detail": {**now.detail, "late_acceptance": detail}, **_accepted_now(now, tx.now)}
-            return tx.change(now, late, why="late answer of a replaced attempt"), False
+            late = now.detail.get("late_acceptances", [])
+            if any(one["attempt"] == attempt.fencing_token for one in late):  # written before
+                return now, False
+            late = [*late, {"attempt": attempt.fencing_token, "said": detail}]
+            values = {"detail": {**now.detail, "late_acceptances": late}, **_accepted_now(now, tx.now)}
+            return tx.change(now, values, why="late answer of a replaced attempt"), False
 
     def _record_sent(
         self, attempt: Submission, external_id: str, why: str, detail: dict[str, Any]
@@ -364,9 +377,10 @@ class Ledger(LedgerReader):
         detail: Mapping[str, Any] | None = None,
         external_id: str | None = None,
     ) -> Submission:
-        """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is."""
+        """Moves a row if it still is in the state and attempt that the caller saw; else returns it as it now is. `external_id`:
+        as a person gives it."""
         detail = None if detail is None else storable(detail)
-        external_id = None if external_id is None else storable_id(external_id)
+        external_id = None if external_id is None else id_as_shown(external_id)
         values, later = _moved(row, state, detail, external_id)
         swapped = self._swap(row, values, why=why, who=who, later=later)
         if swapped is not None:

@@ -385,9 +385,9 @@ async def resolve(ledger: Ledger, row: Submission, probe: Probe) -> Submission:
     if row.state == State.ACCEPTED:
         return _wait_for_a_name(ledger, row, probe)
     if probe.client_key is not None and row.client_key is not None:
-        first = float(row.detail["first_sending_at"])
         # The ledger's time may be that much slower than the remote's while its clock is put right.
-        if ledger.now() < first + PACE * probe.client_key.valid_seconds - probe.request_timeout_seconds:
+        young = PACE * probe.client_key.valid_seconds - probe.request_timeout_seconds
+        if ledger.first_sent_within(row, young, clock_error=probe.request_timeout_seconds):
             return ledger.move(
                 row, State.RESERVED, why="sent again under the same client key: the remote drops a second"
             )

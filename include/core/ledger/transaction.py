@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from include.core.errors import LedgerError
 from include.core.ledger import sql
+from include.core.ledger.clock import Time
 from include.core.ledger.rows import Owner, Submission, canonical, long_values
 from include.core.ledger.states import CLOSED, MOVES, State
 
@@ -40,20 +41,29 @@ def closes(old: Submission, values: dict[str, Any]) -> bool:
 
 @dataclass
 class Write:
-    """One transaction under the write lock. `now`: the ledger's time, `clock`: what the database's clock shows.
+    """One transaction under the write lock, at an instant of the ledger's time.
 
     `row` is the one that the transaction was begun for. `stored` holds the rows that it has read or changed, as they are in
     the database.
     """
 
     conn: Connection
-    now: float
+    time: Time
     last_number: int
     last_sha256: str
-    clock: float
     row: Submission | None = None
     hold: sql.Hold | None = None
     stored: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def now(self) -> float:
+        """The ledger's time."""
+        return self.time.now
+
+    @property
+    def clock(self) -> float:
+        """What the database's clock shows."""
+        return self.time.clock
 
     def took_in(self, row: Mapping[Any, Any]) -> Submission:
         """A row that was just read."""
@@ -126,9 +136,7 @@ class Write:
         event: dict[str, Any] = {"number": self.last_number, "at": self.now, "before": before, "why": why, "who": who}
         if attach is not None:
             event["attached"] = asdict(attach)
-        if self.clock < self.now:
-            event["clock"] = self.clock
-        body = canonical({**event, "row": row})
+        body = canonical({**event, **self.time.noted(), "row": row})
         digest = chain_sha256(self.last_sha256, body)
         values = {"number": self.last_number, "submission_id": row["id"], "at": self.now, "body": body}
         sql.execute(self.conn, sql.INSERT_EVENT, {**values, "previous_sha256": self.last_sha256, "sha256": digest})

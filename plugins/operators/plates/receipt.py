@@ -9,6 +9,7 @@ from hooks.task import owner_of, run_async, step_records
 from operators.common.gate import question_record
 from operators.common.receipt import ReceiptOperator
 from operators.plates.base import records_of
+from operators.plates.one_file import one_file
 from operators.plates.plan_document import plan_rows
 
 from include.core.ledger import Ledger
@@ -69,6 +70,7 @@ def _item(
         "guard": steps["delete"].get("guard", ""),
         "warnings": row["warnings"],
         "problems": row["problems"],
+        **one_file(owner_of(context).dag_id, request, row.get("tarballs", [])),
         **{step: facts for step, facts in steps.items() if facts},
     }
     return item, found.problem

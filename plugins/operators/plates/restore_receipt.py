@@ -8,6 +8,7 @@ from airflow.sdk import Context
 from hooks.task import owner_of, run_async, step_records
 from operators.common.receipt import ReceiptOperator
 from operators.plates.base import records_of
+from operators.plates.one_file import one_file
 from operators.plates.plan_document import plan_rows
 
 from include.core.ledger import Ledger
@@ -67,6 +68,7 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         facts = {"files": row["files"], "bytes": row["bytes"], "read_bytes": record.get("read_bytes", 0)}
         documents = {"document": record["document"]} if "document" in record else {}
         item = {"plate": row["name"], "state": state, "why": why, **facts, "tarballs": row["tarballs"], **documents}
+        item |= one_file(owner_of(context).dag_id, asked, row["tarballs"])
         return item, problem
 
 

@@ -87,7 +87,22 @@ def test_a_late_yes_ends_the_doubt_of_its_own_attempt_only(ledger: Ledger):
     ledger.begin(ledger.move(old, S.RESERVED, why="thought absent"), response_deadline=60)
     with pytest.raises(LedgerError, match="second job"):
         ledger.record_accepted(old, {"answer": "202"}, named_within=60)
-    assert ledger.get(old.id).detail["late_acceptance"] == {"answer": "202"}
+    assert [late["said"] for late in ledger.get(old.id).detail["late_acceptances"]] == [{"answer": "202"}]
+    assert verify(ledger).problems == []
+
+
+def test_each_late_yes_counts_in_a_quota_and_keeps_its_facts(ledger: Ledger):
+    attempts = []
+    for step in range(3):
+        attempts.append(begun(ledger, intent("other", size=10)))
+        if step < 2:
+            ledger.move(ledger.move(attempts[-1], S.IN_DOUBT, why="x"), S.RESERVED, why="absence proved")
+    row = ledger.record_sent(attempts[2], "job-3", why="answer")
+    for number, attempt in enumerate([*attempts[:2], attempts[0]]):  # the last is the first one's, written twice
+        with pytest.raises(LedgerError, match="second job"):
+            ledger.record_accepted(attempt, {"ticket": number % 2}, named_within=60)
+    assert [late["said"] for late in ledger.get(row.id).detail["late_acceptances"]] == [{"ticket": 0}, {"ticket": 1}]
+    assert ledger.quota_reading("tape", "restore", Quota(100)).used_bytes == 30
     assert verify(ledger).problems == []
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from include.core.errors import RemoteError, RequestError
+from include.core.errors import LedgerError, RemoteError, RequestError
 from include.core.ledger import Accepted, InDoubt, Intent, Ledger, Quota, SendFence, Sent, State, submit_once, verify
 from include.core.ledger.odd_values import storable, storable_id
 from include.core.ledger.rows import Submission
+from include.core.ledger.upkeep import long_in_doubt
 from tests.include.core.ledger_world import Remote, begun, intent, owner, submit
 from tests.include.core.test_ledger_states import at
 
@@ -32,9 +33,11 @@ def answer(ledger: Ledger, given: Any) -> Submission:
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
-        ("job\udc80", "job\\udc80"),
-        ("job\0", "job\\x00"),
-        ("j\\\0", "j\\\\\\x00"),
+        ("job\udc80", "escaped:job\\udc80"),
+        ("job\0", "escaped:job\\x00"),
+        ("j\\\0", "escaped:j\\\\\\x00"),
+        ("job\\x00", "job\\x00"),
+        ("escaped:job\\x00", "escaped:escaped:job\\\\x00"),
         (4711, "4711"),
         ("grün ⚗", "grün ⚗"),
     ],
@@ -55,8 +58,8 @@ def test_an_id_that_is_too_long_is_kept_by_its_beginning_and_digest(ledger: Ledg
     assert row.external_id is not None
     assert (row.state, row.external_id[:210], len(row.external_id)) == (
         S.SENT,
-        "j" * 200 + "…sha256:xx"[:-2] + row.external_id[208:210],
-        272,
+        "escaped:" + "j" * 200 + "…s",
+        280,
     )
     assert ledger.get(row.id).detail["remote_id"] == given
     assert ledger.known("tape", "restore", [given]) == {given}
@@ -106,7 +109,7 @@ def test_odd_words_of_an_error_are_kept(ledger: Ledger):
     (row,) = ledger.generations("tape", "restore", "plate-7")
     assert (row.state, row.detail["refusal"]) == (S.REJECTED, "no: \ud800\0")
     found = at(ledger, S.IN_DOUBT, intent("b"))
-    assert ledger.record_found(found, "job\udc80").external_id == "job\\udc80"
+    assert ledger.record_found(found, "job\udc80").external_id == "escaped:job\\udc80"
 
 
 @pytest.mark.parametrize(
@@ -153,3 +156,71 @@ def test_every_job_that_was_accepted_counts_in_a_quota(ledger: Ledger):
     with pytest.raises(Exception, match="replaced"):
         ledger.record_sent(old, "job-1", why="late")
     assert ledger.quota_reading("tape", "restore", quota).used_bytes == 120
+
+
+ODD_IDS = [
+    *(
+        "a\0b",
+        "a\\x00b",
+        "a\\\\x00b",
+        "a\\\0b",
+        "escaped:a\\x00b",
+        "escaped:a\0b",
+        "escaped:escaped:a\\x00b",
+        "\ud800",
+        "\\ud800",
+    ),
+    *("é" * 1100 + "\0", "é" * 1100 + "\\x00", "…" * 900, "j" * 5000, "j" * 5001),
+]
+
+
+def test_no_two_ids_are_kept_alike():
+    kept = [storable_id(given) for given in ODD_IDS]
+    more = [storable_id(str(one)) for one in kept]  # what is kept, as the id of another job
+    assert len({*kept, *more}) == len({*ODD_IDS, *(str(one) for one in kept)})
+
+
+@pytest.mark.parametrize("given", ["job\0", "job\\x00", "j" * 5000])
+def test_a_person_gives_an_id_as_messages_show_it(ledger: Ledger, given: str):
+    shown = storable_id(given)
+    row = ledger.move(at(ledger, S.IN_DOUBT), S.SENT, why="looked", who="amy", external_id=shown)
+    assert (row.external_id, ledger.known("tape", "restore", [given])) == (shown, {given})
+
+
+OURS_SAID_BY_A_REMOTE: list[dict[str, Any]] = [
+    *({"late_answers": odd} for odd in ("abc", 5, [1], {"a": 1})),
+    *({"late_acceptances": odd} for odd in (1, ["x"], {"answer": 1})),
+    *({"attached_runs": odd} for odd in ([1], "x", [["copy", "run-9"]])),
+    {"waybill_document": {"sha256": "0" * 64}},
+    {"x": {"waybill_document": {"sha256": "0" * 64}}},
+    {"waybill_archived": True, "names": 5},
+    {"client_key": 5, "first_sending_at": "x", "first_sending_clock": "x"},
+    {"named_by": "x", "claimed_until": "x", "not_before": "x"},
+    {"is_effective": True, "effect_present": True},
+    {"first_empty_search": 5, "first_empty_walk": 5},
+    {"candidates": 5, "refusal": {}},
+]
+
+
+@pytest.mark.parametrize("said", OURS_SAID_BY_A_REMOTE)
+@pytest.mark.parametrize("way", ["sent", "accepted", "late"])
+def test_what_a_remote_says_is_never_read_as_our_own_note(ledger: Ledger, said: dict[str, Any], way: str):
+    attempt = begun(ledger)
+    if way == "late":
+        again = ledger.begin(ledger.move(attempt, S.RESERVED, why="thought absent"), response_deadline=60)
+        assert again is not None
+        ledger.record_sent(again, "job-2", why="answer")
+        with pytest.raises(LedgerError):
+            ledger.record_accepted(attempt, said, named_within=60)
+    elif way == "sent":
+        ledger.record_sent(attempt, "job-1", why="answer", detail=said)
+    else:
+        ledger.record_accepted(attempt, said, named_within=60)
+    row = ledger.get(attempt.id)
+    assert (row.late_jobs, row.client_key, row.is_effective) == (int(way == "late"), None, False)
+    assert ledger.quota_reading("tape", "restore", Quota(10)).in_doubt == ()
+    assert long_in_doubt(ledger) == []
+    kept = row.detail["late_acceptances"][0]["said"] if way == "late" else row.detail
+    for name, value in said.items():
+        assert value in (kept.get(name), kept.get(f"remote_{name}"))
+    assert verify(ledger).problems == []

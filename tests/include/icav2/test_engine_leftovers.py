@@ -160,6 +160,30 @@ def test_a_hosts_clock_that_is_set_makes_no_running_job_stuck(step: float):
     play(scene, **CALM, stuck_seconds=50_000.0, overrides=[fate("stuck")])
 
 
+@pytest.mark.parametrize("made_at_known", [True, False])
+def test_a_job_that_is_not_listed_yet_is_not_stuck_because_a_hosts_clock_is_ahead_for_a_moment(made_at_known: bool):
+    """How old a job is that ICA does not show is read off ICA's own clock too: else a second one is sent."""
+
+    async def scene(world: World) -> None:
+        what = manifest(1, 2)
+        world.seed(what)
+        plan = await world.plan(what)
+        world.fault("hide_job", "dataCopyBatch", "POST", seconds=30.0)
+        await world.engine(plan, "run1").act()
+        if not made_at_known:  # as where a search has found it
+            world.ledger.annotate(world.submissions()[0], {"job_created": None}, why="test")
+        await asyncio.sleep(5.0)
+        ahead = Ledger(world.url, clock=lambda: world.loop.now() + 3 * 3600.0, monotonic=world.loop.time)
+        progress = await world.engine(plan, "run2", ledger=ahead).act()
+        ahead.close()
+        assert [standing.phase for standing in progress.standings] == [Phase.RUNNING]
+        assert phases(await world.copy(what, "run2")) == ["passed"]
+        assert [row.state for row in world.submissions()] == [State.DONE]
+        world.check(what)
+
+    play(scene, **CALM)
+
+
 def test_a_second_stuck_job_ends_the_try_and_the_next_run_adopts_it():
     async def scene(world: World) -> None:
         what = manifest(1, 2)

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.mortal_ledger import Killed
 from harness.icav2.ica_world import World, manifest, play
-from include.core.ledger import Intent, State
+from include.core.ledger import Intent, Ledger, State
 from include.icav2.reconcile import Reconciler
 from include.icav2.rules import KIND, SYSTEM, clock
 from simulators.icav2 import Outcome, Override
@@ -150,3 +150,47 @@ def test_a_time_to_wait_that_an_earlier_release_wrote_down_unbounded_does_not_pa
         world.check(what)
 
     play(scene, **CALM)
+
+
+def ahead(world: World) -> Ledger:
+    return Ledger(world.url, clock=lambda: world.loop.now() + 3 * 3600.0, monotonic=world.loop.time)
+
+
+def test_a_lost_job_is_not_taken_for_absent_because_a_hosts_clock_is_ahead_for_a_moment():
+    async def scene(world: World) -> None:
+        what = manifest(1, 1)
+        world.seed(what)
+        plan = await world.plan(what)
+        assert phases(await world.run(world.engine(plan, max_resubmissions=0))) == ["failed"]
+        lost = await lost_submission(world, world.engine(plan))
+        searched = {"token": lost.fencing_token, "remote_now": world.client.http.remote_now - 120.0}
+        lost = world.ledger.annotate(lost, {"first_empty_search": searched}, why="not found yet")
+        with ahead(world) as book:
+            await world.engine(plan, ledger=book)._context.search.find(plan.destinations[0], [lost])
+        assert "absent" not in world.ledger.get(lost.id).detail
+
+    play(scene, **CALM, **fails(1))
+
+
+def test_a_superseded_job_is_not_taken_to_have_ended_because_a_hosts_clock_is_ahead_for_a_moment():
+    async def scene(world: World) -> None:
+        what = manifest(1, 1)
+        world.seed(what)
+        engine = world.engine(await world.plan(what), job_timeout_seconds=600.0)
+        await engine.act()
+        await asyncio.sleep(610)
+        await engine.act()  # it is stuck, so another is sent
+        destination, row = engine.plan.destinations[0], world.submissions()[0]
+        assert (row.state, row.detail["stuck"]) == (State.SUPERSEDED, True)
+        with ahead(world) as book:
+            other = world.engine(engine.plan, ledger=book)
+            await other.client.statuses({str(row.external_id): row.reserved_at})
+            await Reconciler(other._context, book.now())._note_ends(destination, [row], {})
+        assert "job_finished" not in world.ledger.get(row.id).detail
+        await asyncio.sleep(130)
+        await engine.client.statuses({str(row.external_id): row.reserved_at})
+        await Reconciler(engine._context, world.ledger.now())._note_ends(destination, [row], {})
+        assert "job_finished" in world.ledger.get(row.id).detail
+
+    stuck = [Override(destination="/cache/", attempts=[1], outcome=Outcome("stuck"))]
+    play(scene, **CALM, stuck_seconds=50_000.0, overrides=stuck)

@@ -144,9 +144,12 @@ def test_archiving_twice_gives_the_same_bytes(compression: str, bench: Bench, tm
 def test_everything_the_sop_writes_lies_where_it_writes_it(bench: Bench):
     one = full_plate(bench)
     run(bench.archive_it(run(bench.plan(one))))
-    names = [f"{base}{end}" for base in (MAIN, BACKEND) for end in (".tar.gz", ".md5", ".etag", ".manifest.jsonl.zst")]
+    names = [f"{base}{end}" for base in (MAIN, BACKEND) for end in (".tar.gz", ".etag", ".manifest.jsonl.zst")]
     untrimmed = f"imaging_analysis/{PROJECT}/plates/{TAG}_file_listing_untrimmed_s3.txt"
     assert bench.keys(bench.cold) == {*names, untrimmed}
+    assert run(bench.verify(one)).outcome is Outcome.VERIFIED
+    for base in (MAIN, BACKEND):
+        assert bench.get(base + ".md5").decode().startswith(hashlib.md5(bench.get(base + ".tar.gz")).hexdigest())
     backup = f"{ROOT}/workspace/backup/{TAG}"
     ours, theirs = (bench.get(f"{backup}_file_listing_{kind}.txt", bench.live) for kind in ("s3", "tar"))
     assert ours == theirs and len(ours.splitlines()) == len(bench.files)

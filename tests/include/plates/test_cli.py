@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,27 @@ def test_archiving_again_from_the_command_line_changes_nothing(bench: Bench):
     before = {key: bench.get(key) for key in bench.keys(bench.cold)}
     assert call(bench, "archive", "--part-mib", "5", "--volume-gib", "1") == 0
     assert {key: bench.get(key) for key in bench.keys(bench.cold)} == before
+
+
+@pytest.mark.parametrize("options", [[], ["--no-probe"]])
+def test_archive_tries_every_object_only_once_one_may_not_be_read(
+    bench: Bench, capsys: pytest.CaptureFixture[str], options: list[str]
+):
+    bench.put(plate_files(plate()))
+    with proxied(bench.url) as front:
+        assert call(replace(bench, url=front.url), "archive", *options) == 0
+        reads = [r for r in front.requests if r.method == "GET" and r.path.startswith(f"/{bench.live}/projects/")]
+        assert len(reads) == len(bench.files)  # each once, for its bytes
+    for key in bench.keys(bench.cold):
+        bench.client.delete_object(Bucket=bench.cold, Key=key)
+    with proxied(bench.url) as front:
+        for name in ("IllumDNA", "Index.idx.xml"):
+            front.add(refuse("GET", name, 403, "AccessDenied"))
+        capsys.readouterr()
+        assert call(replace(bench, url=front.url), "archive", "--journal", "other", "--json", *options) != 0
+    said = capsys.readouterr()
+    both = all(name in said.out for name in ("IllumDNA", "Index.idx.xml"))
+    assert both is not bool(options) and "manifest_key" not in said.out
 
 
 def test_a_batch_of_58_plates_of_which_one_is_empty_and_one_damaged(

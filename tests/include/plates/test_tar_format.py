@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from harness.plates.servers import plate
@@ -22,7 +22,16 @@ from include.plates.layout import BROAD2018, volume_digest
 from include.plates.manifest import decode_manifest, encode_manifest
 from include.plates.models import GIB, MIB, ArchiveSettings, Frame, ManifestHead, ManifestMember, SourceObject
 from include.plates.plan import folders_of, key_problems, plan_volumes
-from include.plates.tar_format import END_MARKER, header, padding, place
+from include.plates.tar_format import (
+    END_MARKER,
+    PlacedMembers,
+    folder_time,
+    header,
+    header_length,
+    member_rows,
+    padding,
+    place,
+)
 from include.plates.verify_evidence import parse_manifest, plan_digest
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
 from include.s3 import checksums
@@ -52,6 +61,36 @@ def test_tarfile_reads_every_header_back(name: str, size: int, modified: int):
     assert (info.uid, info.gid, info.uname, info.gname, info.mode) == (0, 0, "", "", 0o644)
 
 
+PATHS = (
+    st.lists(st.text("ab \n", min_size=0, max_size=130), min_size=1, max_size=4)
+    .map("/".join)
+    .filter(lambda n: n.strip("/"))
+)
+
+
+@given(
+    st.one_of(PATHS, NAMES),
+    st.integers(0, 9 * GIB),
+    st.one_of(st.integers(-5, 2**31), st.integers(8**11 - 2, 8**11 + 2)),
+)
+@example("d" * 155 + "/" + "f" * 100, 8 * GIB - 1, 0)
+@example("d" * 156 + "/" + "f" * 99, 1, 0)
+@example("d" * 120 + "/", 0, 5)
+@example("d" * 100 + "/", 0, 5)
+@example("/" + "f" * 100, 1, 5)
+def test_a_header_is_the_one_that_tarfile_makes_to_the_byte(name: str, size: int, modified: int):
+    info = tarfile.TarInfo(name.rstrip("/"))
+    info.mtime, info.size, info.mode = modified, size, 0o644
+    if name.endswith("/"):
+        info.type, info.size, info.mode = tarfile.DIRTYPE, 0, 0o755
+    try:
+        expected = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
+    except (ValueError, UnicodeEncodeError):
+        expected = info.tobuf(tarfile.PAX_FORMAT, "utf-8", "strict")
+    assert header(name, size, modified) == expected
+    assert header_length(name, size, modified) == len(expected)
+
+
 @given(NAMES)
 def test_pax_is_used_only_where_ustar_cannot_say_it(name: str):
     block = header(name, 5, 0)
@@ -75,6 +114,21 @@ def test_a_key_of_more_than_255_bytes_and_a_splittable_one():
 def test_a_folder_has_its_own_type():
     info = _first(header("a/b/", 0, 7))
     assert info.isdir() and info.mode == 0o755
+
+
+@given(st.sets(NAMES, max_size=12), st.integers(0, 9 * GIB))
+def test_members_placed_on_demand_are_those_placed_at_once(names: set[str], size: int):
+    objects = [source(f"projects/x/{name}", size) for name in names]
+    rows = member_rows(BROAD2018, "T", ["projects/x/"], objects)
+    planned = list(place(rows, folder_time(objects)))
+    ordered = [row for _, row in rows if row is not None]
+    placed = PlacedMembers(BROAD2018, "T", ["projects/x/"], ordered)
+    assert list(placed) == planned == placed[:] and placed[-1] == planned[-1]
+
+
+def test_members_of_a_plan_out_of_order_are_refused():
+    with pytest.raises(VerificationError, match="not in order"):
+        PlacedMembers(BROAD2018, "T", [], [source("projects/b", 1), source("projects/a", 1)])
 
 
 FILES = st.dictionaries(NAMES, st.binary(max_size=2000), max_size=8)
@@ -249,7 +303,7 @@ def test_a_manifest_reads_back_as_written_and_its_bytes_are_the_same_each_time()
     assert data == encode_manifest(manifest_head(), [Frame(0, 9, 0, 1024)], [member])
     manifest = decode_manifest(data)
     assert manifest.members == (member,) and manifest.frames == (Frame(0, 9, 0, 1024),)
-    assert parse_manifest("k", data).rows[0]["name"] == "T/a\nb"
+    assert next(iter(parse_manifest("k", data).rows))["name"] == "T/a\nb"
 
 
 @pytest.mark.parametrize("cut", [0, 5, 60])

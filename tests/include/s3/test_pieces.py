@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.s3.pieces import Pieces
+from include.s3.pieces import Gathering, Pieces
 
 SIZES = st.lists(st.sampled_from([0, 1, 511, 512, 65_535, 65_536, 70_000, 300_000]), max_size=12)
 
@@ -59,3 +59,16 @@ def test_a_part_is_a_stretch_of_a_file_as_well(tmp_path: Path):
     assert not Pieces.of_file(path, 5, 0)
     with pytest.raises(ValueError, match="holds 256000 bytes"):
         Pieces.of_file(path, 1000, 256_000)
+
+
+@given(st.lists(st.integers(0, 3000), max_size=30), st.integers(0, 2))
+def test_what_is_gathered_is_the_same_bytes_in_few_pieces(sizes: list[int], large: int):
+    pieces = [bytes([n % 256]) * size for n, size in enumerate(sizes)]
+    for number in range(large):
+        pieces.insert(len(pieces) // 2, bytes([number]) * (64 * 1024))
+    gathering = Gathering()
+    for piece in pieces:
+        gathering.add(piece)
+    body = gathering.pieces()
+    assert body.join() == b"".join(pieces)
+    assert len(list(body)) <= 2 * large + 1

@@ -220,7 +220,7 @@ def test_a_ledger_that_cannot_be_read_is_said_and_not_hidden(portal: TestClient,
 
 def test_every_route_depends_on_a_permission_and_only_reads():
     routes = [route for route in app.routes if hasattr(route, "dependant")]
-    assert len(routes) == len(app.routes) == 2
+    assert len(routes) == len(app.routes) == 3
     for route in routes:
         assert route.dependencies == may_read_run, f"{route.path} would be public"
         assert route.methods == {"GET"}
