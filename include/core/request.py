@@ -84,7 +84,7 @@ R = TypeVar("R", bound=Request)
 
 
 def filled_in(model: type[Request], conf: Mapping[str, Any]) -> dict[str, Any]:
-    """What a conf says, without what the form sends for nothing: null in an optional field, "" in one that is empty without
+    """What a conf says, without what the form sends for nothing: null in an optional field, "" in a text that is empty without
     a value, and an empty line of a list. A whole number may be written as 5.0."""
     given = {}
     for name, value in conf.items():
@@ -102,8 +102,9 @@ def filled_in(model: type[Request], conf: Mapping[str, Any]) -> dict[str, Any]:
 def _says_nothing(field: Any, value: Any) -> bool:
     if field.is_required():
         return False
-    # "" never stands for a default that is something, as a bucket's name: whoever sends it did not mean that.
-    return value is None or (value == "" and field.get_default(call_default_factory=True) in (None, ""))
+    # "" never stands for a default that is something, as a bucket's name; and the form sends it for texts alone.
+    empty_text = field.annotation in (str, str | None) and field.get_default(call_default_factory=True) in (None, "")
+    return value is None or (value == "" and empty_text)
 
 
 def load(model: type[R], conf: Mapping[str, Any] | None) -> R:

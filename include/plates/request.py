@@ -334,7 +334,7 @@ class BackupRequest(PlatesRequest):
     )
     storage_class: str | None = pydantic.Field(
         None,
-        pattern=r"^[A-Z_]+$",
+        pattern=r"^[A-Z_]*$",
         title="Storage class",
         description="The storage class of the tarballs. Empty: the default of the bucket.",
         examples=["DEEP_ARCHIVE"],

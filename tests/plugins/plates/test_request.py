@@ -189,14 +189,13 @@ def test_names_that_are_no_folders_are_told_once_whatever_the_plates_are(plates:
 def test_an_empty_text_of_the_form_is_no_value():
     sent = {
         "storage_class": "",
-        "part_prefixes": "",
         "plates_uri": "",
         "archive_prefix": "",
         "source": "",
         "level": 5.0,
     }
     request = load(BackupRequest, {**IDS, "plates": ROWS, **sent})
-    assert (request.storage_class, request.part_prefixes, repr(request.level)) == (None, None, "5")
+    assert (request.storage_class, request.archive_prefix, repr(request.level)) == (None, None, "5")
 
 
 @pytest.mark.parametrize(
