@@ -153,7 +153,8 @@ def told_end(told: Round, one: Target, *arguments: str) -> None:
 
 
 def contents(bench: Bench) -> dict[str, bytes]:
-    return {key: bench.get(key) for key in bench.keys(bench.cold)}
+    """All of it but the proof documents, which say when they were made."""
+    return {key: bench.get(key) for key in bench.keys(bench.cold) if not key.endswith(".proof.json")}
 
 
 def resent(front: Front, journals: Path, act: Callable[[], None]) -> int:

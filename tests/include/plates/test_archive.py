@@ -294,7 +294,7 @@ def test_a_foreign_tarball_is_a_problem_of_the_plan_and_is_never_overwritten(ben
     with pytest.raises(ObjectExists):
         run(bench.archive_it(plan))
     assert bench.get(MAIN + ".tar.gz") == b"theirs"
-    assert any("is an archive of this plate as it was before" in problem for problem in run(bench.plan(one)).problems)
+    assert any("nothing says that Waybill made it" in problem for problem in run(bench.plan(one)).problems)
 
 
 @pytest.mark.parametrize("size", [1000, 11 * MIB], ids=["one part", "multipart"])

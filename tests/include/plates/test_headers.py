@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from harness import proxy
 from harness.plates.bench import Bench, run
 from harness.plates.servers import noise, plate, plate_files
+from harness.plates.simulated import simulated
 from harness.proxy import proxied
 from include.plates.models import MIB, ArchiveSettings, Manifest, ManifestMember, Outcome
 from include.plates.restore import find_manifests
@@ -82,10 +84,14 @@ def test_headers_survive_an_archive_that_is_resumed(bench: Bench):
     assert {key: dict(members(bench)[key].headers) for key in files} == dict.fromkeys(files, KEPT)
 
 
-def test_copied_members_are_asked_for_their_headers(bench: Bench):
-    files = dressed(bench, {"huge.tiff": 21 * MIB}, compression="none", copy_from_bytes=20 * MIB)
-    run(bench.archive_it(run(bench.plan(plate()))))
-    assert {key: dict(members(bench)[key].headers) for key in files} == dict.fromkeys(files, KEPT)
+def test_copied_members_are_asked_for_their_headers(tmp_path: Path):
+    with simulated(tmp_path) as store:
+        bench = store.bench
+        files = dressed(bench, {"huge.tiff": 6 * MIB}, compression="none", copy_by="server")
+        run(bench.archive_it(run(bench.plan(plate()))))
+        found = members(bench)
+        assert all(found[key].sha256 is None for key in files)  # it was not read
+        assert {key: dict(found[key].headers) for key in files} == dict.fromkeys(files, KEPT)
 
 
 def test_tags_that_may_not_be_read_are_told_and_stop_nothing(bench: Bench):
