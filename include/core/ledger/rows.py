@@ -21,7 +21,8 @@ INLINE = ("is_effective", "effect_present", "late_answers", "late_acceptances", 
 ARCHIVED = "waybill_archived"
 # What else is known for ever: under which names it may have placed something.
 PLACED = ("names",)
-# The names in a `detail` to which the ledger itself gives a meaning (`names` is its system's to give): a remote's own words are never kept under one.
+# The names in a `detail` to which the ledger itself gives a meaning (`names` is its system's to give): a remote's own words
+# are never kept under one.
 OURS = frozenset({*INLINE, *RENAMED_DETAIL_KEYS, *RENAMED_DETAIL_KEYS.values(), ARCHIVED, DOCUMENT}) | {
     "client_key",
     "first_sending_at",
