@@ -21,8 +21,9 @@ INLINE = ("is_effective", "effect_present", "late_answers", "late_acceptances", 
 ARCHIVED = "waybill_archived"
 # What else is known for ever: under which names it may have placed something.
 PLACED = ("names",)
-# The names that have a meaning in a `detail`, whoever has written them: a remote's own words are never kept under one.
-OURS = frozenset({*INLINE, *PLACED, *RENAMED_DETAIL_KEYS, *RENAMED_DETAIL_KEYS.values(), ARCHIVED, DOCUMENT}) | {
+# The names in a `detail` to which the ledger itself gives a meaning (`names` is its system's to give): a remote's own words
+# are never kept under one.
+OURS = frozenset({*INLINE, *RENAMED_DETAIL_KEYS, *RENAMED_DETAIL_KEYS.values(), ARCHIVED, DOCUMENT}) | {
     "client_key",
     "first_sending_at",
     "first_sending_clock",
