@@ -16,7 +16,7 @@ from harness.plates.servers import session
 from include.core.objects import Objects
 from include.plates.delete_ledger import HARMLESS, LedgeredBatches
 from include.s3.bucket import Bucket, S3Access
-from include.s3.guarded_delete import DeleteBatch, DeleteGuard, Deleter, Result, Target, batches_of
+from include.s3.guarded_delete import Batches, DeleteBatch, DeleteGuard, Deleter, Result, Target
 from simulators.common import Clock, Simulator, serve
 from simulators.s3 import S3Simulator
 
@@ -85,7 +85,7 @@ class S3Deletion(Remote):
     async def worker(self, process: Process) -> AsyncIterator[DeletionWorker]:
         sim = _world(process.simulator)
         source: Bucket = sim.client.bucket(LIVE)
-        (batch,) = batches_of(sim.targets, 1000, "plate")
+        (batch,) = Batches(sim.targets, 1000, "plate")
         through_ledger = LedgeredBatches(
             process.ledger,
             process.owner,

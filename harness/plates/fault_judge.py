@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Collection, Mapping, Sequence
 
 from harness.plates.bench import Bench
-from include.plates.delete import DeleteReport
+from include.plates.delete_report import DeleteReport
 from include.plates.layout import BROAD2018, tag_of
 from include.plates.models import Plate
 

@@ -32,7 +32,8 @@ from harness.plates.fault_table import (
 from harness.plates.servers import PROJECT, noise, plate, plate_files
 from include.core.errors import WaybillError
 from include.core.journal import FileJournal
-from include.plates.delete import DeleteReport, delete_plate
+from include.plates.delete import delete_plate
+from include.plates.delete_report import DeleteReport
 from include.plates.layout import BROAD2018, disambiguate, tag_of
 from include.plates.models import DeleteOrder, Outcome, Plate, Verdict
 from include.s3.guarded_delete import DeleteBatch, Outcomes, SendBatch

@@ -25,7 +25,8 @@ from harness.plates.fault_judge import Files, lost, pack, still_there, stored, u
 from harness.plates.servers import noise, plate, plate_files
 from include.core.errors import WaybillError
 from include.core.journal import FileJournal, PartJournal
-from include.plates.delete import DeleteReport, delete_plate
+from include.plates.delete import delete_plate
+from include.plates.delete_report import DeleteReport
 from include.plates.errors import ApprovalVoid
 from include.plates.layout import BROAD2018, fill, tag_of
 from include.plates.models import DeleteOrder, Outcome, Plate, Verdict

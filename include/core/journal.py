@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +25,10 @@ class PartJournal(Protocol):
 
     def load(self) -> list[dict[str, Any]]:
         """All lines appended so far, in order."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The same one by one, for a journal whose lines would fill the memory."""
+        return iter(self.load())
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Adds a line; it is durable on return."""
@@ -40,15 +44,21 @@ class FileJournal:
         self.path = path
 
     def load(self) -> list[dict[str, Any]]:
+        return list(self.rows())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
         if not self.path.exists():
-            return []
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            with self.path.open("r+b") as file:
-                file.truncate(len(whole))
-                os.fsync(file.fileno())
-        return [json.loads(line) for line in whole.splitlines()]
+            return
+        whole = 0
+        with self.path.open("rb") as lines:
+            for line in lines:
+                if line.endswith(b"\n"):
+                    whole += len(line)
+                    yield json.loads(line)
+                    continue
+                with self.path.open("r+b") as file:
+                    file.truncate(whole)
+                    os.fsync(file.fileno())
 
     def append(self, row: Mapping[str, Any]) -> None:
         new = not self.path.exists()
@@ -96,10 +106,14 @@ class ObjectJournal(PartJournal):
         self._lock = threading.Lock()
 
     def load(self) -> list[dict[str, Any]]:
-        names, rows = asyncio.run(self._read())
+        return list(self.rows())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        names = asyncio.run(self._objects.names(".json"))
         with self._lock:
             self._next = max([self._next or 0, *(int(name.split(".")[0]) + 1 for name in names)])
-        return rows
+        for at in range(0, len(names), _READS_AT_ONCE):
+            yield from asyncio.run(self._read(names[at : at + _READS_AT_ONCE]))
 
     def append(self, row: Mapping[str, Any]) -> None:
         if self._next is None:
@@ -110,13 +124,5 @@ class ObjectJournal(PartJournal):
         name = f"{number:08d}.{uuid.uuid4().hex[:8]}.json"
         asyncio.run(self._objects.put(name, json.dumps(dict(row), ensure_ascii=False).encode()))
 
-    async def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
-        names = await self._objects.names(".json")
-        room = asyncio.Semaphore(_READS_AT_ONCE)
-
-        async def one(name: str) -> dict[str, Any]:
-            async with room:
-                row: dict[str, Any] = json.loads(await self._objects.get(name))
-                return row
-
-        return names, list(await asyncio.gather(*(one(name) for name in names)))
+    async def _read(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in await asyncio.gather(*map(self._objects.get, names))]

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.core.text import format_bytes, pluralize
-from include.plates.delete import PROOF_DAYS, PartPreview
+from include.plates.delete import PROOF_DAYS
+from include.plates.delete_preview import PartPreview
 from include.plates.layout import manifest_key
 from include.plates.models import Level, PlatePlan, Verdict
 from include.plates.request import BackupRequest
@@ -33,7 +34,7 @@ class Proved:
     verdict: Verdict
     document: Mapping[str, Any]
     parts: tuple[PartPreview, ...] = ()
-    older: tuple[KeyVersion, ...] = ()
+    older: Sequence[KeyVersion] = ()
 
 
 def digest_of(request: BackupRequest, plates: Sequence[Proved]) -> str:

@@ -1,16 +1,20 @@
 """Has a plate changed since it was proved? One comparison for verify, approval, gate and delete.
 
 Invariant: it compares plain values (key, ETag, size, version) that each caller takes from the manifests with its own
-reader. So the verifier and the archiver, which share no parsing code, give the same answer.
+reader. So the verifier and the archiver, which share no parsing code, give the same answer. Listings are looked at as they
+come and never kept: of a million objects, only those that differ are named.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from include.core.concurrency import map_concurrently
+from include.core.packed import Finder, Packed, in_stretches
 from include.plates.layout import fill
 from include.plates.models import Layout, Plate, Verdict
 from include.plates.verify_evidence import parse_manifest
@@ -18,6 +22,9 @@ from include.s3.bucket import Bucket, Head, KeyVersion, ListedObject
 
 _SHOWN = 5
 _HEADS_AT_ONCE = 8
+_HEADS_OF_A_STRETCH = 5_000
+_LISTED, _AGAIN = 1, 2
+VERSIONS, AGAIN = "ListObjectVersions, ListObjectsV2", "ListObjectsV2, ListObjects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +42,7 @@ class ArchivedObject:
 class Differences:
     """What is not as archived, by key. `not_listed` are there unchanged by HEAD, but not in the listing: no difference.
 
-    `contradicted`: keys that only one of the store's two listings shows, so neither can be taken for the whole.
+    `contradicted` says that the store's two listings do not agree, so neither can be taken for the whole.
     """
 
     appeared: tuple[str, ...]
@@ -43,13 +50,13 @@ class Differences:
     changed: tuple[str, ...]
     not_listed: tuple[str, ...]
     listed: int
-    contradicted: tuple[str, ...] = ()
+    contradicted: str = ""
 
     @property
     def sentence(self) -> str | None:
         """The first few differences in words; None where there is none."""
         if self.contradicted:
-            return contradiction(self.contradicted)
+            return self.contradicted
         named = (("appeared", self.appeared), ("vanished", self.vanished), ("changed", self.changed))
         found = [f"{key!r} {what}" for what, keys in named for key in keys]
         if not found:
@@ -60,52 +67,126 @@ class Differences:
 
 @dataclass(frozen=True, slots=True)
 class PlateListing:
-    """Every current object of a plate by key, and the keys that only one of the store's two listings shows."""
+    """What was seen while a plate was listed twice, beside the rows that were known by key.
 
-    current: dict[str, ListedObject]
-    contradicted: tuple[str, ...] = ()
+    `only_in_one` are the keys that only one of the store's two listings shows (`listings` names these two).
+    """
+
+    marks: bytearray
+    listed: int
+    only_in_one: tuple[str, ...]
+    listings: str
+
+    def missing(self) -> Iterator[int]:
+        """The numbers of the known rows that the listing does not show."""
+        return (number for number, mark in enumerate(self.marks) if not mark & _LISTED)
+
+    def shows(self, number: int) -> bool:
+        """Whether the first listing shows this known row."""
+        return bool(self.marks[number] & _LISTED)
+
+    @property
+    def contradicted(self) -> str:
+        """In words, that the two listings do not agree; empty where they do."""
+        if not self.only_in_one:
+            return ""
+        keys = self.only_in_one
+        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+        return (
+            f"the store's two listings ({self.listings}) do not agree: {len(keys)} objects are in one of them only: "
+            f"{', '.join(map(repr, keys[:_SHOWN]))}{more}"
+        )
 
 
-async def list_plate(plate: Plate, layout: Layout, source: Bucket) -> PlateListing:
-    """Not the planner's code: a proof looks for itself. On a versioned bucket it lists twice, since a store may cut one
-    listing short without saying so (docs/protocols/s3.md 2.5)."""
+def nothing_noted(_: ListedObject, __: int | None) -> None:
+    """For a caller that wants no more than which rows are there."""
+
+
+async def list_plate(
+    plate: Plate,
+    layout: Layout,
+    source: Bucket,
+    known: Finder[Any],
+    note: Callable[[ListedObject, int | None], None] = nothing_noted,
+) -> PlateListing:
+    """Tells `note` every current object of a plate, with the number of the row that is known by its key.
+
+    Not the planner's code: a proof looks for itself. It lists twice, by two different requests, since a store may cut one
+    listing short without saying so (docs/protocols/s3.md 2.5). Raises the core's errors, Forbidden and Unsupported for a
+    versioned bucket whose versions may not or cannot be listed: nothing else says which version is current.
+    """
     versions = bool(await source.versioning())
-    prefixes = [fill(part.prefix, plate) for part in layout.parts]
-    found = {one.key: one for prefix in prefixes async for one in source.objects_under(prefix, versions=versions)}
+    marks = bytearray(len(known.rows))
+    strangers: set[str] = set()
+    listed = 0
+    for part in layout.parts:
+        async for one in source.objects_under(fill(part.prefix, plate), versions=versions):
+            number = known.find(one.key)
+            note(one, number)
+            listed += 1
+            if number is None:
+                strangers.add(one.key)
+            else:
+                marks[number] |= _LISTED
+    again = await list_again(plate, layout, source, known, versions=versions, before=(marks, strangers))
+    return dataclasses.replace(again, listed=listed)
+
+
+async def list_again(
+    plate: Plate,
+    layout: Layout,
+    source: Bucket,
+    known: Finder[Any],
+    *,
+    versions: bool,
+    before: tuple[bytearray, set[str]] | None = None,
+) -> PlateListing:
+    """Lists a plate's keys by the other request, and looks which are in one of the two listings only.
+
+    `before` is what the first listing showed: which known rows, and which keys that are not known; without it, it showed
+    just what is known.
+    """
+    marks, strangers = before or (bytearray([_LISTED]) * len(known.rows), set())
+    again: set[str] = set()
+    for part in layout.parts:
+        async for key in _keys_again(source, fill(part.prefix, plate), versions=versions):
+            number = known.find(key)
+            if number is None:
+                again.add(key)
+            else:
+                marks[number] |= _AGAIN
+    once = {known.key_of(number) for number, mark in enumerate(marks) if mark in (_LISTED, _AGAIN)}
+    return PlateListing(marks, len(marks), tuple(sorted(once | (strangers ^ again))), VERSIONS if versions else AGAIN)
+
+
+async def _keys_again(source: Bucket, prefix: str, *, versions: bool) -> AsyncIterator[str]:
     if not versions:
-        return PlateListing(found)
-    named = {one.key for prefix in prefixes async for one in source.objects_under(prefix, versions=False)}
-    return PlateListing(found, tuple(sorted(found.keys() ^ named)))
+        async for key in source.objects_again(prefix):
+            yield key
+        return
+    async for one in source.objects_under(prefix, versions=False):
+        yield one.key
 
 
-def contradiction(keys: Sequence[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return (
-        f"the store's two listings (ListObjectVersions, ListObjectsV2) do not agree: {len(keys)} objects are in one of them "
-        f"only: {', '.join(map(repr, keys[:_SHOWN]))}{more}"
-    )
-
-
-async def older_versions(
-    objects: Iterable[ArchivedObject], plate: Plate, layout: Layout, source: Bucket
-) -> list[KeyVersion]:
+async def older_versions(archived: Finder[Any], plate: Plate, layout: Layout, source: Bucket) -> Packed[KeyVersion]:
     """The versions that lie below archived objects: each is current again once what is over it is deleted by version.
 
-    Empty where the bucket never had versions. Delete markers are no versions, and bring nothing back.
+    `archived` finds rows with version_id and modified. Empty where the bucket never had versions. Delete markers are no
+    versions, and bring nothing back.
     """
+    found = Packed(KeyVersion)
     if not await source.versioning():
-        return []
-    archived = {one.key: one for one in objects}
-    below: set[str] = set()
-    found: list[KeyVersion] = []
+        return found
     for part in layout.parts:
+        below = ""  # the key whose archived version was met: rows of a key come one after another, from new to old
         async for one in source.versions_under(fill(part.prefix, plate)):
-            mine = archived.get(one.key)
-            if mine is None:
+            number = archived.find(one.key)
+            if number is None:
                 continue
+            mine = archived.rows[number]
             if one.version_id == (mine.version_id or "null"):
-                below.add(one.key)
-            elif one.key in below or one.modified < mine.modified:  # rows of a key come from new to old
+                below = one.key
+            elif one.key == below or one.modified < mine.modified:
                 found.append(one)
     return found
 
@@ -116,19 +197,30 @@ async def compare(archived: Iterable[ArchivedObject], plate: Plate, layout: Layo
     What is not listed is asked for by HEAD, since a listing may lag (docs/protocols/s3.md 2.5): by its key alone, so an
     archived version under a delete marker counts as vanished (4.5).
     """
-    rows = {one.key: one for one in archived}
-    listing = await list_plate(plate, layout, source)
-    listed = listing.current
-    missing = sorted(rows.keys() - listed.keys())
-    heads = await map_concurrently(missing, source.head, _HEADS_AT_ONCE)
-    there = dict(zip(missing, heads, strict=True))
-    current: dict[str, Head | ListedObject] = {**listed, **{key: head for key, head in there.items() if head}}
+    known = Finder(Packed(ArchivedObject, archived), lambda one: one.key)
+    appeared: list[str] = []
+    changed: list[str] = []
+
+    def note(one: ListedObject, number: int | None) -> None:
+        if number is None:
+            appeared.append(one.key)
+        elif not _same(one, known.rows[number]):
+            changed.append(one.key)
+
+    listing = await list_plate(plate, layout, source, known, note)
+    vanished: list[str] = []
+    not_listed: list[str] = []
+    for some in in_stretches(list(listing.missing()), _HEADS_OF_A_STRETCH):
+        rows = [known.rows[number] for number in some]
+        heads = await map_concurrently([row.key for row in rows], source.head, _HEADS_AT_ONCE)
+        for row, head in zip(rows, heads, strict=True):
+            (vanished if head is None else not_listed if _same(head, row) else changed).append(row.key)
     return Differences(
-        appeared=tuple(sorted(listed.keys() - rows.keys())),
-        vanished=tuple(key for key in missing if there[key] is None),
-        changed=tuple(sorted(key for key in rows.keys() & current.keys() if not _same(current[key], rows[key]))),
-        not_listed=tuple(key for key, head in there.items() if head is not None and _same(head, rows[key])),
-        listed=len(listed),
+        appeared=tuple(sorted(set(appeared))),
+        vanished=tuple(sorted(vanished)),
+        changed=tuple(sorted(set(changed))),
+        not_listed=tuple(sorted(not_listed)),
+        listed=listing.listed,
         contradicted=listing.contradicted,
     )
 
@@ -143,13 +235,13 @@ def _same(current: Head | ListedObject, archived: ArchivedObject) -> bool:
 
 async def changes(verdict: Verdict, source: Bucket, archive: Bucket) -> str | None:
     """What differs, now, between a plate and its verified manifests; None if nothing does."""
-    rows: list[ArchivedObject] = []
+    rows = Packed(ArchivedObject)
     for proof in verdict.volumes:
         data = await archive.read_all(proof.manifest_key)
         if hashlib.sha256(data).hexdigest() != proof.manifest_sha256:
             return f"{proof.manifest_key} is not the manifest that was verified"
-        rows += [
+        rows.extend(
             ArchivedObject(row["key"], row.get("etag"), row["size"], row.get("version_id"))
             for row in parse_manifest(proof.manifest_key, data).objects
-        ]
+        )
     return (await compare(rows, verdict.plate, verdict.layout, source)).sentence

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from include.core.concurrency import map_concurrently
@@ -114,7 +114,7 @@ class LedgeredBatches:
         return not any(await map_concurrently(batch.targets, left, _LOOKS_AT_ONCE))
 
     async def _kept(self, batch: DeleteBatch, row: Submission, outcomes: Outcomes) -> dict[str, Any]:
-        lines = "".join(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in outcomes)
+        lines = "".join(json.dumps(one.to_dict(), ensure_ascii=False) + "\n" for one in outcomes)
         name = f"{self.folder}/{self.phase}-{batch.number:05d}.{row.generation}.jsonl"
         document = await self.objects.put(name, lines.encode())
         counts = {result.value: sum(one.result is result for one in outcomes) for result in Result}

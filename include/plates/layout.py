@@ -14,7 +14,7 @@ import hashlib
 import json
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from include.core.errors import RequestError
 from include.core.text import printable
@@ -207,7 +207,7 @@ def member_name(layout: Layout, tag: str, key: str) -> str:
 
 
 def volume_digest(
-    key: str, settings: ArchiveSettings, rows: Sequence[tuple[str, SourceObject | None]], folder_time: int
+    key: str, settings: ArchiveSettings, rows: Iterable[tuple[str, SourceObject | None]], folder_time: int
 ) -> str:
     """sha256 of a volume's plan, as stored in the tarball's metadata.
 

@@ -15,7 +15,9 @@ from typing import Any
 import zstandard
 
 from include.core.errors import VerificationError
+from include.core.packed import Packed
 from include.plates.layout import manifest_key
+from include.plates.manifest_lines import manifest_lines
 from include.plates.models import Frame, Manifest, ManifestHead, ManifestMember
 from include.s3.bucket import Bucket
 
@@ -24,11 +26,12 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(ManifestMember))
 
 def encode_manifest(head: ManifestHead, frames: Sequence[Frame], members: Iterable[ManifestMember]) -> bytes:
     packer = zstandard.ZstdCompressor(level=9, write_content_size=False).compressobj()
-    out = [packer.compress(_line(_head_row(head)))]
-    out += [packer.compress(_line({"frame": dataclasses.astuple(frame)})) for frame in frames]
-    out += [packer.compress(_line(_member_row(member))) for member in members]
-    out.append(packer.flush())
-    return b"".join(out)
+    out = bytearray(packer.compress(_line(_head_row(head))))
+    for frame in frames:
+        out += packer.compress(_line({"frame": dataclasses.astuple(frame)}))
+    for member in members:
+        out += packer.compress(_line(_member_row(member)))
+    return bytes(out + packer.flush())
 
 
 def _head_row(head: ManifestHead) -> dict[str, Any]:
@@ -49,16 +52,24 @@ def _line(row: Any) -> bytes:
 def decode_manifest(data: bytes) -> Manifest:
     """Raises VerificationError for anything that is not a whole manifest of this format."""
     try:
-        lines = zstandard.ZstdDecompressor().stream_reader(data).read().splitlines()
-        rows = [json.loads(line) for line in lines]
-        head = ManifestHead.model_validate(rows[0])
-        frames = tuple(Frame(*row["frame"]) for row in rows[1:] if "name" not in row)
-        members = tuple(_member(row) for row in rows[1:] if "name" in row)
-    except (zstandard.ZstdError, ValueError, TypeError, KeyError, IndexError) as error:
+        lines = manifest_lines(data)
+        head = ManifestHead.model_validate(next(lines))
+        frames: list[Frame] = []
+        members = Packed(ManifestMember)
+        for row in lines:
+            if "name" in row:
+                members.append(_member(row))
+                if len(members) > head.members:
+                    break
+            else:
+                frames.append(Frame(*row["frame"]))
+                if len(frames) > 1 and frames[-1].raw_offset <= frames[-2].raw_offset:
+                    raise ValueError("frames that do not follow each other")
+    except (zstandard.ZstdError, ValueError, TypeError, KeyError, StopIteration) as error:
         raise VerificationError(f"this is no whole manifest ({type(error).__name__})") from None
     if len(members) != head.members:
         raise VerificationError(f"the manifest promises {head.members} members and holds {len(members)}")
-    return Manifest(head=head, frames=frames, members=members, sha256=hashlib.sha256(data).hexdigest())
+    return Manifest(head=head, frames=tuple(frames), members=members, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _member(row: dict[str, Any]) -> ManifestMember:

@@ -6,14 +6,18 @@ archives written years ago are checked against; add fields with defaults, never 
 
 from __future__ import annotations
 
+import base64
+import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import zstandard
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, model_validator
 
+from include.core.packed import Packed, in_stretches
 from include.s3.headers import Headers
 
 if TYPE_CHECKING:
@@ -136,6 +140,35 @@ class SourceObject:
         return self.key.endswith("/")
 
 
+_OBJECTS_OF_A_TEXT = 5_000
+
+
+def _packed_objects(given: Sequence[SourceObject | Mapping[str, Any] | str]) -> Packed[SourceObject]:
+    """A plan's objects, as rows, or as a document holds them: in packed texts, or (of before) one by one."""
+    return given if isinstance(given, Packed) else Packed(SourceObject, _objects_of(given))
+
+
+def _objects_of(given: Sequence[SourceObject | Mapping[str, Any] | str]) -> Iterator[SourceObject]:
+    for one in given:
+        if isinstance(one, str):
+            rows = json.loads(zstandard.ZstdDecompressor().decompress(base64.b64decode(one)))
+            yield from (SourceObject(*row) for row in rows)
+        else:
+            yield one if isinstance(one, SourceObject) else SourceObject(**one)
+
+
+def _texts_of(objects: Sequence[SourceObject]) -> list[str]:
+    """Base64 of zstd of a JSON list with a list for each object, 5,000 at a time."""
+    packer = zstandard.ZstdCompressor(level=3)
+    rows = ([astuple(one) for one in some] for some in in_stretches(objects, _OBJECTS_OF_A_TEXT))
+    return [base64.b64encode(packer.compress(json.dumps(some, ensure_ascii=False).encode())).decode() for some in rows]
+
+
+SourceObjects = Annotated[
+    Sequence[SourceObject], PlainValidator(_packed_objects), PlainSerializer(_texts_of, when_used="json")
+]
+
+
 class VolumePlan(Frozen):
     """One tarball object to be: its key, its objects in member order, the digest that names its content."""
 
@@ -145,7 +178,7 @@ class VolumePlan(Frozen):
     number: int
     of: int
     folders: tuple[str, ...]
-    objects: tuple[SourceObject, ...]
+    objects: SourceObjects
     digest: str
     raw_bytes: int
 
@@ -252,12 +285,16 @@ class ManifestHead(Frozen):
     tags_unknown: int | None = None
 
 
+def _packed_members(given: Sequence[ManifestMember]) -> Packed[ManifestMember]:
+    return given if isinstance(given, Packed) else Packed(ManifestMember, given)
+
+
 class Manifest(Frozen):
     """A whole manifest. `sha256` is that of its stored (compressed) bytes, empty for one not stored yet."""
 
     head: ManifestHead
     frames: tuple[Frame, ...]
-    members: tuple[ManifestMember, ...]
+    members: Annotated[Sequence[ManifestMember], PlainValidator(_packed_members)]
     sha256: str = ""
 
 

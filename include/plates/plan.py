@@ -9,20 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
+import itertools
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
-from include.core.concurrency import map_concurrently
+from include.core.concurrency import prefetch
 from include.core.errors import Forbidden, NotFound, RequestError, VerificationError
+from include.core.packed import Finder, Packed, in_order
 from include.core.progress import OnProgress, Progress, silent
-from include.plates.compare import ArchivedObject, contradiction, older_versions
+from include.plates.compare import list_again, older_versions
 from include.plates.file_names import name_warnings
-from include.plates.layout import check_layout, fill, problems_of, tag_of, tarball_key, volume_digest
+from include.plates.layout import check_layout, fill, member_name, problems_of, tag_of, tarball_key, volume_digest
 from include.plates.manifest import read_manifest
 from include.plates.measurements import other_measurements
-from include.plates.models import ArchiveSettings, Layout, Part, PartSummary, Plate, PlatePlan, SourceObject, VolumePlan
+from include.plates.models import (
+    ArchiveSettings,
+    Layout,
+    Part,
+    PartSummary,
+    Plate,
+    PlatePlan,
+    SourceObject,
+    Tarball,
+    VolumePlan,
+)
 from include.plates.tar_format import END_MARKER, folder_time, header_length, member_rows, padding, place
 from include.s3.bucket import Bucket, Head, KeyVersion
 from include.s3.errors import ColdObject, RequesterPays, SourceChanged, Unsupported
@@ -62,16 +77,16 @@ async def plan_plate(
     versions = bool(await source.versioning())
     others = await other_measurements(plate, layout, source)
     listed = await asyncio.gather(*(list_part(plate, part, source, versions=versions) for part in layout.parts))
-    older, contradicted = await _versions_of(plate, layout, source, listed) if versions else ([], ())
+    every = Packed(SourceObject, itertools.chain.from_iterable(listed))
+    older, contradicted = await _listed_again(plate, layout, source, every, versions=versions)
     problems = [problem for objects in listed for problem in key_problems(objects)]
-    if contradicted:
-        problems.append(contradiction(contradicted))
+    problems += [contradicted] if contradicted else []
     if not any(listed):
         problems.append(f"plate {plate.plate_id_full} has no object under any of its {len(listed)} prefixes")
     if settings.copy_by == "server" and settings.compression != "none":
         problems.append("copying inside the store (copy_by) needs compression none")
     inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
-    objects = await inspector.run([one for part in listed for one in part])
+    objects = await inspector.run(every)
     problems += inspector.problems()
     parts = [
         _summary(plate, part, rows, shared=bool(others or plate.tag_by_full))
@@ -102,23 +117,22 @@ async def plan_plate(
     )
 
 
-async def list_part(plate: Plate, part: Part, source: Bucket, *, versions: bool) -> list[SourceObject]:
+async def list_part(plate: Plate, part: Part, source: Bucket, *, versions: bool) -> Packed[SourceObject]:
     """All current objects of one of a plate's folders, folder markers included, by UTF-8 key."""
-    prefix = fill(part.prefix, plate)
-    found = [SourceObject.of(row, part.name) async for row in source.objects_under(prefix, versions=versions)]
-    return sorted(found, key=lambda row: row.key.encode())
+    found = Packed(SourceObject)
+    async for row in source.objects_under(fill(part.prefix, plate), versions=versions):
+        found.append(SourceObject.of(row, part.name))
+    return in_order(found, lambda row: row.key)
 
 
-async def _versions_of(
-    plate: Plate, layout: Layout, source: Bucket, listed: Sequence[Sequence[SourceObject]]
-) -> tuple[list[KeyVersion], tuple[str, ...]]:
-    """The versions below the plate's objects, and the keys that only one of the store's two listings shows."""
-    rows = [
-        ArchivedObject(one.key, one.etag, one.size, one.version_id, one.modified) for part in listed for one in part
-    ]
-    prefixes = [fill(part.prefix, plate) for part in layout.parts]
-    named = {one.key for prefix in prefixes async for one in source.objects_under(prefix, versions=False)}
-    return await older_versions(rows, plate, layout, source), tuple(sorted(named ^ {row.key for row in rows}))
+async def _listed_again(
+    plate: Plate, layout: Layout, source: Bucket, objects: Packed[SourceObject], *, versions: bool
+) -> tuple[Sequence[KeyVersion], str]:
+    """The versions below the plate's objects, and in words that the store's two listings do not agree, if they do not."""
+    known = Finder(objects, lambda one: one.key)
+    listing = await list_again(plate, layout, source, known, versions=versions)
+    older = await older_versions(known, plate, layout, source) if versions else ()
+    return older, listing.contradicted
 
 
 def _older_warning(older: Sequence[KeyVersion]) -> list[str]:
@@ -148,60 +162,51 @@ def plan_volumes(
     plate: Plate, layout: Layout, settings: ArchiveSettings, objects: Sequence[SourceObject]
 ) -> list[VolumePlan]:
     """Every tarball of the plate, split into volumes on member boundaries. Pure."""
-    return [
-        volume
-        for tarball in layout.tarballs
-        for volume in _tarball(
-            plate, layout, settings, tarball.name, tarball.parts, [o for o in objects if o.part in tarball.parts]
-        )
-    ]
+    tag = tag_of(layout, plate)
+    plans = []
+    for tarball in layout.tarballs:
+        mine = Packed(SourceObject, (one for one in objects if one.part in tarball.parts))
+        ordered = in_order(mine, lambda one: member_name(layout, tag, one.key))
+        plans += _tarball(plate, layout, settings, tarball, ordered)
+    return plans
 
 
 def _tarball(
-    plate: Plate,
-    layout: Layout,
-    settings: ArchiveSettings,
-    name: str,
-    parts: Sequence[str],
-    objects: Sequence[SourceObject],
+    plate: Plate, layout: Layout, settings: ArchiveSettings, tarball: Tarball, objects: Packed[SourceObject]
 ) -> list[VolumePlan]:
     tag = tag_of(layout, plate)
-    roots = [fill(part.prefix, plate) for part in layout.parts if part.name in parts]
-    folders = folders_of(roots, objects)
-    rows = member_rows(layout, tag, folders, objects)
-    by_member = dict(zip(_names(layout, tag, folders), folders, strict=True))
-    cuts = _split(rows, settings.volume_bytes)
+    roots = [fill(part.prefix, plate) for part in layout.parts if part.name in tarball.parts]
+    folders = sorted(folders_of(roots, objects), key=lambda folder: member_name(layout, tag, folder).encode())
+    cuts = _split(layout, tag, folders, objects, settings.volume_bytes)
     plans = []
-    for number, chunk in enumerate(cuts, start=1):
-        key = tarball_key(layout, plate, name, number, len(cuts), settings.compression)
-        held = tuple(source for _, source in chunk if source is not None)
+    for number, (mine, held) in enumerate(cuts, start=1):
+        key = tarball_key(layout, plate, tarball.name, number, len(cuts), settings.compression)
         clock = folder_time(held)
+        rows = functools.partial(member_rows, layout, tag, mine, held)
         plans.append(
             VolumePlan(
-                tarball=name,
+                tarball=tarball.name,
                 name=key.rsplit("/", 1)[-1],
                 key=key,
                 number=number,
                 of=len(cuts),
-                folders=tuple(by_member[member] for member, source in chunk if source is None),
+                folders=tuple(mine),
                 objects=held,
-                digest=volume_digest(key, settings, chunk, clock),
-                raw_bytes=max((m.end for m in place(chunk, clock)), default=0) + len(END_MARKER),
+                digest=volume_digest(key, settings, rows(), clock),
+                raw_bytes=max((m.end for m in place(rows(), clock)), default=0) + len(END_MARKER),
             )
         )
     return plans
-
-
-def _names(layout: Layout, tag: str, folders: Iterable[str]) -> list[str]:
-    return [f"{tag}/{folder.removeprefix(layout.strip)}" for folder in folders]
 
 
 def folders_of(roots: Sequence[str], objects: Sequence[SourceObject]) -> list[str]:
     """Folders that need a tar member of their own: each part's root and all below it that no marker object stands for."""
     markers = {o.key for o in objects if o.is_marker}
     found = set(roots)
+    root = ""
     for source in objects:
-        root = next(root for root in roots if source.key.startswith(root))
+        if not root or not source.key.startswith(root):
+            root = next(root for root in roots if source.key.startswith(root))
         found.update(_parents(source.key, root))
     return sorted(found - markers)
 
@@ -213,21 +218,28 @@ def _parents(key: str, root: str) -> Iterable[str]:
         cut = key.rfind("/", 0, cut)
 
 
-def _split(rows: Sequence[tuple[str, SourceObject | None]], limit: int) -> list[list[tuple[str, SourceObject | None]]]:
-    volumes: list[list[tuple[str, SourceObject | None]]] = [[]]
-    used = len(END_MARKER)
-    every = [source.modified for _, source in rows if source] or [0]
-    for name, source in rows:
+def _split(
+    layout: Layout, tag: str, folders: Sequence[str], objects: Packed[SourceObject], limit: int
+) -> list[tuple[Sequence[str], Packed[SourceObject]]]:
+    """The folders and objects of each volume."""
+    ends: list[tuple[int, int]] = []
+    used, empty, at = len(END_MARKER), True, (0, 0)
+    oldest, newest = min((o.modified for o in objects), default=0), folder_time(objects)
+    for name, source in member_rows(layout, tag, folders, objects):
         size = source.size if source else 0
         # A folder's time is not known before the cut; before 1970 and after 2242 a header is longer.
-        times = {source.modified} if source else {min(every), max(every)}
-        needed = max(header_length(name, size, time) for time in times) + size + padding(size)
-        if volumes[-1] and used + needed > limit:
-            volumes.append([])
+        possible = {source.modified} if source else {oldest, newest}
+        needed = max(header_length(name, size, time) for time in possible) + size + padding(size)
+        if not empty and used + needed > limit:
+            ends.append(at)
             used = len(END_MARKER)
-        volumes[-1].append((name, source))
-        used += needed
-    return volumes
+        empty, used = False, used + needed
+        at = (at[0], at[1] + 1) if source else (at[0] + 1, at[1])
+    starts = [(0, 0), *ends]
+    return [
+        (folders[first:last], objects[start:end])
+        for (first, start), (last, end) in zip(starts, [*ends, at], strict=True)
+    ]
 
 
 def _summary(plate: Plate, part: Part, rows: Sequence[SourceObject], *, shared: bool) -> PartSummary:
@@ -314,26 +326,34 @@ class _Inspector:
         self._cold: set[str] = set()
         self._unreadable: set[str] = set()
         self._changed: set[str] = set()
-        self._tags_wanted: set[str] = set()
+        self._sample: set[str] = set()
+        self._all_tags = False
 
-    async def run(self, objects: Sequence[SourceObject]) -> list[SourceObject]:
+    async def run(self, objects: Packed[SourceObject]) -> Packed[SourceObject]:
         """Tags are looked for in a few objects of each part; where one has any, in all."""
-        self._tags_wanted = {one.key for one in _sample(objects)} if self._probe else set()
-        looked = await self._run(objects)
+        self._sample = {one.key for one in _sample(objects)} if self._probe else set()
+        looked = await self._run(objects, self._look)
         if any(one.tags for one in looked):
-            untold = {one.key for one in looked if one.tags is None} - self._tags_wanted
-            self._tags_wanted |= untold
-            again = iter(await self._run([one for one in objects if one.key in untold]))
-            looked = [next(again) if one.key in untold else one for one in looked]
+            self._all_tags = True
+            looked = await self._run(looked, self._look_for_tags)
         return looked
 
-    async def _run(self, objects: Sequence[SourceObject]) -> list[SourceObject]:
-        def note(done: int) -> None:
-            self._on_progress(Progress("plan", 0, 0, done, len(objects), "looking at each object"))
-
+    async def _run(
+        self, objects: Packed[SourceObject], look: Callable[[SourceObject], Coroutine[Any, Any, SourceObject]]
+    ) -> Packed[SourceObject]:
         if not self._probe and not any(map(self._has_reason, objects)):
-            return list(objects)
-        return await map_concurrently(objects, self._look, self._concurrency, note)
+            return objects
+        found = Packed(SourceObject)
+        jobs = ((1, functools.partial(look, one)) for one in objects)
+        async with aclosing(prefetch(jobs, budget=self._concurrency, count=self._concurrency)) as looked:
+            async for one in looked:
+                found.append(one)
+                self._on_progress(Progress("plan", 0, 0, len(found), len(objects), "looking at each object"))
+        return found
+
+    async def _look_for_tags(self, one: SourceObject) -> SourceObject:
+        """The second look, at those whose tags are not known by the first one."""
+        return one if one.tags is not None or one.key in self._sample else await self._look(one)
 
     async def _tags(self, one: SourceObject, head: Head) -> str | None:
         """None where they may not be read: verify tells it, and the archive goes on."""
@@ -343,7 +363,7 @@ class _Inspector:
             return None
 
     def _has_reason(self, one: SourceObject) -> bool:
-        return bool(one.checksum) or one.key in self._tags_wanted or one.storage_class in _COLD_IN_LISTING
+        return bool(one.checksum) or self._all_tags or one.key in self._sample or one.storage_class in _COLD_IN_LISTING
 
     async def _look(self, one: SourceObject) -> SourceObject:
         try:
@@ -386,10 +406,13 @@ class _Inspector:
 
 def _sample(objects: Sequence[SourceObject]) -> list[SourceObject]:
     """A few objects of each part, from the first to the last."""
+    counts = Counter(one.part for one in objects)
+    passed: Counter[str] = Counter()
     found = []
-    for part in sorted({one.part for one in objects}):
-        rows = [one for one in objects if one.part == part]
-        found += rows[:: max(1, len(rows) // _SAMPLE)]
+    for one in objects:
+        if passed[one.part] % max(1, counts[one.part] // _SAMPLE) == 0:
+            found.append(one)
+        passed[one.part] += 1
     return found
 
 

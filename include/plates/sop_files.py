@@ -7,6 +7,7 @@ Waybill decides anything by these files. `sort` is that of the C locale, times a
 from __future__ import annotations
 
 import datetime
+import io
 import shlex
 from collections.abc import Iterable
 
@@ -77,19 +78,20 @@ def etag_line(etag: str) -> bytes:
 WITHDRAWN = b"# Withdrawn: the archive of this plate is not verified. Delete nothing.\n"
 
 
-def delete_script(bucket: str, objects: Iterable[tuple[str, str | None, str]]) -> str:
+def delete_script(bucket: str, objects: Iterable[tuple[str, str | None, str]]) -> bytes:
     """`_delete_s3.sh`, for reference: one guarded command per archived (key, version, ETag), never a prefix.
 
     Waybill does not run it.
     """
-    lines = [
-        "# Written from the verified manifest, for reference; deletion is done, with its proofs, by plate_backup.\n"
-    ]
+    lines = io.BytesIO()
+    lines.write(
+        b"# Written from the verified manifest, for reference; deletion is done, with its proofs, by plate_backup.\n"
+    )
     for key, version_id, etag in objects:
         command = f"aws s3api delete-object --bucket {shlex.quote(bucket)} --key {_quoted(key)}"
         guard = f" --version-id {shlex.quote(version_id)}" if version_id else f" --if-match {shlex.quote(etag)}"
-        lines.append(command + guard + "\n")
-    return "".join(lines)
+        lines.write(f"{command}{guard}\n".encode())
+    return lines.getvalue()
 
 
 def _quoted(key: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import tarfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -107,16 +107,19 @@ _FILE, _FOLDER = _template("f"), _template("f/")
 
 
 def member_rows(
-    layout: Layout, tag: str, folders: Sequence[str], objects: Sequence[SourceObject]
-) -> list[tuple[str, SourceObject | None]]:
-    """Names in member order (UTF-8 bytes) with their objects; `folders` are keys ending in "/" that no object stands for."""
-    rows: list[tuple[str, SourceObject | None]] = [(member_name(layout, tag, folder), None) for folder in folders]
-    rows += [(member_name(layout, tag, source.key), source) for source in objects]
-    return sorted(rows, key=lambda row: row[0].encode())
+    layout: Layout, tag: str, folders: Sequence[str], objects: Iterable[SourceObject]
+) -> Iterator[tuple[str, SourceObject | None]]:
+    """Names in member order (UTF-8 bytes) with their objects; `folders` are keys ending in "/" that no object stands for.
+
+    Both are in member order each, as PlacedMembers has them.
+    """
+    ours: Iterator[tuple[str, SourceObject | None]] = ((member_name(layout, tag, folder), None) for folder in folders)
+    theirs = ((member_name(layout, tag, source.key), source) for source in objects)
+    return heapq.merge(ours, theirs, key=lambda row: row[0].encode())
 
 
 class PlacedMembers(Sequence[PlannedMember]):
-    """The members of a planned volume, each made when it is asked for: what is kept of it is its place, sixteen bytes.
+    """The members of a planned volume, each made when it is asked for: what is kept of it is its place, 24 bytes.
 
     `folders` and `objects` are in member order each, as a plan holds them. Raises VerificationError where they are not.
     """
@@ -125,29 +128,21 @@ class PlacedMembers(Sequence[PlannedMember]):
         self._layout = layout
         self._tag = tag
         self._time = folder_time(objects)
-        rows: Sequence[SourceObject | str] = folders
-        self._order = [*heapq.merge(rows, objects, key=self._sort_key)]
-        self._headers, self._data = array("Q"), array("Q")
-        offset, before = 0, b""
-        for one in self._order:
-            name, size, modified = self._facts(one)
+        self._folders, self._objects = folders, objects
+        self._order, self._headers, self._data = array("q"), array("Q"), array("Q")
+        offset, before, sources = 0, b"", 0
+        for number, (name, source) in enumerate(member_rows(layout, tag, folders, objects)):
             if name.encode() < before:
                 raise VerificationError(f"the plan's members are not in order at {name!r}; plan again")
             before = name.encode()
+            # The number of an object, or below zero that of a folder.
+            self._order.append(sources if source else sources - number - 1)
+            sources += source is not None
+            size, modified = (source.size, source.modified) if source else (0, self._time)
             self._headers.append(offset)
             offset += header_length(name, size, modified)
             self._data.append(offset)
             offset += size + padding(size)
-
-    def _sort_key(self, one: SourceObject | str) -> bytes:
-        return self._name(one).encode()
-
-    def _name(self, one: SourceObject | str) -> str:
-        return member_name(self._layout, self._tag, one if isinstance(one, str) else one.key)
-
-    def _facts(self, one: SourceObject | str) -> tuple[str, int, int]:
-        name = self._name(one)
-        return (name, 0, self._time) if isinstance(one, str) else (name, one.size, one.modified)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -159,18 +154,19 @@ class PlacedMembers(Sequence[PlannedMember]):
     def __getitem__(self, index: int | slice) -> PlannedMember | list[PlannedMember]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
-        one = self._order[index]
-        name, _, modified = self._facts(one)
-        source = None if isinstance(one, str) else one
+        number = self._order[index]
+        source = self._objects[number] if number >= 0 else None
+        name = member_name(self._layout, self._tag, source.key if source else self._folders[-number - 1])
+        modified = source.modified if source else self._time
         return PlannedMember(name, source, modified, self._headers[index], self._data[index])
 
 
-def folder_time(objects: Sequence[SourceObject]) -> int:
+def folder_time(objects: Iterable[SourceObject]) -> int:
     """The time given to folders that no object stands for: that of the newest object."""
     return max((source.modified for source in objects), default=0)
 
 
-def place(rows: Sequence[tuple[str, SourceObject | None]], default_time: int) -> Iterator[PlannedMember]:
+def place(rows: Iterable[tuple[str, SourceObject | None]], default_time: int) -> Iterator[PlannedMember]:
     """Each member with its offsets. The volume ends with END_MARKER after the last member's padding."""
     offset = 0
     for name, source in rows:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import zstandard
 
 from include.core.errors import VerificationError
+from include.plates.manifest_lines import manifest_lines
 from include.plates.models import Level
 from include.plates.verify_tar import Found
 from include.s3.bucket import Head
@@ -42,16 +42,7 @@ class Rows:
         return iter(self._kept) if self._kept is not None else self._parsed()
 
     def _parsed(self) -> Iterator[dict[str, Any]]:
-        return (line for line in _lines(self._data) if "name" in line)
-
-
-def _lines(data: bytes) -> Iterator[dict[str, Any]]:
-    """Each line as JSON. Raises ValueError for one that is none, or is not ended."""
-    with zstandard.ZstdDecompressor().stream_reader(data) as stream, io.BufferedReader(stream, 1 << 18) as lines:
-        for line in lines:
-            if not line.endswith(b"\n"):
-                raise ValueError("the last line is not ended")
-            yield json.loads(line)
+        return (line for line in manifest_lines(self._data) if "name" in line)
 
 
 @dataclass
@@ -67,7 +58,7 @@ class Evidence:
     there: Head | None = None
     md5: str = ""
     crc: str = ""
-    found: list[Found] = field(default_factory=list)
+    found: Sequence[Found] = ()
     seen_frames: Sequence[tuple[int, int, int, int]] = ()
     level: Level = Level.READ_BACK
 
@@ -79,18 +70,20 @@ class Evidence:
 
 def parse_manifest(key: str, data: bytes) -> Evidence:
     try:
-        lines = _lines(data)
+        lines = manifest_lines(data)
         head = next(lines)
         frames, count = [], 0
         for line in lines:
             if "name" in line:
                 count += 1
             else:
-                frames.append(line["frame"])
+                frames.append([int(number) for number in line["frame"]])
+                if len(frames) > 1 and frames[-1][2] <= frames[-2][2]:
+                    raise ValueError("frames that do not follow each other")
         if head["waybill_manifest"] not in (1, 2) or head["members"] != count:
             raise VerificationError(f"{key} is not whole, or of a format that this version does not know")
         return Evidence(head["key"], key, hashlib.sha256(data).hexdigest(), head, frames, Rows(data, count))
-    except (zstandard.ZstdError, StopIteration, ValueError, KeyError, TypeError):
+    except (zstandard.ZstdError, StopIteration, ValueError, LookupError, TypeError):
         raise VerificationError(f"{key} is no whole manifest") from None
 
 

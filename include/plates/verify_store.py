@@ -11,15 +11,17 @@ flipped at rest, after the store had computed its checksum, is found by reading 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from awscrt import checksums
 
-from include.core.concurrency import map_concurrently
+from include.core.concurrency import prefetch
 from include.core.progress import OnProgress, Progress
 from include.plates.verify_evidence import Evidence
 from include.plates.verify_tar import TarScanner
@@ -63,19 +65,18 @@ async def prove_by_checksums(
         proof.wrong.append(f"{there.size} bytes are stored, the members need {at + 2 * _BLOCK}")
         return proof
 
-    def note(done: int) -> None:
-        on_progress(Progress("verify", 0, 0, done, len(volume.rows), volume.key))
+    async def one(row: Mapping[str, Any]) -> tuple[int, int, int, int]:
+        lead = row["data_offset"] - row["header_offset"]
+        return await _header(row, volume, there, archive), lead, await _content(row, source, proof), row["size"]
 
-    async def one(row: Mapping[str, Any]) -> tuple[int, int]:
-        return await _header(row, volume, there, archive), await _content(row, source, proof)
-
-    crc = 0
-    for row, (head, body) in zip(
-        volume.rows, await map_concurrently(list(volume.rows), one, _AT_ONCE, note), strict=True
-    ):
-        crc = _join(crc, head, row["data_offset"] - row["header_offset"])
-        crc = _join(crc, body, row["size"])
-        crc = _join(crc, _crc(bytes(-row["size"] % _BLOCK)), -row["size"] % _BLOCK)
+    crc = done = 0
+    jobs = ((1, functools.partial(one, row)) for row in volume.rows)
+    async with aclosing(prefetch(jobs, budget=_AT_ONCE, count=_AT_ONCE)) as pieces:
+        async for head, lead, body, size in pieces:
+            crc = _join(_join(crc, head, lead), body, size)
+            crc = _join(crc, _crc(bytes(-size % _BLOCK)), -size % _BLOCK)
+            done += 1
+            on_progress(Progress("verify", 0, 0, done, len(volume.rows), volume.key))
     proof.crc = _text(_join(crc, _crc(bytes(2 * _BLOCK)), 2 * _BLOCK))
     if not proof.wrong and proof.crc != _whole_crc(there):
         proof.wrong.append(

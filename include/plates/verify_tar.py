@@ -17,6 +17,8 @@ from typing import Any
 import zstandard
 from awscrt import checksums
 
+from include.core.packed import Packed
+
 _ZEROS = bytes(512)
 _RAW_AT_ONCE = 4 * 1024 * 1024
 # zlib is told how much to give at once. zstd is not, and 4 bytes may be a block of 128 KiB: 1 KiB gives 32 MiB at most.
@@ -51,7 +53,7 @@ class TarScanner:
 
     def __init__(self, members: int | None = None) -> None:
         self._most = members
-        self.found: list[Found] = []
+        self.found: Packed[Found] = Packed(Found)
         self.offset = 0
         self._pending = bytearray()
         self._extended: dict[str, str] = {}
@@ -100,7 +102,7 @@ class TarScanner:
     def _padding(self, data: memoryview) -> memoryview:
         take = data[: self._pad]
         if bytes(take).strip(b"\0"):
-            raise Damaged(f"the padding after {self.found[-1].name} is not zero")
+            raise Damaged(f"the padding after {self._member['name']} is not zero")
         self._pad -= len(take)
         self.offset += len(take)
         return data[len(take) :]

@@ -36,6 +36,7 @@ _GOING_ON = {  # what the next page is asked by, and where the answer names it
     "list_object_versions": {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
 }
+_PAGE_AGAIN = 997  # no divisor of other page sizes: what is lost at the seam of two pages is lost in one listing only
 _CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "CRC32", "SHA1")
 
 
@@ -280,6 +281,27 @@ class Bucket:
             for row in page.get(rows, []):
                 if not versions or row.get("IsLatest"):
                     yield _listed(row)
+
+    async def objects_again(self, prefix: str) -> AsyncIterator[str]:
+        """The keys of every current object under a prefix, by another request than `objects_under` sends (ListObjects, in
+        pages of another size). It goes on until a page is empty, whatever the store says of the end of its list, since some
+        stores say so too early (docs/protocols/s3.md 2.5)."""
+        what, after = f"listing s3://{self.name}/{prefix}", ""
+        while True:
+            asked = {"Bucket": self.name, "Prefix": prefix, "Marker": after, "MaxKeys": _PAGE_AGAIN}
+            keys = [
+                str(row["Key"]) for row in (await self.access.call("list_objects", what, **asked)).get("Contents", [])
+            ]
+            if not keys:
+                return
+            if after in keys:
+                raise VerificationError(
+                    f"{what}: the store at {self.access.endpoint} does not go on after {after!r}, so the list is not whole. "
+                    "Report it to those who run the store, or use another endpoint"
+                )
+            for key in keys:
+                yield key
+            after = keys[-1]
 
     async def versions_under(self, prefix: str) -> AsyncIterator[KeyVersion]:
         """Every version under a prefix, those of one key from new to old; delete markers are left out."""

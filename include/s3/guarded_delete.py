@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, overload
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, TransientError, WaybillError
+from include.core.packed import Packed, in_order
 from include.s3.bucket import Bucket, Head
 from include.s3.errors import PreconditionFailed
 
@@ -88,6 +90,10 @@ class KeyOutcome:
     def identity(self) -> tuple[str, str | None]:
         return self.key, self.version_id
 
+    def to_dict(self) -> dict[str, Any]:
+        """As journals and documents hold it."""
+        return {one.name: getattr(self, one.name) for one in fields(self)}
+
 
 @dataclass(frozen=True, slots=True)
 class DeleteBatch:
@@ -123,18 +129,49 @@ async def just_send(_: DeleteBatch, send: SendBatch) -> Outcomes:
     return await send()
 
 
-def batches_of(targets: Sequence[Target], size: int, name: str) -> list[DeleteBatch]:
-    """The targets in fixed batches: the same list gives the same batches after a crash.
+class Batches(Sequence[DeleteBatch]):
+    """The targets in fixed batches: the same list gives the same batches after a crash. Each is made when it is asked for.
 
     Older versions come first. So a key is never seen without its archived version while an older one is left to come to light.
     """
-    ordered = sorted(targets, key=lambda target: target.key.encode())
-    kinds = [[one for one in ordered if one.older], [one for one in ordered if not one.older]]
-    chunks = [tuple(kind[at : at + size]) for kind in kinds for at in range(0, len(kind), size)]
-    return [
-        DeleteBatch(number, len(chunks), f"{name}/{number}", digest_of(chunk), chunk, resumed=False)
-        for number, chunk in enumerate(chunks, start=1)
-    ]
+
+    def __init__(self, targets: Sequence[Target], size: int, name: str):
+        kinds = [Packed(Target, (one for one in targets if one.older is older)) for older in (True, False)]
+        self._kinds = [in_order(kind, lambda one: one.key) for kind in kinds]
+        self._places = [(rows, at) for rows in self._kinds for at in range(0, len(rows), size)]
+        self._size, self._name = size, name
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> DeleteBatch: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[DeleteBatch]: ...
+    def __getitem__(self, index: int | slice) -> DeleteBatch | list[DeleteBatch]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        number = range(len(self))[index] + 1
+        rows, at = self._places[number - 1]
+        targets = tuple(rows[at : at + self._size])
+        return DeleteBatch(number, len(self), f"{self._name}/{number}", digest_of(targets), targets, resumed=False)
+
+    @property
+    def archived(self) -> Packed[Target]:
+        """Those that are no older versions."""
+        return self._kinds[1]
+
+    def targets(self) -> Iterator[Target]:
+        return itertools.chain.from_iterable(self._kinds)
+
+    @property
+    def targets_in_all(self) -> int:
+        """How many."""
+        return sum(map(len, self._kinds))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(target.size for target in self.targets())
 
 
 def digest_of(targets: Sequence[Target]) -> str:
@@ -147,7 +184,7 @@ class Deleter:
     and a DELETE without one would only set a marker. `covered`: keys whose older versions stay, under a marker."""
 
     def __init__(
-        self, source: Bucket, guard: DeleteGuard, *, versioned: bool = False, covered: frozenset[str] = frozenset()
+        self, source: Bucket, guard: DeleteGuard, *, versioned: bool = False, covered: Container[str] = frozenset()
     ):
         self._source = source
         self._guard = guard

@@ -34,7 +34,7 @@ from include.icav2.models import Content, CopyPlan, Destination, Item
 from include.plates import sop_files
 from include.plates.approval import Proved, subject
 from include.plates.approval import digest_of as approval_digest
-from include.plates.delete import PartPreview
+from include.plates.delete_preview import PartPreview
 from include.plates.layout import BROAD2018
 from include.plates.manifest import encode_manifest
 from include.plates.models import (

@@ -30,7 +30,8 @@ from include.core.questions import Question, Record
 from include.core.receipt import Receipt
 from include.plates.approval import Proved, body, digest_of, subject
 from include.plates.compare import changes
-from include.plates.delete import PartPreview, preview, refuses_older
+from include.plates.delete import check_order
+from include.plates.delete_preview import PartPreview, preview, refuses_older
 from include.plates.models import Outcome, Verdict
 from include.plates.request import BackupRequest
 from include.s3.bucket import S3Access
@@ -72,6 +73,7 @@ async def _look(request: BackupRequest, plate: Proved, access: S3Access) -> Prov
     source, archive = access.bucket(verdict.bucket), access.bucket(verdict.archive_bucket)
     order = request.order(verdict.manifests_sha256)
     try:
+        check_order(verdict, order)
         journal = delete_journal(verdict, order)
         why = await changes(verdict, source, archive)
         if why is not None and not await asyncio.to_thread(begun, journal):

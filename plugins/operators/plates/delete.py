@@ -26,8 +26,9 @@ from include.core.errors import VerificationError
 from include.core.journal import PartJournal
 from include.core.request import DEADLINE_DAYS
 from include.core.steps import StepRecords
-from include.plates.delete import DeleteReport, delete_plate
+from include.plates.delete import delete_plate
 from include.plates.delete_ledger import LedgeredBatches
+from include.plates.delete_report import DeleteReport
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.models import DeleteOrder, Verdict
 
@@ -117,7 +118,7 @@ class PlatePurgeOperator(PlateDeleteOperator):
 
 def marked_at(verdict: Verdict, order: DeleteOrder) -> float:
     """When the last delete marker of a plate was set, by its journal."""
-    times = [row["at"] for row in delete_journal(verdict, order).load() if "outcomes" in row]
+    times = [row["at"] for row in delete_journal(verdict, order).rows() if "outcomes" in row]
     return float(max(times, default=time.time()))
 
 
@@ -161,4 +162,4 @@ def journal_of(archive_bucket: str, tag: str, manifests_sha256: str, order: Dele
 
 def begun(journal: PartJournal) -> bool:
     """Whether a batch was ever sent: from then on, what is missing at the source was our doing."""
-    return any("intent" in row for row in journal.load())
+    return any("intent" in row for row in journal.rows())

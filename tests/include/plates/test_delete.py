@@ -14,7 +14,8 @@ from harness.plates.servers import PROJECT, plate, plate_files
 from harness.proxy import proxied
 from include.core.errors import ConflictingRequest, RequestError, TransientError, VerificationError
 from include.core.journal import FileJournal
-from include.plates.delete import DeleteReport, delete_plate
+from include.plates.delete import delete_plate
+from include.plates.delete_report import DeleteReport
 from include.plates.errors import ApprovalVoid
 from include.plates.models import DeleteOrder, Outcome, Plate, Verdict
 from include.s3.condition_probe import Probed, detect_conditional_delete

@@ -9,6 +9,7 @@ import pytest
 from harness.plates.fault_cases import CASES
 from harness.plates.fault_table import DELETED, LEFT, REFUSED, UNVERIFIABLE, Case, play, procedure
 from include.plates import delete as deleting
+from include.plates import delete_journal
 from include.plates import verify as verifying
 from include.plates.compare import PlateListing
 from include.plates.models import Level, Outcome, Verdict
@@ -182,13 +183,13 @@ def no_places(patch: Patch) -> None:
 
 
 def no_time_of_proof(patch: Patch) -> None:
-    take = deleting._Deletion._take_any
+    take = delete_journal.DeletionJournal._take_any
 
     def without(self: Any, row: Any) -> None:
         take(self, row)
-        self._last_at = 0.0
+        self.last_at = 0.0
 
-    patch.setattr(deleting._Deletion, "_take_any", without)
+    patch.setattr(delete_journal.DeletionJournal, "_take_any", without)
 
 
 MUTANTS = [
@@ -246,7 +247,7 @@ def test_without_null_version_ids_a_deletion_only_hides(moto_url: str, monkeypat
 def test_without_the_intent_in_the_journal_a_crash_leaves_deletions_without_their_line(
     moto_url: str, monkeypatch: Patch
 ):
-    take = deleting._Deletion._take
-    monkeypatch.setattr(deleting._Deletion, "_take", lambda self, row: None if "intent" in row else take(self, row))
+    take = delete_journal.DeletionJournal._take
+    monkeypatch.setattr(delete_journal.DeletionJournal, "_take", lambda self, row: None if "intent" in row else take(self, row))
     played = play(BY_NAME["F36 a crash in the middle of a deletion"], moto_url, seed=1)
     assert played.ended != DELETED or played.unlined > 0

@@ -13,7 +13,7 @@ from harness.plates.servers import plate, plate_files
 from harness.proxy import proxied
 from include.core.errors import RequestError
 from include.core.journal import FileJournal
-from include.plates.delete import preview
+from include.plates.delete_preview import preview
 from include.plates.models import Outcome, Verdict
 from include.s3.guarded_delete import DeleteGuard
 from tests.include.plates.test_archive import IMAGES, through
@@ -170,7 +170,7 @@ def test_what_is_current_again_is_said_and_the_deletion_is_not_complete(
     monkeypatch.setattr("include.plates.delete.older_versions", none)
     for row in versions(versioned):  # S3 keeps times of its own; here all were written in one second
         assert row["LastModified"]
-    monkeypatch.setattr("include.plates.delete._is_not_newer", lambda one, archived: one.size == len(OLD))
+    monkeypatch.setattr("include.plates.delete_report.is_not_newer", lambda one, archived: one.size == len(OLD))
     report = delete(versioned, verdict)
     assert report.current_again == (KEY,) and not report.complete and report.unknown == ()
 

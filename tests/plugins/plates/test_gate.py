@@ -21,7 +21,7 @@ from operators.plates.delete import PlateDeleteOperator
 from include.core.errors import RequestError, Stopped, TransientError, Unanswered, VerificationError
 from include.core.questions import Answer, People, Record, judge
 from include.plates.approval import Proved, digest_of
-from include.plates.delete import PartPreview
+from include.plates.delete_preview import PartPreview
 from include.plates.request import BackupRequest
 from tests.docs import examples
 from tests.plugins.plates.conftest import Store, generic
