@@ -9,6 +9,7 @@ client that is measured, so it copies nothing and hashes nothing but CRCs.
 from __future__ import annotations
 
 import base64
+import bisect
 import hashlib
 import json
 import random
@@ -161,12 +162,16 @@ class Handler(BaseHTTPRequestHandler):
         if "versioning" in query:
             self._xml("VersioningConfiguration", "")
             return
-        prefix, start = query.get("prefix", ""), int(query.get("continuation-token", 0))
         plate = self.world.plates.get(bucket)
+        prefix, start = query.get("prefix", ""), int(query.get("continuation-token", 0))
+        if plate is not None and query.get("marker"):
+            start = bisect.bisect_right(plate.keys, query["marker"])
         rows, following = ([], None) if plate is None or "delimiter" in query else plate.page(prefix, start)
         if plate is None:
             rows = [
-                (k, s.size, s.etag) for (b, k), s in self.world.stored.items() if b == bucket and k.startswith(prefix)
+                (k, s.size, s.etag)
+                for (b, k), s in self.world.stored.items()
+                if b == bucket and k.startswith(prefix) and k > query.get("marker", "")
             ]
         inside = "".join(
             f"<Contents><Key>{escape(k)}</Key><LastModified>{STAMP}</LastModified><ETag>&quot;{e}&quot;</ETag>"

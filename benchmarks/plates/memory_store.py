@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from pathlib import Path
@@ -126,41 +127,30 @@ class Store:
             for key in keys:
                 objects.pop(key, None)
             rows = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
-            return _xml(f"<DeleteResult>{rows}</DeleteResult>")
+            return xml(f"<DeleteResult>{rows}</DeleteResult>")
         if "versioning" in query:
-            return _xml("<VersioningConfiguration></VersioningConfiguration>")
+            return xml("<VersioningConfiguration></VersioningConfiguration>")
         prefix = query.get("prefix", "")
         if "uploads" in query:
             pairs = [(name, one.key) for name, one in self.uploads.items() if one.key.startswith(prefix)]
             rows = "".join(
                 f"<Upload><Key>{quote(key)}</Key><UploadId>{name}</UploadId></Upload>" for name, key in pairs
             )
-            return _xml(
+            return xml(
                 f"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{rows}</ListMultipartUploadsResult>"
             )
         return self._listing(objects, prefix, query)
 
     def _listing(self, objects: dict[str, Stored], prefix: str, query: Query) -> Answer:
-        after = query.get("continuation-token", query.get("key-marker", query.get("start-after", "")))
+        given = (query.get(name) for name in ("continuation-token", "key-marker", "start-after", "marker"))
+        after = next(filter(None, given), "")
         keys = sorted(key for key in list(objects) if key.startswith(prefix) and key > after)
         folders: list[str] = []
         if query.get("delimiter"):
             cut = {key: key[len(prefix) :].partition("/") for key in keys}
             folders = sorted({prefix + first + "/" for first, slash, _ in cut.values() if slash})
             keys = [key for key in keys if not cut[key][1]]
-        page, more = keys[:PAGE], len(keys) > PAGE
-        versions = "versions" in query
-        element = "Version" if versions else "Contents"
-        extra = "<VersionId>null</VersionId><IsLatest>true</IsLatest>" if versions else ""
-        rows = "".join(_row(element, key, objects[key], extra) for key in page)
-        rows += "".join(f"<CommonPrefixes><Prefix>{quote(one)}</Prefix></CommonPrefixes>" for one in folders)
-        if more:
-            last = quote(page[-1])
-            rows += f"<NextContinuationToken>{last}</NextContinuationToken>" if not versions else ""
-            rows += f"<NextKeyMarker>{last}</NextKeyMarker><NextVersionIdMarker>null</NextVersionIdMarker>"
-        name = "ListVersionsResult" if versions else "ListBucketResult"
-        kind = "<EncodingType>url</EncodingType>"
-        return _xml(f"<{name}>{kind}<IsTruncated>{str(more).lower()}</IsTruncated>{rows}</{name}>")
+        return listing_page(objects, keys[:PAGE], len(keys) > PAGE, query, folders)
 
     # Uploads
 
@@ -173,7 +163,7 @@ class Store:
                 self.uploads[name] = Upload(key, _metadata(headers))
             sums = {"x-amz-checksum-algorithm": "CRC64NVME", "x-amz-checksum-type": "FULL_OBJECT"}
             made = f"<UploadId>{name}</UploadId>"
-            return _xml(f"<InitiateMultipartUploadResult>{made}</InitiateMultipartUploadResult>", sums | _KMS)
+            return xml(f"<InitiateMultipartUploadResult>{made}</InitiateMultipartUploadResult>", sums | _KMS)
         upload = self.uploads.get(query["uploadId"])
         if upload is None:
             return _error(404, "NoSuchUpload")
@@ -185,7 +175,7 @@ class Store:
                 f'<Part><PartNumber>{n}</PartNumber><ETag>"{part.etag}"</ETag><Size>{part.size}</Size></Part>'
                 for n, part in sorted(upload.parts.items())
             )
-            return _xml(f"<ListPartsResult><IsTruncated>false</IsTruncated>{rows}</ListPartsResult>")
+            return xml(f"<ListPartsResult><IsTruncated>false</IsTruncated>{rows}</ListPartsResult>")
         if method == "POST":
             return self._join(bucket, query["uploadId"], upload, headers)
         return self._part(upload, int(query["partNumber"]), headers, body)
@@ -201,7 +191,7 @@ class Store:
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", headers.get("x-amz-copy-source-range", f"bytes=0-{source.size - 1}"))
         part = upload.parts[number] = copied(source, int(span[1]), int(span[2]) + 1)  # type: ignore[index]
         told = f'<ETag>"{part.etag}"</ETag><ChecksumCRC64NVME>{text_of(part.crc)}</ChecksumCRC64NVME>'
-        return _xml(f"<CopyPartResult>{told}</CopyPartResult>", _KMS)
+        return xml(f"<CopyPartResult>{told}</CopyPartResult>", _KMS)
 
     def _join(self, bucket: str, name: str, upload: Upload, headers: dict[str, str]) -> Answer:
         parts = [part for _, part in sorted(upload.parts.items())]
@@ -216,7 +206,7 @@ class Store:
             self.buckets[bucket][upload.key] = whole
             del self.uploads[name]
         told = f'<ETag>"{whole.etag}"</ETag><ChecksumCRC64NVME>{text_of(whole.crc)}</ChecksumCRC64NVME>'
-        return _xml(f"<CompleteMultipartUploadResult>{told}</CompleteMultipartUploadResult>", _KMS)
+        return xml(f"<CompleteMultipartUploadResult>{told}</CompleteMultipartUploadResult>", _KMS)
 
     # Objects
 
@@ -255,6 +245,23 @@ def _metadata(headers: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if name.startswith("x-amz-meta-")}
 
 
+def listing_page(
+    objects: dict[str, Stored], page: list[str], more: bool, query: Query, folders: Sequence[str] = ()
+) -> Answer:
+    versions = "versions" in query
+    element = "Version" if versions else "Contents"
+    extra = "<VersionId>null</VersionId><IsLatest>true</IsLatest>" if versions else ""
+    rows = "".join(_row(element, key, objects[key], extra) for key in page)
+    rows += "".join(f"<CommonPrefixes><Prefix>{quote(one)}</Prefix></CommonPrefixes>" for one in folders)
+    if more:
+        last = quote(page[-1])
+        rows += f"<NextContinuationToken>{last}</NextContinuationToken>" if not versions else ""
+        rows += f"<NextKeyMarker>{last}</NextKeyMarker><NextVersionIdMarker>null</NextVersionIdMarker>"
+    name = "ListVersionsResult" if versions else "ListBucketResult"
+    kind = "<EncodingType>url</EncodingType>"
+    return xml(f"<{name}>{kind}<IsTruncated>{str(more).lower()}</IsTruncated>{rows}</{name}>")
+
+
 def _row(element: str, key: str, one: Stored, extra: str) -> str:
     when = "2023-11-14T22:13:20.000Z"
     sums = "<ChecksumAlgorithm>CRC64NVME</ChecksumAlgorithm><ChecksumType>FULL_OBJECT</ChecksumType>"
@@ -262,7 +269,7 @@ def _row(element: str, key: str, one: Stored, extra: str) -> str:
     return f"<{element}><Key>{quote(key)}</Key>{told}<StorageClass>STANDARD</StorageClass>{sums}{extra}</{element}>"
 
 
-def _xml(text: str, headers: dict[str, str] | None = None) -> Answer:
+def xml(text: str, headers: dict[str, str] | None = None) -> Answer:
     return 200, {"Content-Type": "application/xml", **(headers or {})}, [text.encode()]
 
 
@@ -300,13 +307,17 @@ def _send(connection: socket.socket, method: str, status: int, headers: dict[str
         connection.sendall(piece)
 
 
-def main(port: int, folder: Path) -> None:
-    store = Store()
-    store.load(folder)
+def serve(store: Store, port: int) -> None:
     with socket.create_server(("127.0.0.1", port), backlog=128) as listening:
         while True:
             connection, _ = listening.accept()
             threading.Thread(target=serve_one, args=(store, connection), daemon=True).start()
+
+
+def main(port: int, folder: Path) -> None:
+    store = Store()
+    store.load(folder)
+    serve(store, port)
 
 
 if __name__ == "__main__":

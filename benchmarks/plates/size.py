@@ -1,7 +1,9 @@
-"""How far it goes: memory on a 20 GB plate, growth with the number of files, and what reading one file back costs.
+"""How far it goes: memory on a 20 GB plate, memory of every command on very many files, and what reading one file back costs.
 
-The big plate and the many files are made up by a server that throws uploads away (benchmarks/plates/generating.py):
-neither side needs a disk. A million files take about twenty minutes, so they are measured only with `WAYBILL_MILLION` set.
+The big plate is made up by a server that throws uploads away (generating.py), the many files by one that keeps all in memory
+(many_files.py): neither side needs a disk, but for what restore gives back. A million files take long, so they are measured only
+with `WAYBILL_MILLION` set, and without what asks the store for each file by itself beside its archive: the look of plan,
+store-proved, and restoring all of them.
 Server and client share the machine, so seconds are no speeds of S3.
 """
 
@@ -13,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,8 @@ LIMITS = {100_000: MEMORY_LIMIT, MILLION: 1_000_000_000}
 PATIENCE_SECONDS = 3_600
 TINY_BYTES = 1024
 CP = "aws s3 cp, tar x"
+IMAGES = f"{ROOT}/{BATCH}/images/{PLATE}/Images/"
+WAYBILL = (sys.executable, "-m", "include.plates")
 Row = dict[str, Any]
 
 
@@ -52,33 +57,82 @@ def run(quick: bool = False) -> list[Row]:
 
 
 @contextlib.contextmanager
-def _generating(folder: Path, plates: dict[str, Row]) -> Iterator[str]:
+def _serving(folder: Path, server: str, plates: dict[str, Row]) -> Iterator[str]:
     from harness.plates import servers
 
-    described = folder / "plates.json"
+    described = folder / f"{server}.json"
     described.write_text(json.dumps(plates))
     port = servers.free_port()
-    command = [sys.executable, "-m", "benchmarks.plates.generating", str(port), str(described)]
+    command = [sys.executable, "-m", f"benchmarks.plates.{server}", str(port), str(described)]
     with servers.serving(command, port, {"PYTHONPATH": str(HERE)}) as url:
         yield url
 
 
 def _generated(folder: Path, big: int, counts: Sequence[int]) -> list[Row]:
-    images = f"{ROOT}/{BATCH}/images/{PLATE}/Images/"
-    plates = {"big": {"folder": images, "count": big // IMAGE_BYTES, "size_bytes": IMAGE_BYTES}}
-    plates |= {f"tiny-{count}": {"folder": images, "count": count, "size_bytes": TINY_BYTES} for count in counts}
+    plates = {"big": {"folder": IMAGES, "count": big // IMAGE_BYTES, "size_bytes": IMAGE_BYTES}}
     rows: list[Row] = []
-    with _generating(folder, plates) as url:
+    with _serving(folder, "generating", plates) as url:
         for name, options in (("uncompressed", ("--compression", "none")), ("gzip", ())):
             measured = _archive(folder, url, "big", f"cold-big-{name}", options)
             rows += _big_rows(f"{big / 1e9:g} GB plate, {name}", measured)
-        lines = [(n, _archive(folder, url, f"tiny-{n}", f"cold-{n}", ("--compression", "none"))) for n in counts]
+    lines = []
+    for count in counts:
+        live, cold = f"tiny-{count}", f"cold-{count}"
+        plate = {"folder": IMAGES, "count": count, "size_bytes": TINY_BYTES}
+        with _serving(folder, "many_files", {live: plate}) as url:
+            lines.append((count, _archive(folder, url, live, cold, ("--compression", "none"), new=True)))
+            if count == counts[-1] or count in LIMITS:
+                rows += _every_command(folder, url, count, live, cold)
     return rows + _growth_rows(lines)
 
 
-def _archive(folder: Path, url: str, live: str, cold: str, options: Sequence[str]) -> Row:
+def _every_command(folder: Path, url: str, count: int, live: str, cold: str) -> list[Row]:
+    """Peak memory and time of each command on a plate of so many files that is archived already."""
+    place = Place(url, live, cold, folder / f"commands-{count}", Path())
+    place.scratch.mkdir()
+    verdict, key = place.scratch / "verdict.json", f"{IMAGES}f{count // 2:07}.tiff"
+    every = count < MILLION
+    keeping, index = (
+        ("--journal", str(folder / cold / "journal")),
+        ("--index", str(place.scratch / "index.sqlite")),
+    )
+    store = ("--endpoint-url", url, "--json", *index)
+    prefix = f"s3://{cold}/imaging_analysis/{PROJECT}/plates/"
+    back = ("--to", str(place.scratch / "back"))
+    steps: dict[str, Step | None] = {
+        "plan": ours("plan", place, "--compression", "none", *(() if every else ("--no-probe",))),
+        "verify": (ours("verify", place)[0], str(verdict)),
+        "verify, store-proved": ours("verify", place, "--proof", "store_proved") if every else None,
+        "ls": ours("ls", place),
+        "index": ([*WAYBILL, "index", "--prefix", prefix, *store], None),
+        "where": ([*WAYBILL, "where", key, *store], None),
+        "restore of one file": ours("restore", place, "--file", key, *back),
+        "restore of all": ours("restore", place, *back) if every else None,
+        "delete": None,
+    }
+    rows: list[Row] = []
+    for name, step in steps.items():
+        if name == "delete":
+            digest = json.loads(verdict.read_text())["manifests_sha256"]
+            step = ours("delete", place, "--approve", digest, "--part", "images", "--retention", "none", *keeping)
+        if step is None:
+            continue
+        measured = launch([step], place, limit=PATIENCE_SECONDS)
+        peak = measured["peak_bytes"]
+        print(f"  {name}, {count} files: {measured['wall']:.0f} s, peak {peak / 1e6:.0f} MB", flush=True)
+        what = f"{name}, {count:,} files of {TINY_BYTES} bytes"
+        limit = LIMITS.get(count)
+        aim = {"aim": f"< {limit / 1e6:,.0f} MB", "met": peak < limit} if limit else {}
+        rows.append(_row(f"peak memory, {what}", peak / 1e6, "MB") | aim)
+        rows.append(_row(f"time, {what}", measured["wall"], "s"))
+    return rows
+
+
+def _archive(folder: Path, url: str, live: str, cold: str, options: Sequence[str], *, new: bool = False) -> Row:
     scratch = folder / cold
     scratch.mkdir()
+    if new:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/{cold}", method="PUT")).close()
     place = Place(url, live, cold, scratch, Path())
     journal = scratch / "journal"
     measured = launch(

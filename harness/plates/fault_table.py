@@ -294,7 +294,7 @@ def tarball_of(one: Plate, name: str = "images_illum_analysis") -> str:
 
 def hide(key: str) -> proxy.RuleDict:
     """Listings that lag: one key is not in them."""
-    return proxy.peculiarity("hide_from_listing", method="GET", query="list-type=", text=key)
+    return proxy.peculiarity("hide_from_listing", method="GET", query="list-type=|marker=", text=key)
 
 
 # The SOP

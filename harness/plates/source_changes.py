@@ -94,13 +94,18 @@ TABLE = [
 IDS = [f"{change.name}, {'versioned' if versioned else 'unversioned'}" for change, versioned in TABLE]
 
 
-def lagging(hidden_key: str) -> Callable[..., AsyncIterator[ListedObject]]:
-    """`Bucket.objects_under` of a store whose listing does not show one key yet."""
-    listing = Bucket.objects_under
+def lagging(hidden_key: str) -> dict[str, Callable[..., AsyncIterator[Any]]]:
+    """The listings of a `Bucket` whose store does not show one key yet, by the names of their methods."""
+    listing, again = Bucket.objects_under, Bucket.objects_again
 
     async def objects_under(self: Bucket, *arguments: Any, **options: Any) -> AsyncIterator[ListedObject]:
         async for one in listing(self, *arguments, **options):
             if one.key != hidden_key:
                 yield one
 
-    return objects_under
+    async def objects_again(self: Bucket, prefix: str) -> AsyncIterator[str]:
+        async for key in again(self, prefix):
+            if key != hidden_key:
+                yield key
+
+    return {"objects_under": objects_under, "objects_again": objects_again}

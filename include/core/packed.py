@@ -108,7 +108,7 @@ def in_order(rows: Packed[T], key: Callable[[T], str]) -> Packed[T]:
     return Packed(rows._kind, (rows[at] for at in sorted(range(len(rows)), key=keys.__getitem__)))
 
 
-def in_stretches(rows: Sequence[T], length: int) -> Iterator[list[T]]:
+def in_stretches(rows: Iterable[T], length: int) -> Iterator[list[T]]:
     """The rows in lists of `length`, the last one shorter: for what works on many at once and keeps something of each."""
     turn = iter(rows)
     while stretch := list(islice(turn, length)):

@@ -183,18 +183,19 @@ async def ls(options: Options) -> int:
 
         async def one(plate: Plate) -> None:
             manifests, without = await find_archive(plate, _layout(options), cold)
-            members = [(manifest.head.key, member) for manifest in manifests for member in manifest.members]
+            held: list[tuple[str, Sequence[ManifestMember]]] = [(one.head.key, one.members) for one in manifests]
             if without:
                 more, told = await rows_without_manifest(without, source, cold)
                 screen.say(told, "yellow")
-                members += more
-            known = {member.part for _, member in members}
+                held += [(tarball, [member]) for tarball, member in more]
+            known = {member.part for _, members in held for member in members}
             strange = [name for name in options.part if name not in known]
             if strange:
                 raise NotFound(f"not in this archive: {', '.join(map(repr, strange))}")
-            for tarball, member in members:
-                if member.key is not None and (not options.part or member.part in options.part):
-                    _print_member(options, tarball, member)
+            for tarball, members in held:
+                for member in members:
+                    if member.key is not None and (not options.part or member.part in options.part):
+                        _print_member(options, tarball, member)
 
         return (await _each(options, one))[1]
 

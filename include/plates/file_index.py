@@ -21,6 +21,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from include.core.errors import NotFound, RequestError, VerificationError
+from include.core.packed import in_stretches
 from include.core.progress import OnProgress, Progress, silent
 from include.plates.manifest import read_manifest
 from include.plates.models import Manifest, ManifestMember
@@ -29,6 +30,7 @@ from include.plates.proof import MANIFEST_SUFFIX, SUFFIX, Proof, parse_proof, pr
 from include.s3.bucket import Bucket, ListedObject
 
 FORMAT = 1
+_FILES_OF_A_STRETCH = 5_000
 TARBALL_SUFFIXES = (".tar.gz", ".tar.zst", ".tar")
 _SCHEMA = """
 CREATE TABLE places (store TEXT, bucket TEXT, prefix TEXT, listed_at REAL, PRIMARY KEY (store, bucket, prefix));
@@ -196,7 +198,8 @@ class FileIndex:
             insert = "INSERT INTO manifests (store, bucket, key, mark, head, problem) VALUES (?, ?, ?, ?, ?, ?)"
             values = (self.store, archive.name, listed.key, _mark(listed), head, problem)
             number = self._database.execute(insert, values).lastrowid or 0
-            return self._add(number, [one for one in manifest.members if one.key is not None]) if manifest else 0
+            held = (one for one in (manifest.members if manifest else ()) if one.key is not None)
+            return sum(self._add(number, some) for some in in_stretches(held, _FILES_OF_A_STRETCH))
 
     def _add(self, number: int, members: Sequence[ManifestMember]) -> int:
         split = [_split(member.key or "") for member in members]

@@ -10,17 +10,20 @@ import asyncio
 import bisect
 import re
 import zlib
+from array import array
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, overload
 
 import zstandard
+from pydantic import PlainSerializer, PlainValidator
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, RequestError, VerificationError, WaybillError
+from include.core.packed import Packed, in_stretches
 from include.core.progress import OnProgress, Progress, silent
 from include.plates.layout import fill, tag_of
 from include.plates.manifest import read_manifest
@@ -34,6 +37,7 @@ from include.s3.checksums import Digester
 from include.s3.errors import ColdObject, ObjectExists
 
 _RANGE = 8 * MIB
+_FILES_OF_A_STRETCH = 5_000
 _FRAMES_KEPT = 6
 
 
@@ -69,10 +73,18 @@ class FileOutcome:
     detail: str = ""
 
 
+def _packed_outcomes(given: Sequence[FileOutcome]) -> Packed[FileOutcome]:
+    return given if isinstance(given, Packed) else Packed(FileOutcome, given)
+
+
 class RestoreReport(Frozen):
     """What was given back. `complete` when every wanted file is there with its right checksum."""
 
-    files: tuple[FileOutcome, ...]
+    files: Annotated[
+        Sequence[FileOutcome],
+        PlainValidator(_packed_outcomes),
+        PlainSerializer(list, return_type=list[FileOutcome], when_used="json"),
+    ]
     read_bytes: int
 
     @property
@@ -91,28 +103,88 @@ async def find_manifests(plate: Plate, layout: Layout, archive: Bucket) -> list[
     return [await read_manifest(archive, key) for key in sorted(keys)]
 
 
-def select(
-    manifests: Sequence[Manifest], *, parts: Sequence[str] = (), files: Sequence[str] = ()
-) -> list[tuple[Manifest, ManifestMember]]:
+class Wanted(Sequence[tuple[Manifest, ManifestMember]]):
+    """The members to restore, each with its manifest: what is kept of one is its place, twelve bytes."""
+
+    def __init__(self, manifests: Sequence[Manifest], places: Iterable[tuple[int, int]] = ()):
+        self._manifests = manifests
+        self._of, self._at = array("I"), array("Q")
+        for manifest, member in places:
+            self._of.append(manifest)
+            self._at.append(member)
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """Manifest and member of each, as numbers."""
+        return zip(self._of, self._at, strict=True)
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """Those that hold any of them."""
+        return [self._manifests[number] for number in sorted(set(self._of))]
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Manifest, ManifestMember]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Wanted: ...
+    def __getitem__(self, index: int | slice) -> tuple[Manifest, ManifestMember] | Wanted:
+        if isinstance(index, slice):
+            return Wanted(self._manifests, zip(self._of[index], self._at[index], strict=True))
+        manifest = self._manifests[self._of[index]]
+        return manifest, manifest.members[self._at[index]]
+
+    def as_they_lie(self) -> Wanted:
+        """In the order of the tarballs' keys and of the places in them, for a reader that cannot go back."""
+        keys = [(manifest.head.key, number) for number, manifest in enumerate(self._manifests)]
+        rank = {number: place for place, (_, number) in enumerate(sorted(keys))}
+        return Wanted(self._manifests, sorted(self.places(), key=lambda place: (rank[place[0]], self._offset(*place))))
+
+    def _offset(self, manifest: int, member: int) -> int:
+        return self._manifests[manifest].members[member].data_offset
+
+
+def all_of(manifests: Sequence[Manifest]) -> Wanted:
+    """Every member that an object stands for."""
+    return Wanted(manifests, ((m, n) for m, n, _ in _held(manifests)))
+
+
+def _held(manifests: Sequence[Manifest]) -> Iterator[tuple[int, int, ManifestMember]]:
+    for number, manifest in enumerate(manifests):
+        for place, member in enumerate(manifest.members):
+            if member.key is not None:
+                yield number, place, member
+
+
+def select(manifests: Sequence[Manifest], *, parts: Sequence[str] = (), files: Sequence[str] = ()) -> Wanted:
     """The wanted members: all, or those of some parts, or those that `files` name.
 
     A file is named by its key, by the end of its key after a slash, or by a pattern over the key (`*/Images/r01*`).
     Raises NotFound naming every name that nothing matches.
     """
-    held = [(manifest, member) for manifest in manifests for member in manifest.members if member.key is not None]
-    known = {member.part for _, member in held}
+    known = {member.part for _, _, member in _held(manifests)}
     missing = [part for part in parts if part not in known]
-    wanted = held if not parts else [pair for pair in held if pair[1].part in parts]
+    wanted = Wanted(manifests, ((m, n) for m, n, member in _held(manifests) if not parts or member.part in parts))
     if files:
-        chosen: dict[str, tuple[Manifest, ManifestMember]] = {}
-        for name in files:
-            hits = {pair[1].key or "": pair for pair in wanted if is_named(pair[1].key or "", name)}
-            missing += [] if hits else [name]
-            chosen |= hits
-        wanted = list(chosen.values())
+        wanted, without = _named(manifests, wanted, files)
+        missing += without
     if missing:
         raise NotFound(f"not in this archive: {', '.join(repr(name) for name in missing[:10])}")
     return wanted
+
+
+def _named(manifests: Sequence[Manifest], wanted: Wanted, files: Sequence[str]) -> tuple[Wanted, list[str]]:
+    """Those that the names mean, each key once, in the order of the names; and the names that mean none."""
+    hits: list[dict[str, tuple[int, int]]] = [{} for _ in files]
+    for place, (_, member) in zip(wanted.places(), wanted, strict=True):
+        for found, name in zip(hits, files, strict=True):
+            if is_named(member.key or "", name):
+                found[member.key or ""] = place
+    chosen: dict[str, tuple[int, int]] = {}
+    for found in hits:
+        chosen |= found
+    return Wanted(manifests, chosen.values()), [name for name, found in zip(files, hits, strict=True) if not found]
 
 
 async def tarball_states(manifests: Sequence[Manifest], archive: Bucket) -> list[TarballState]:
@@ -155,7 +227,7 @@ async def request_restore(
 
 
 async def restore(
-    wanted: Sequence[tuple[Manifest, ManifestMember]],
+    wanted: Wanted,
     sink: Sink,
     *,
     archive: Bucket,
@@ -167,9 +239,9 @@ async def restore(
 
     Raises ColdObject where a tarball is cold.
     """
-    readers = await _readers([manifest for manifest, _ in wanted], archive)
+    readers = await _readers(wanted.manifests, archive)
     if any(isinstance(reader, SequentialReader) for reader in readers.values()):
-        wanted, concurrency = sorted(wanted, key=lambda pair: (pair[0].head.key, pair[1].data_offset)), 1
+        wanted, concurrency = wanted.as_they_lie(), 1
     total = sum(member.size for _, member in wanted)
     done = {"bytes": 0, "files": 0}
     ended: list[str] = []
@@ -189,20 +261,20 @@ async def restore(
         on_progress(Progress("restore", done["bytes"], total, done["files"], len(wanted), member.key or ""))
         return outcome
 
+    outcomes = Packed(FileOutcome)
     try:
-        outcomes = await map_concurrently(wanted, one, concurrency)
+        for stretch in in_stretches(wanted, _FILES_OF_A_STRETCH):
+            outcomes.extend(await map_concurrently(stretch, one, concurrency))
     finally:
         for reader in readers.values():
             await reader.close()
-    return RestoreReport(files=tuple(outcomes), read_bytes=sum(reader.read_bytes for reader in readers.values()))
+    return RestoreReport(files=outcomes, read_bytes=sum(reader.read_bytes for reader in readers.values()))
 
 
 async def _readers(manifests: Sequence[Manifest], archive: Bucket) -> dict[str, TarballReader | SequentialReader]:
     readers: dict[str, TarballReader | SequentialReader] = {}
     for manifest in manifests:
         key = manifest.head.key
-        if key in readers:
-            continue
         head = await archive.head(key)
         if head is None:
             raise NotFound(f"the tarball s3://{archive.name}/{key} is missing")

@@ -8,25 +8,27 @@ from __future__ import annotations
 
 import datetime
 import io
+import itertools
 import shlex
 from collections.abc import Iterable
 
+from include.core.packed import Packed, in_order
 from include.plates.models import PlatePlan, SourceObject
 
 
 def untrimmed_s3(objects: Iterable[SourceObject]) -> str:
     """What `aws s3 ls --recursive` prints."""
-    lines = []
+    lines = io.StringIO()
     for one in objects:
         when = datetime.datetime.fromtimestamp(one.modified, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-        lines.append(f"{when} {one.size:>10} {one.key}\n")
-    return "".join(lines)
+        lines.write(f"{when} {one.size:>10} {one.key}\n")
+    return lines.getvalue()
 
 
 def trimmed_s3(untrimmed: str) -> str:
     """The script's `_file_listing_s3.txt`: fields 4 and 3 of the squeezed lines, "projects/" removed everywhere."""
     rows = []
-    for line in untrimmed.split("\n"):
+    for line in map(str.rstrip, io.StringIO(untrimmed), itertools.repeat("\n")):
         if not line or line.rsplit("/", 1)[-1] == "":
             continue
         fields = [field for field in line.split(" ") if field]
@@ -56,14 +58,17 @@ def _tar_quoted(name: str) -> str:
 
 
 def _sorted(rows: list[str]) -> str:
-    return "".join(row + "\n" for row in sorted(rows, key=str.encode))
+    rows.sort()  # code points stand in the order of their UTF-8 bytes
+    return "\n".join([*rows, ""])
 
 
 def plan_listing(plan: PlatePlan) -> str:
     """The untrimmed listing of a plan: its parts in the layout's order, each by key."""
-    order = {part.name: number for number, part in enumerate(plan.layout.parts)}
-    objects = [one for volume in plan.volumes for one in volume.objects]
-    return untrimmed_s3(sorted(objects, key=lambda o: (order[o.part], o.key.encode())))
+    text = ""
+    for part in plan.layout.parts:
+        mine = Packed(SourceObject, (one for volume in plan.volumes for one in volume.objects if one.part == part.name))
+        text += untrimmed_s3(in_order(mine, lambda one: one.key))
+    return text
 
 
 def md5_line(md5: str, name: str) -> bytes:

@@ -37,8 +37,7 @@ class PlateRestoreOperator(PlateOperator):
             if without:
                 seen = [await inspect(one, archive, on_progress=progress_log(self.log.info)) for one in without]
                 left_out = [f"{one.tarball.key}: {reason}" for one in seen for reason in one.left_out]
-                held = {manifest.head.key: manifest for manifest, _ in wanted}
-                manifests = [*held.values(), *(one.manifest for one in seen)]
+                manifests = [*wanted.manifests, *(one.manifest for one in seen)]
                 wanted = select(manifests, parts=request.parts, files=request.files)
             report = await restore(
                 wanted,

@@ -15,14 +15,12 @@ from operators.plates.plan_document import label_of, write_plan
 from include.core.errors import NotFound, VerificationError
 from include.core.request import load
 from include.core.text import format_bytes
-from include.plates.models import Manifest, ManifestMember, Plate
+from include.plates.models import Manifest, Plate
 from include.plates.request import RestoreRequest
-from include.plates.restore import select, tarball_states
+from include.plates.restore import Wanted, all_of, select, tarball_states
 from include.plates.script_archive import ScriptTarball, find_archive
 from include.s3.bucket import S3Access
 from include.s3.errors import BucketMissing
-
-Wanted = list[tuple[Manifest, ManifestMember]]
 
 
 def restore_request(context: Context) -> RestoreRequest:
@@ -38,13 +36,12 @@ async def wanted_of(request: RestoreRequest, plate: Plate, access: S3Access) -> 
     except NotFound:
         if not without:
             raise
-        return [(manifest, member) for manifest in manifests for member in manifest.members], without
+        return all_of(manifests), without
 
 
 def manifests_of(wanted: Wanted, without: list[ScriptTarball]) -> list[Manifest]:
     """Each tarball that must be read, once."""
-    known = {manifest.head.key: manifest for manifest, _ in wanted}
-    return [*known.values(), *(tarball.manifest() for tarball in without)]
+    return [*wanted.manifests, *(tarball.manifest() for tarball in without)]
 
 
 class PlateRestorePlanOperator(WaybillOperator):

@@ -68,8 +68,8 @@ class PlateVerifyOperator(PlateOperator):
         journal = journal_of(plan.archive_bucket, plan.tag, digest, request.order(digest))
         if not await asyncio.to_thread(begun, journal):
             return
-        planned = [one for volume in plan.volumes for one in volume.objects]
-        archived = [ArchivedObject(one.key, one.etag, one.size, one.version_id) for one in planned]
+        planned = (one for volume in plan.volumes for one in volume.objects)
+        archived = (ArchivedObject(one.key, one.etag, one.size, one.version_id) for one in planned)
         found = await compare(archived, plan.plate, plan.layout, access.bucket(plan.bucket))
         if found.sentence is not None:
             why = f"its deletion has begun, so its source differs from its archive by Waybill's own doing: {found.sentence}"

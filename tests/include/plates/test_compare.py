@@ -27,7 +27,8 @@ def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     verdict = proved(bench)
     change.happen(bench.client, bench.live, KEY)
     if change.hidden:
-        monkeypatch.setattr(Bucket, "objects_under", lagging(KEY))
+        for name, listing in lagging(KEY).items():
+            monkeypatch.setattr(Bucket, name, listing)
     return change, bench, verdict
 
 
@@ -93,7 +94,8 @@ def test_delete_says_it_and_deletes_nothing(changed: tuple[SourceChange, Bench, 
 
 def test_a_store_that_refuses_to_be_asked_is_an_error_and_no_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     verdict = proved(bench)
-    monkeypatch.setattr(Bucket, "objects_under", lagging(KEY))
+    for name, listing in lagging(KEY).items():
+        monkeypatch.setattr(Bucket, name, listing)
 
     async def refused(self: Bucket, key: str, version_id: str | None = None) -> None:
         raise WaybillError("403")

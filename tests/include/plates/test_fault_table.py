@@ -248,6 +248,8 @@ def test_without_the_intent_in_the_journal_a_crash_leaves_deletions_without_thei
     moto_url: str, monkeypatch: Patch
 ):
     take = delete_journal.DeletionJournal._take
-    monkeypatch.setattr(delete_journal.DeletionJournal, "_take", lambda self, row: None if "intent" in row else take(self, row))
+    monkeypatch.setattr(
+        delete_journal.DeletionJournal, "_take", lambda self, row: None if "intent" in row else take(self, row)
+    )
     played = play(BY_NAME["F36 a crash in the middle of a deletion"], moto_url, seed=1)
     assert played.ended != DELETED or played.unlined > 0

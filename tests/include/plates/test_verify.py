@@ -222,7 +222,7 @@ def test_a_changed_or_vanished_source_is_a_mismatch(change: str, bench: Bench):
 
 def test_f22_a_listing_that_lags_behind_is_unverifiable_and_not_a_deletion(bench: Bench):
     one = archived(bench)
-    lag = proxy.peculiarity("hide_from_listing", method="GET", query="list-type=", text="Index.idx.xml")
+    lag = proxy.peculiarity("hide_from_listing", method="GET", query="list-type=|marker=", text="Index.idx.xml")
     with proxied(bench.url) as front:
         front.add(lag)
         verdict = run(through(bench, front).verify(one))

@@ -19,7 +19,8 @@ def happen(change: SourceChange, store: Store, monkeypatch: pytest.MonkeyPatch) 
     key = next(key for key in sorted(store.files) if key.endswith("Index.idx.xml"))
     change.happen(store.client, store.live, key)
     if change.hidden:
-        monkeypatch.setattr(Bucket, "objects_under", lagging(key))
+        for name, listing in lagging(key).items():
+            monkeypatch.setattr(Bucket, name, listing)
 
 
 @pytest.mark.parametrize(("change", "versioned"), TABLE, ids=IDS)
