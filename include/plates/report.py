@@ -13,10 +13,18 @@ from include.plates.models import Level
 
 STEPS = ("archive", "verify", "delete", "purge")  # of one plate, in order
 DELETION_BEGUN = "deletion begun"
+OLDER_VERSIONS = (
+    "older_versions"  # state of a deletion that was not begun, since it says nothing of the older versions there
+)
 AGAIN = "finished parts and plates are recognised"
 ANEW = (
     "Keep both copies and find out which one is right. To archive what is there now, move the tarballs of this plate away "
     "and trigger the DAG for this plate alone: it is proved, and asked about, anew."
+)
+HIDE_OR_DELETE = (
+    "These versions came since the plan, which would have said so before anything was archived. Look at them (`aws s3api "
+    "list-object-versions`), then trigger the DAG for this plate alone with older_versions keep_hidden (they stay, under delete "
+    "markers) or delete (they are deleted too, and are in no tarball). The archive and its proof stand, and count again."
 )
 _IN_RECEIPT = "the rest is in the plate's row"
 
@@ -92,6 +100,9 @@ def _deletion(name: str, delete: Mapping[str, Any], purge: Mapping[str, Any]) ->
         return Standing(
             "approval void", delete["why"], Problem(Cause.VOID, delete["why"], name, "approval", advice=ANEW)
         )
+    if state == OLDER_VERSIONS:
+        problem = Problem(Cause.REFUSED, delete["why"], name, "approval", advice=HIDE_OR_DELETE)
+        return Standing("not deleted", delete["why"], problem)
     if state == "left":
         return _left(name, delete)
     if state == "current_again":

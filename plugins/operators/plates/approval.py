@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow.sdk import Context
@@ -33,6 +33,7 @@ from include.plates.compare import changes
 from include.plates.delete import check_order
 from include.plates.delete_preview import PartPreview, preview, refuses_older
 from include.plates.models import Outcome, Verdict
+from include.plates.report import OLDER_VERSIONS
 from include.plates.request import BackupRequest
 from include.s3.bucket import S3Access
 
@@ -54,9 +55,21 @@ async def proved_plates(context: Context) -> list[Proved]:
     return [plate for plate in await map_concurrently(labels, one, _PLATES_AT_ONCE) if plate is not None]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Why a plate does not go on, as a step record holds it: `step`, its state, and the reason.
+
+    A plate that differs from its proof is no longer verified. One below which older versions lie is, and the order is refused.
+    """
+
+    why: str
+    step: str = "verify"
+    state: str = Outcome.MISMATCH
+
+
 async def look_again(
     request: BackupRequest, plates: Sequence[Proved], aws_conn_id: str
-) -> tuple[list[Proved], dict[str, str]]:
+) -> tuple[list[Proved], dict[str, Kept]]:
     """The plates that may go on, with what would be deleted of them now; and by label why the others may not.
 
     A plate whose deletion has begun (and whose approval is asked or read again) differs by our own doing, and goes on.
@@ -64,11 +77,11 @@ async def look_again(
     async with AwsHook(aws_conn_id).access() as access:
         found = await map_concurrently(list(plates), lambda plate: _look(request, plate, access), _PLATES_AT_ONCE)
     pairs = list(zip(plates, found, strict=True))
-    kept = {plate.label: one for plate, one in pairs if isinstance(one, str)}
+    kept = {plate.label: one for plate, one in pairs if isinstance(one, Kept)}
     return [one for one in found if isinstance(one, Proved)], kept
 
 
-async def _look(request: BackupRequest, plate: Proved, access: S3Access) -> Proved | str:
+async def _look(request: BackupRequest, plate: Proved, access: S3Access) -> Proved | Kept:
     verdict = plate.verdict
     source, archive = access.bucket(verdict.bucket), access.bucket(verdict.archive_bucket)
     order = request.order(verdict.manifests_sha256)
@@ -77,12 +90,13 @@ async def _look(request: BackupRequest, plate: Proved, access: S3Access) -> Prov
         journal = delete_journal(verdict, order)
         why = await changes(verdict, source, archive)
         if why is not None and not await asyncio.to_thread(begun, journal):
-            return why
+            return Kept(why)
         # Whole as it was proved, though deleted before: it was restored, and this is another deletion.
         found = await preview(verdict, order, source=source, archive=archive, journal=journal, anew=why is None)
     except WaybillError as error:
-        return f"it cannot be looked at again ({error})"
-    return refuses_older(verdict, order, found.older) or replace(plate, parts=found.parts, older=found.older)
+        return Kept(f"it cannot be looked at again ({error})", state=Outcome.UNVERIFIABLE)
+    why = refuses_older(verdict, order, found.older)
+    return Kept(why, "delete", OLDER_VERSIONS) if why else replace(plate, parts=found.parts, older=found.older)
 
 
 class PlateApprovalOperator(ApprovalOperator):
@@ -101,16 +115,16 @@ class PlateApprovalOperator(ApprovalOperator):
         if not plates:
             return None
         plates, changed = run_async(look_again(request, plates, self.aws_conn_id))
-        for label, why in changed.items():
-            self.log.error("plate %s is kept: %s", label, why)
-            why = f"since it was verified, {why}"
-            run_async(records_of(context, label).write("verify", "mismatch", reasons=[why]))
+        for label, kept in changed.items():
+            self.log.error("plate %s is kept: %s", label, kept.why)
+            why = f"since it was verified, {kept.why}" if kept.state == Outcome.MISMATCH else kept.why
+            run_async(records_of(context, label).write(kept.step, kept.state, why=why, reasons=[why]))
         if not plates:
             return None
         run_async(self._forget_void_answers(context, plates))
         return Question(
             subject(request, plates),
-            body(request, plates, changed),
+            body(request, plates, {label: kept.why for label, kept in changed.items()}),
             digest_of(request, plates),
             request.approval_days,
             about={"plates": [plate.label for plate in plates], "parts": _rows_of(plates)},
@@ -120,7 +134,7 @@ class PlateApprovalOperator(ApprovalOperator):
     async def _forget_void_answers(self, context: Context, plates: Sequence[Proved]) -> None:
         for plate in plates:
             records = records_of(context, plate.label)
-            if (await records.read("delete")).get("state") == "void":
+            if (await records.read("delete")).get("state") in ("void", OLDER_VERSIONS):
                 await records.empty("delete", "purge")
 
     def receipt_so_far(self, context: Context) -> Receipt:
@@ -163,13 +177,15 @@ class PlateGateOperator(GateOperator):
         now, changed = run_async(look_again(backup_request(context), asked, self.aws_conn_id))
         said, counted = _rows_of(asked), _rows_of(now)
         changed |= {
-            label: f"what would be deleted is another: {counted[label]}, and the question said {said[label]}"
+            label: Kept(f"what would be deleted is another: {counted[label]}, and the question said {said[label]}")
             for label in counted
             if counted[label] != said[label]
         }
-        for label, why in changed.items():
-            self.log.error("the approval is void for plate %s: %s", label, why)
-            run_async(records_of(context, label).write("delete", "void", why=f"since it was approved, {why}"))
+        for label, kept in changed.items():
+            self.log.error("the approval is void for plate %s: %s", label, kept.why)
+            older = kept.state == OLDER_VERSIONS
+            state, why = (OLDER_VERSIONS, kept.why) if older else ("void", f"since it was approved, {kept.why}")
+            run_async(records_of(context, label).write("delete", state, why=why))
         return [_passed(plate) for plate in now if plate.label not in changed]
 
 

@@ -101,6 +101,14 @@ def record(run: Run) -> Record:
     return found
 
 
+def disturb(store: Store, plate_id: str, how: str) -> None:
+    key = next(key for key in sorted(store.files) if f"/images/{plate_id}/" in key)
+    if how == "vanished":
+        store.client.delete_object(Bucket=store.live, Key=key)
+    else:
+        store.put(key if how == "changed" else f"{key}.new", b"something else")
+
+
 def forge(store: Store, label: str, change: Any) -> None:
     """Changes a plate's verdict and the step record that names it, as who can write to the receipts may do."""
     folder = next(store.receipts.rglob(f"plates/{label}"))
@@ -329,39 +337,6 @@ def test_a_gate_that_is_cleared_judges_the_same_answer_again(store: Store):
     assert answer(run) == gate(run) != []
 
 
-def test_a_proof_that_only_xcom_knows_of_is_none(store: Store):
-    _run, entries = proved(store, "20585")
-    store.seed("20586", sites=1)
-    both = store.run("20585", "20586", delete_parts=["images"])
-    first, second = plan(both)
-    verify(both, archive(both, first))
-    archive(both, second)
-    store.flip("20586")
-    both.xcoms["verify", "return_value"] = [entries[0], {**entries[0], "plate": "002_20586"}]
-    ask(both)
-    assert record(both).about["plates"] == ["001_20585"]
-
-
-def test_a_verdict_that_is_another_than_was_recorded_decides_nothing(store: Store):
-    run, _ = proved(store, "20585")
-    path = next(store.receipts.rglob("verdict.json"))
-    path.write_bytes(path.read_bytes().replace(b"20585", b"20586"))
-    with pytest.raises(RequestError, match="not what it was"):
-        run.execute(PlateApprovalOperator(task_id="approval"))
-
-
-def test_a_verdict_that_is_not_verified_is_no_proof_whatever_the_record_says(store: Store):
-    run, _ = proved(store, "20585")
-    forge(store, "001_20585", lambda data: data.replace(b'"outcome":"verified"', b'"outcome":"mismatch"'))
-    assert nothing_is_asked(run)
-
-
-def test_a_proof_of_another_request_under_the_same_run_id_is_none(store: Store):
-    run, _ = proved(store, "20585")
-    again = Run("plate_backup", {**run.conf, "approval_days": 3}, run.run_id)
-    assert nothing_is_asked(again)
-
-
 def judged(
     by: Any = AMY, option: str = "Approve", asked: str = "abc", triggered_by: str | None = "admin", more: Any = ()
 ) -> bool:
@@ -437,62 +412,6 @@ def test_an_approval_is_for_what_was_asked_to_be_deleted_and_how(change: dict[st
     assert now != then
     counted = [Proved("001_1", examples.verdict(), {}, (PartPreview("images", 4, 9),))]
     assert digest_of(BackupRequest(**conf), counted) != now
-
-
-def test_a_plate_whose_proof_is_gone_voids_the_answer(store: Store):
-    run, _ = proved(store, "20585", "20586")
-    ask(run)
-    next(store.receipts.rglob("002_20586/verify.note.json")).unlink()
-    with pytest.raises(VerificationError, match="no proof is left of 002_20586"):
-        answer(run)
-
-
-@pytest.mark.parametrize("how", ["appeared", "changed", "vanished"])
-def test_what_changes_before_the_question_is_a_mismatch_and_not_asked_about(store: Store, how: str):
-    run, _entries = proved(store, "20585", "20586")
-    disturb(store, "20586", how)
-    question = ask(run)
-    assert "20585" in question.subject + question.body
-    assert record(run).about["plates"] == ["001_20585"]
-    told = receipt(run, store)
-    assert told.items[1]["state"] == "mismatch"
-    assert how in told.items[1]["why"]
-
-
-@pytest.mark.parametrize("how", ["appeared", "changed", "vanished"])
-def test_what_changes_after_the_answer_voids_the_approval_for_that_plate_alone(store: Store, how: str):
-    run, _entries = proved(store, "20585", "20586")
-    ask(run)
-    disturb(store, "20586", how)
-    assert [entry["name"] for entry in answer(run)] == ["20585"]
-    told = receipt(run, store)
-    assert told.items[1]["state"] == "approval void"
-    assert how in told.items[1]["why"]
-
-
-def disturb(store: Store, plate_id: str, how: str) -> None:
-    key = next(key for key in sorted(store.files) if f"/images/{plate_id}/" in key)
-    if how == "vanished":
-        store.client.delete_object(Bucket=store.live, Key=key)
-    else:
-        store.put(key if how == "changed" else f"{key}.new", b"something else")
-
-
-def test_a_manifest_that_is_another_by_now_stops_its_plate(store: Store):
-    run, _entries = proved(store, "20585")
-    ask(run)
-    key = next(key for key in store.keys(store.cold) if key.endswith(".manifest.jsonl.zst"))
-    store.put(key, b"forged", store.cold)
-    assert answer(run) == []
-
-
-def test_a_store_that_cannot_be_reached_keeps_the_plate(store: Store, connect: Any):
-    run, _entries = proved(store, "20585")
-    ask(run)
-    for key in store.keys(store.cold):
-        store.client.delete_object(Bucket=store.cold, Key=key)
-    assert answer(run) == []
-    assert "cannot be looked at" in receipt(run, store).items[0]["why"]
 
 
 def test_the_list_of_approvers_must_name_somebody(connect: Any):
