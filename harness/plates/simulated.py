@@ -31,6 +31,10 @@ class Simulated:
     def heal(self) -> None:
         self.server.call(self.sim.faults.clear)
 
+    def advance(self, seconds: float) -> None:
+        """Moves the clock by which the store dates what it keeps."""
+        self.server.call(partial(self.sim.clock.advance, seconds))
+
     def forget_checksum(self, key: str) -> None:
         """Makes an object of the live bucket one from before 2025, which has none."""
         self.server.call(partial(self.sim.forget_checksum, self.bench.live, key))

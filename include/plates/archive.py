@@ -192,7 +192,8 @@ class _VolumeJob:
         found |= {index: () for index, member in enumerate(self.members) if member.source is None}
         unread = [index for index in range(len(self.members)) if index not in found]
         heads = await map_concurrently(unread, self._head_of, _HEADS_AT_ONCE)
-        return found | {index: headers for index, headers in zip(unread, heads, strict=True) if headers is not None}
+        found |= {index: headers for index, headers in zip(unread, heads, strict=True) if headers is not None}
+        return found
 
     async def _head_of(self, index: int) -> Headers | None:
         source = self.members[index].source

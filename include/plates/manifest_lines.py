@@ -15,7 +15,7 @@ import zstandard
 
 _LINE_BYTES = 1024 * 1024  # a key has at most 1,024 bytes, and an object's headers a few thousand
 _MOST_TIMES = 1_000  # a row is some 350 bytes, of which digests and offsets take 10 or more once they are packed
-_ALWAYS = 16 * 1024 * 1024
+_ALWAYS = 1024 * 1024
 
 
 def manifest_lines(data: bytes) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from include.core.errors import VerificationError
 from include.plates.store_copy_plan import MIN_PART, Body, Joined, Piece, Sent
 from include.plates.volume_parts import RawPart
 from include.plates.volume_reader import VolumeReader
-from include.plates.volume_upload import VolumePart
+from include.plates.volume_upload import Learned, VolumePart
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, decode, encode, whole_checksum
 from include.s3.errors import Unsupported
@@ -71,7 +71,7 @@ class StoreCopy:
             crc64nvme=done.crc64nvme,
             start=part.start,
             end=part.end,
-            members=tuple((i, m.sha256, m.crc64nvme, m.etag_is_md5, m.headers) for i, m in read.items()),
+            members=[Learned(i, m.sha256, m.crc64nvme, m.etag_is_md5, m.headers) for i, m in read.items()],
             bodies=tuple(
                 (c.body.member, c.body.start, c.body.end, c.crc) for c in chunks if c.body and not c.body.whole
             ),

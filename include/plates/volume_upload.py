@@ -6,17 +6,30 @@ Invariant: a journal's rows are a stored format: an upload that began under an o
 from __future__ import annotations
 
 import bisect
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from include.core.journal import PartJournal
+from include.core.packed import Packed
 from include.plates.models import Frame
 from include.plates.plan import PLAN_METADATA
 from include.plates.tar_format import PlannedMember
 from include.plates.volume_reader import FETCH_BYTES, ReadMember
 from include.s3.bucket import Bucket
+from include.s3.headers import Headers
 from include.s3.multipart import Mark, PartDone, Upload
+
+
+class Learned(NamedTuple):
+    """What reading a member proved; `member` is its index. As in stored journals; those of before have no headers."""
+
+    member: int
+    sha256: str
+    crc64nvme: str
+    etag_is_md5: bool
+    headers: Headers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,23 +44,43 @@ class VolumePart(PartDone):
     start: int
     end: int
     frames: tuple[tuple[int, int], ...] = ()
-    members: tuple[tuple[Any, ...], ...] = ()
+    members: Sequence[Learned] = ()
     bodies: tuple[tuple[int, int, int, str], ...] = ()
 
     def row(self) -> dict[str, Any]:
         """Without `bodies` where there are none: as earlier versions wrote it."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if self.bodies or one.name != "bodies"}
+        row = {one.name: getattr(self, one.name) for one in fields(self) if self.bodies or one.name != "bodies"}
+        return row | {"members": list(self.members)}
 
 
 def part_of_row(row: Mapping[str, Any]) -> VolumePart:
     lists = {name: tuple(tuple(one) for one in row.get(name, ())) for name in ("frames", "bodies")}
-    lists["members"] = tuple(map(_member_of_row, row["members"]))
-    return VolumePart(**{**row, **lists})
+    return VolumePart(**{**row, **lists, "members": Packed(Learned, map(_member_of_row, row["members"]))})
 
 
-def _member_of_row(row: Sequence[Any]) -> tuple[Any, ...]:
+def _member_of_row(row: Sequence[Any]) -> Learned:
     headers = [None if one is None else tuple(map(tuple, one)) for one in row[4:]]
-    return (*row[:4], *headers)
+    return Learned(*row[:4], *headers)
+
+
+class LearnedMembers(Mapping[int, ReadMember]):
+    """What was learned of all members of a volume, by their index: that of each part, one after another."""
+
+    def __init__(self, parts: Sequence[VolumePart]):
+        self._members = Packed(Learned, (one for part in parts for one in part.members))
+        self._indexes = array("Q", (one.member for one in self._members))
+
+    def __len__(self) -> int:
+        return len(self._indexes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indexes)
+
+    def __getitem__(self, index: int) -> ReadMember:
+        at = bisect.bisect_left(self._indexes, index)
+        if at == len(self._indexes) or self._indexes[at] != index:
+            raise KeyError(index)
+        return ReadMember(*self._members[at][1:])
 
 
 def upload_of(

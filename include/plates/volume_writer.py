@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from include.core.concurrency import map_concurrently, stop
 from include.core.errors import VerificationError
 from include.core.journal import PartJournal
+from include.core.packed import Packed
 from include.core.progress import OnProgress, Progress
 from include.plates import volume_parts as cutting
 from include.plates.models import ArchiveSettings, VolumePlan
 from include.plates.store_copy import COPIES_AT_ONCE, StoreCopy, check_split
 from include.plates.store_copy_plan import MIN_PART, copied_members
 from include.plates.tar_format import PlannedMember
-from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, ReadMember, VolumeReader
-from include.plates.volume_upload import VolumePart, Written, frame_table, upload_of
+from include.plates.volume_reader import AHEAD_BYTES, AHEAD_BYTES_PACKING, VolumeReader
+from include.plates.volume_upload import Learned, LearnedMembers, VolumePart, Written, frame_table, upload_of
 from include.s3.bucket import Bucket
 from include.s3.checksums import combine, crc64nvme, decode, encode
 from include.s3.pieces import Gathering, Pieces
@@ -293,11 +294,10 @@ class VolumeWriter:
             self._give_slot()
 
     def _done(self, cut: _Cut, etag: str, crc: str) -> VolumePart:
-        read = self._reader.read
-        members = tuple(
-            (index, read[index].sha256, read[index].crc64nvme, read[index].etag_is_md5, read[index].headers)
-            for index in self._reader.ending_in(cut.start, cut.end)
-            if index in read
+        read = self._reader.read  # what a part's own line holds need not be kept beside it
+        ended = [(index, read.pop(index)) for index in self._reader.ending_in(cut.start, cut.end) if index in read]
+        members = Packed(
+            Learned, (Learned(i, one.sha256, one.crc64nvme, one.etag_is_md5, one.headers) for i, one in ended)
         )
         return VolumePart(
             number=cut.number,
@@ -340,7 +340,7 @@ class VolumeWriter:
             stored_bytes=sum(part.size for part in parts),
             crc64nvme=crc,
             frames=tuple(frame_table(parts)),
-            read={m[0]: ReadMember(*m[1:]) for part in parts for m in part.members},
+            read=LearnedMembers(parts),
             sent=self._sent,
             parts=len(parts),
             part_starts=tuple(start for start, _ in pieces),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import obstore
 from obstore.exceptions import BaseError
 
-from include.core.errors import NotFound, RequestError, TransientError, VerificationError
+from include.core.errors import Forbidden, NotFound, RequestError, TransientError, VerificationError
 from include.s3.client import S3Client, obstore_error
 from include.s3.errors import (
     BucketMissing,
@@ -35,6 +35,12 @@ _ODD_KEY = re.compile(r"(^|/)(\.{0,2})(/|$)|[\x00-\x1f\x7f]")
 _GOING_ON = {  # what the next page is asked by, and where the answer names it
     "list_object_versions": {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
     "list_objects_v2": {"ContinuationToken": "NextContinuationToken"},
+}
+_NEEDED = {  # why a listing that a store does not give cannot be done without
+    "list_object_versions": "This bucket has versions, and only ListObjectVersions says which of them are current and which lie "
+    "below: give the right s3:ListBucketVersions; on a store without it, nothing can be proved or deleted",
+    "list_objects": "ListObjects is asked beside ListObjectsV2, since a list that a store cut short shows only beside a second "
+    "one: give the right s3:ListBucket to both",
 }
 _PAGE_AGAIN = 997  # no divisor of other page sizes: what is lost at the seam of two pages is lost in one listing only
 _CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "CRC32", "SHA1")
@@ -288,7 +294,7 @@ class Bucket:
         stores say so too early (docs/protocols/s3.md 2.5)."""
         what, after = f"listing s3://{self.name}/{prefix}", ""
         while True:
-            asked = {"Bucket": self.name, "Prefix": prefix, "Marker": after, "MaxKeys": _PAGE_AGAIN}
+            asked = {"Prefix": prefix, "Marker": after, "MaxKeys": _PAGE_AGAIN}
             keys = [
                 str(row["Key"]) for row in (await self.access.call("list_objects", what, **asked)).get("Contents", [])
             ]
@@ -317,7 +323,7 @@ class Bucket:
         what = f"listing s3://{self.name}/{parameters['Prefix']}"
         seen: set[tuple[str, ...]] = set()
         while True:
-            answer = await self.access.call(operation, what, Bucket=self.name, **parameters)
+            answer = await self._page(operation, what, parameters)
             yield answer
             if not answer.get("IsTruncated"):
                 return
@@ -332,6 +338,15 @@ class Bucket:
                 )
             seen.add(place)
             parameters |= going_on
+
+    async def _page(self, operation: str, what: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return await self.access.call(operation, what, Bucket=self.name, **parameters)
+        except (Forbidden, Unsupported) as error:
+            if operation == "list_objects_v2":
+                raise
+            told = f"{error}. {_NEEDED[operation]}"
+            raise (Forbidden(told) if isinstance(error, Forbidden) else Unsupported(told, no_effect=True)) from None
 
     async def past(self, key: str) -> VersionState:
         """The newest version of a key and its current delete marker, by the bucket's list of versions."""

@@ -132,7 +132,7 @@ def listings() -> list[str]:
     raw = sop_files.untrimmed_s3([SOURCE])
     tar = sop_files.trimmed_tar([(m.name, m.size) for m in members()], TAG)
     script = sop_files.delete_script("live", [(SOURCE.key, None, SOURCE.etag), (SOURCE.key, "v1", SOURCE.etag)])
-    return [raw, sop_files.trimmed_s3(raw), tar, script]
+    return [raw, sop_files.trimmed_s3(raw), tar, script.decode()]
 
 
 def upload_journal(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import tarfile
 import tracemalloc
 import zlib
@@ -15,10 +16,14 @@ import zstandard
 
 from harness.plates.bench import Bench, run
 from harness.plates.servers import noise
+from include.core.errors import VerificationError
+from include.plates.manifest import decode_manifest
 from include.plates.models import GROUP_LIMIT, MIB, Outcome
 from include.plates.restore import Restored, _gunzip, _unzstd
 from include.plates.restore_target import FolderSink
+from include.plates.verify_evidence import parse_manifest
 from include.plates.verify_tar import Damaged, TarScanner, Unpacker
+from tests.docs import examples
 from tests.include.plates.test_archive import MAIN
 from tests.include.plates.test_restore import archived, back
 
@@ -150,3 +155,45 @@ def test_an_extended_header_of_gigabytes_is_damage():
     block = info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
     with pytest.raises(Damaged, match="extended header of 3221225472 bytes"):
         TarScanner().feed(memoryview(block))
+
+
+# Manifests
+
+
+def manifest_of(rows: Iterator[bytes]) -> bytes:
+    packer = zstandard.ZstdCompressor(level=19, write_content_size=False).compressobj()
+    head = decode_manifest(examples.manifest()).head.model_dump(mode="json") | {"members": 10**9}
+    lines = [packer.compress(json.dumps(head).encode() + b"\n")]
+    lines += [packer.compress(row) for row in rows]
+    return b"".join(lines) + packer.flush()
+
+
+def one_endless_line() -> Iterator[bytes]:
+    yield b'{"name": "'
+    yield from (b"x" * MIB for _ in range(200))
+
+
+def alike_frames() -> Iterator[bytes]:
+    row = b'{"frame":[0,0,0,0]}\n'
+    yield from (row * (MIB // len(row)) for _ in range(200))
+
+
+def alike_rows() -> Iterator[bytes]:
+    row = b'{"name":"n","size":0,"header_offset":0,"data_offset":0,"modified":0,"parts":[0,0]}\n'
+    yield from (row * (MIB // len(row)) for _ in range(40))
+
+
+MANIFEST_BOMBS = {"one line": one_endless_line, "frames": alike_frames, "rows": alike_rows}
+
+
+@pytest.mark.parametrize("bomb", MANIFEST_BOMBS)
+@pytest.mark.parametrize(
+    "read", [decode_manifest, lambda data: parse_manifest("key", data)], ids=["archiver", "verifier"]
+)
+def test_a_manifest_that_unpacks_to_very_much_is_none_and_takes_little_memory(
+    bomb: str, read: Callable[[bytes], object]
+):
+    data = manifest_of(MANIFEST_BOMBS[bomb]())
+    assert len(data) < 100_000
+    with bounded(60 * MIB), pytest.raises(VerificationError, match="whole"):
+        read(data)

@@ -174,7 +174,7 @@ def test_the_tar_listing_quotes_as_gnu_tar_does(tmp_path: Path):
 
 
 def test_the_delete_script_names_objects_and_conditions_never_prefixes():
-    script = listings.delete_script("b", [("p/a b.tiff", None, "e1"), ("p/it's\nodd", "v2", "e2")])
+    script = listings.delete_script("b", [("p/a b.tiff", None, "e1"), ("p/it's\nodd", "v2", "e2")]).decode()
     lines = script.splitlines()
     assert "--recursive" not in script and len(lines) == 3
     assert lines[1] == "aws s3api delete-object --bucket b --key 'p/a b.tiff' --if-match e1"

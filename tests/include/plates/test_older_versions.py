@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ import pytest
 from harness import proxy
 from harness.plates.bench import Bench, run
 from harness.plates.servers import plate, plate_files
+from harness.plates.simulated import simulated
 from harness.proxy import proxied
 from include.core.errors import RequestError
 from include.core.journal import FileJournal
 from include.plates.delete_preview import preview
 from include.plates.models import Outcome, Verdict
-from include.s3.guarded_delete import DeleteGuard
+from include.s3.guarded_delete import DeleteBatch, DeleteGuard, Outcomes, SendBatch
 from tests.include.plates.test_archive import IMAGES, through
 from tests.include.plates.test_delete import crash_after_sending, delete, order, plate_keys, proved, versions
 from tests.include.plates.test_two_phases import markers, undo
@@ -173,6 +175,35 @@ def test_what_is_current_again_is_said_and_the_deletion_is_not_complete(
     monkeypatch.setattr("include.plates.delete_report.is_not_newer", lambda one, archived: one.size == len(OLD))
     report = delete(versioned, verdict)
     assert report.current_again == (KEY,) and not report.complete and report.unknown == ()
+
+
+@pytest.mark.parametrize("same_bytes", [False, True])
+def test_by_the_store_s_times_old_content_is_current_again_and_new_content_is_not(
+    same_bytes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An hour before the archived object an older version was written, and an hour after it another object, over a second key."""
+
+    async def none(*_: Any) -> list[Any]:
+        return []
+
+    with simulated(tmp_path, versioned=True) as store:
+        bench = store.bench
+        bench.client.put_object(Bucket=bench.live, Key=KEY, Body=OLD)
+        store.advance(3600)
+        verdict = proved(bench)
+        store.advance(3600)
+        new = min(key for key in bench.files if key != KEY and not key.endswith("/"))
+        body = bench.files[new] if same_bytes else b"<NEW/>"
+
+        async def then_written_anew(batch: DeleteBatch, send: SendBatch) -> Outcomes:
+            outcomes = await send()
+            if any(target.key == new for target in batch.targets):
+                bench.client.put_object(Bucket=bench.live, Key=new, Body=body)
+            return outcomes
+
+        monkeypatch.setattr("include.plates.delete.older_versions", none)  # as where a store did not show it
+        report = delete(bench, verdict, around_batch=then_written_anew)
+    assert report.current_again == (KEY,) and report.unknown == (new,) and not report.complete
 
 
 def test_the_preview_names_each_older_version(versioned: Bench):

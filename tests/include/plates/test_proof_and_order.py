@@ -12,7 +12,7 @@ from harness import proxy
 from harness.plates.bench import Bench, run
 from harness.plates.servers import ENVIRONMENT, plate, plate_files
 from harness.proxy import proxied
-from include.core.errors import VerificationError
+from include.core.errors import VerificationError, WaybillError
 from include.plates.compare import changes
 from include.plates.delete import PROOF_DAYS
 from include.plates.errors import ApprovalVoid
@@ -163,37 +163,88 @@ def test_an_old_proof_of_a_begun_deletion_is_read_again(bench: Bench, tmp_path: 
 # Whole listings
 
 
-def test_a_listing_cut_short_without_a_word_is_unverifiable_and_deletes_nothing(versioned: Bench):
-    versioned.put(plate_files(plate()))
-    cut = proxy.peculiarity("cut_listing", **VERSIONS, element="Version", keep=1)
-    with proxied(versioned.url) as front:
-        front.add(cut)
-        short = through(versioned, front)
+CUT: dict[bool, dict[str, Any]] = {  # the listing that says what is current, by whether the bucket has versions
+    True: {**VERSIONS, "element": "Version"},
+    False: {
+        "method": "GET",
+        "query": "list-type=2.*images(%2F|/)",
+        "element": "Contents",
+    },
+}
+
+
+@pytest.fixture(params=[True, False], ids=["versioned", "unversioned"])
+def cut(request: pytest.FixtureRequest) -> tuple[Bench, proxy.RuleDict]:
+    """A bucket, and what its store does to one of its two listings: it gives one row, and says that this is all."""
+    bench: Bench = request.getfixturevalue("versioned" if request.param else "bench")
+    return bench, proxy.peculiarity("cut_listing", **CUT[request.param], keep=1)
+
+
+def test_a_listing_cut_short_without_a_word_is_unverifiable_and_deletes_nothing(cut: tuple[Bench, proxy.RuleDict]):
+    bench, rule = cut
+    bench.put(plate_files(plate()))
+    with proxied(bench.url) as front:
+        front.add(rule)
+        short = through(bench, front)
         assert any("do not agree" in problem for problem in run(short.plan(plate())).problems)
-        verdict = proved(versioned)
+        verdict = proved(bench)
         assert run(short.verify(plate())).outcome is Outcome.UNVERIFIABLE
         assert "do not agree" in (run(changes(verdict, short.source, short.archive)) or "")
         with pytest.raises(ApprovalVoid, match="do not agree"):
             delete(short, verdict)
-    assert plate_keys(versioned) == set(versioned.files)
+    assert plate_keys(bench) == set(bench.files)
 
 
 def test_an_archive_of_a_cut_listing_is_not_verified_by_the_same_cut_listing(
-    versioned: Bench, monkeypatch: pytest.MonkeyPatch
+    cut: tuple[Bench, proxy.RuleDict], monkeypatch: pytest.MonkeyPatch
 ):
     """The plan of before took the short listing for the plate."""
 
-    async def unseen(*_: Any) -> Any:
-        return [], ()
+    async def unseen(*_: Any, **__: Any) -> Any:
+        return [], ""
 
-    monkeypatch.setattr("include.plates.plan._versions_of", unseen)
-    versioned.put(plate_files(plate()))
-    with proxied(versioned.url) as front:
-        front.add(proxy.peculiarity("cut_listing", **VERSIONS, element="Version", keep=1))
-        short = through(versioned, front)
+    monkeypatch.setattr("include.plates.plan._listed_again", unseen)
+    bench, rule = cut
+    bench.put(plate_files(plate()))
+    with proxied(bench.url) as front:
+        front.add(rule)
+        short = through(bench, front)
         run(short.archive_it(run(short.plan(plate()))))
         verdict = run(short.verify(plate()))
     assert verdict.outcome is Outcome.UNVERIFIABLE and "do not agree" in verdict.reasons[0]
+
+
+def test_the_second_listing_of_a_bucket_without_versions_does_not_believe_the_end_that_a_store_names(bench: Bench):
+    bench.put({f"x/{n}": b"" for n in range(5)})
+
+    async def again(bench: Bench) -> list[str]:
+        return [key async for key in bench.source.objects_again("x/")]
+
+    with proxied(bench.url) as front:
+        front.add(proxy.peculiarity("cut_listing", method="GET", query="marker=", element="Contents", keep=2))
+        assert run(again(through(bench, front))) == [f"x/{n}" for n in range(5)]
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (501, "NotImplemented")])
+@pytest.mark.parametrize("has_versions", [True, False])
+def test_where_a_second_listing_is_not_to_be_had_nothing_is_planned_proved_or_deleted(
+    has_versions: bool, status: int, code: str, request: pytest.FixtureRequest
+):
+    bench: Bench = request.getfixturevalue("versioned" if has_versions else "bench")
+    verdict = proved(bench)
+    query = "^versions" if has_versions else "marker="
+    refused = {"fault": "status", "code": status, "problem": {"code": code}, "times": None, "method": "GET"}
+    needed = "ListObjectVersions" if has_versions else "ListObjects is asked beside"
+    with proxied(bench.url) as front:
+        front.add({**refused, "query": query})
+        blind = through(bench, front)
+        with pytest.raises(WaybillError, match=needed):
+            run(blind.plan(plate()))
+        again = run(blind.verify(plate()))
+        assert again.outcome is Outcome.UNVERIFIABLE and needed in again.reasons[0]
+        with pytest.raises(WaybillError, match=needed):
+            delete(blind, verdict)
+    assert plate_keys(bench) == set(bench.files)
 
 
 @pytest.mark.parametrize(
