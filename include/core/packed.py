@@ -40,7 +40,8 @@ class Packed(Sequence[T]):
         if len(self._fresh) == ROWS_OF_A_BLOCK:
             # By columns: what is alike lies together, and packs better. Never read from anywhere but this process's memory.
             columns = [[getattr(one, name) for one in self._fresh] for name in self._fields]
-            self._blocks.append(zstandard.ZstdCompressor(level=1).compress(pickle.dumps(columns, 5)))
+            block = zstandard.ZstdCompressor(level=1).compress(pickle.dumps(columns, 5))
+            self._blocks.append(memoryview(block).tobytes())  # the compressor's own bytes keep the room they began with
             self._fresh = []
 
     def extend(self, rows: Iterable[T]) -> None:

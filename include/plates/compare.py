@@ -16,7 +16,7 @@ from typing import Any
 from include.core.concurrency import map_concurrently
 from include.core.packed import Finder, Packed, in_stretches
 from include.plates.layout import fill
-from include.plates.models import Layout, Plate, Verdict
+from include.plates.models import Layout, Part, Plate, Verdict
 from include.plates.verify_evidence import parse_manifest
 from include.s3.bucket import Bucket, Head, KeyVersion, ListedObject
 
@@ -148,13 +148,16 @@ async def list_again(
     """
     marks, strangers = before or (bytearray([_LISTED]) * len(known.rows), set())
     again: set[str] = set()
-    for part in layout.parts:
+
+    async def look(part: Part) -> None:
         async for key in _keys_again(source, fill(part.prefix, plate), versions=versions):
             number = known.find(key)
             if number is None:
                 again.add(key)
             else:
                 marks[number] |= _AGAIN
+
+    await map_concurrently(layout.parts, look)
     once = {known.key_of(number) for number, mark in enumerate(marks) if mark in (_LISTED, _AGAIN)}
     return PlateListing(marks, len(marks), tuple(sorted(once | (strangers ^ again))), VERSIONS if versions else AGAIN)
 

@@ -295,9 +295,8 @@ class Bucket:
         what, after = f"listing s3://{self.name}/{prefix}", ""
         while True:
             asked = {"Prefix": prefix, "Marker": after, "MaxKeys": _PAGE_AGAIN}
-            keys = [
-                str(row["Key"]) for row in (await self.access.call("list_objects", what, **asked)).get("Contents", [])
-            ]
+            answer = await self._page("list_objects", what, asked)
+            keys = [str(row["Key"]) for row in answer.get("Contents", [])]
             if not keys:
                 return
             if after in keys:
