@@ -12,6 +12,7 @@ from typing import Any
 from harness.plates import sop_policy
 from harness.plates.fault_copies import COPIES
 from harness.plates.fault_shapes import (
+    CUT_CURRENT,
     CUT_UPLOAD,
     CUT_VERSIONS,
     FORGOTTEN_PART,
@@ -139,6 +140,11 @@ CASES = (
         (REFUSED,),
         versioned=True,
         rules=lambda _: {"plan": [CUT_VERSIONS], "verify": [CUT_VERSIONS]},
+    ),
+    Case(
+        "F22 the listing of a bucket without versions is cut short, and says that it is whole",
+        (REFUSED,),
+        rules=lambda _: {"plan": [CUT_CURRENT], "verify": [CUT_CURRENT]},
     ),
     Case("F23 an object changed between listing and reading", (REFUSED,), after_listing=overwrite),
     Case("F23 an object changed while others were read", (REFUSED, MISMATCH), while_reading=overwrite),
