@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Context
+from hooks.waybill import journals
 from operators.plates.base import PlateOperator, progress_log, store_of
 from operators.plates.restore_plan import restore_request, wanted_of
 
@@ -20,6 +21,7 @@ from include.plates.restore import (
     select,
 )
 from include.plates.restore_target import BucketSink
+from include.plates.restore_uploads import RestoreUploads
 from include.plates.script_archive import inspect
 
 
@@ -40,9 +42,12 @@ class PlateRestoreOperator(PlateOperator):
                 held = {manifest.head.key: manifest for manifest, _ in wanted}
                 manifests = [*held.values(), *(one.manifest for one in seen)]
                 wanted = select(manifests, parts=request.parts, files=request.files)
+            journal = journals("restore", request.bucket)(self.plate["plate"])
             report = await restore(
                 wanted,
-                BucketSink(access.bucket(request.bucket), request.to_prefix),
+                BucketSink(
+                    access.bucket(request.bucket), request.to_prefix, uploads=RestoreUploads(journal, [journal])
+                ),
                 archive=archive,
                 overwrite=request.overwrite,
                 on_progress=progress_log(self.log.info),
