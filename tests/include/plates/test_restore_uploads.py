@@ -48,9 +48,12 @@ def kill_one(bench: Bench, uploads: RestoreUploads) -> None:
     async def nothing(_: Upload) -> None:
         return None
 
-    with mock.patch.object(Upload, "complete", dies), mock.patch.object(Upload, "abort", nothing):
-        with pytest.raises(Killed):
-            back(bench, plate(), BucketSink(bench.source, uploads=uploads), files=[HUGE])
+    with (
+        mock.patch.object(Upload, "complete", dies),
+        mock.patch.object(Upload, "abort", nothing),
+        pytest.raises(Killed),
+    ):
+        back(bench, plate(), BucketSink(bench.source, uploads=uploads), files=[HUGE])
 
 
 def test_the_next_restore_aborts_what_a_killed_one_left_and_not_what_others_have_begun(
