@@ -6,7 +6,7 @@ The procedure never looks at an archive again before it is wanted back.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.plates.bench import Bench, run
@@ -42,12 +42,13 @@ def drilled(bench: Bench, folder: Path) -> tuple[dict[str, str], tuple[str, ...]
     return {look.name.split()[-1]: look.state for look in looks}, plan.faults
 
 
-def planted(kind: str) -> Story:
-    return functools.partial(_planted, kind)
+def planted(kinds: Sequence[str]) -> Story:
+    return functools.partial(_planted, kinds)
 
 
-def _planted(kind: str, bench: Bench, draw: Draw) -> Played:
-    """Two plates are archived and deleted, and one of them is damaged since."""
+def _planted(kinds: Sequence[str], bench: Bench, draw: Draw) -> Played:
+    """Two plates are archived and deleted, and one of them is damaged since, in one of these ways."""
+    kind = draw.choice(kinds)
     for name in (GOOD, BAD):
         deletion(bench, proved(bench, plate(name), plate_files(plate(name), sites=1)))
     base = {name: fill(BROAD2018.archive_prefix, plate(name)) + tag_of(BROAD2018, plate(name)) for name in (GOOD, BAD)}
@@ -73,4 +74,13 @@ def _unseen_there(kind: str, draw: Draw) -> int:
     return int(world.checks(one))
 
 
-DRILLS = tuple((f"after the deletion, {kind}", planted(kind), (TOLD,)) for kind in PLANTED)
+def _about(word: str) -> list[str]:
+    return [kind for kind in PLANTED if word in kind]
+
+
+BESIDE = [*_about("manifest"), *_about(".md5")]
+DRILLS = (
+    ("after the deletion, the tarball is damaged or gone", planted([k for k in PLANTED if k not in BESIDE]), (TOLD,)),
+    ("after the deletion, the manifest is damaged or gone", planted(_about("manifest")), (TOLD,)),
+    ("after the deletion, the .md5 beside the tarball is wrong", planted(_about(".md5")), (TOLD,)),
+)

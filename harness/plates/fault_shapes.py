@@ -144,9 +144,10 @@ def _goes_on(request: Call, forward: Forward) -> Answer:
 NO_MARKER = call(_goes_on, method="GET", query="^versions")
 
 
-def no_batches(status: int, code: str) -> RuleDict:
-    """A store that has no DeleteObjects."""
-    return refuse("POST", None, status, code, query="^delete")
+def no_batches(draw: Draw) -> dict[str, list[RuleDict]]:
+    """DeleteObjects is answered 501 or 400."""
+    status, code = draw.choice([(501, "NotImplemented"), (400, "InvalidRequest")])
+    return {"delete": [refuse("POST", None, status, code, query="^delete")]}
 
 
 class FullDisk(PartJournal):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from include.plates import delete as deleting
 from include.plates import verify as verifying
 from include.plates.compare import PlateListing
 from include.plates.models import Level, Outcome, Verdict
+from include.plates.restore_target import FolderSink
 from include.s3 import guarded_delete
 from include.s3.bucket import Bucket
 
@@ -191,7 +194,58 @@ def no_time_of_proof(patch: Patch) -> None:
     patch.setattr(deleting._Deletion, "_take_any", without)
 
 
+def no_second_listing(patch: Patch) -> None:
+    """Neither the plan nor the proof compares the two listings of a versioned bucket."""
+
+    async def one_listing(*_: Any) -> Any:
+        return [], ()
+
+    patch.setattr("include.plates.plan._versions_of", one_listing)
+    patch.setattr("include.plates.compare.PlateListing", lambda found, _=(): PlateListing(found))
+
+
+def no_plate_in_the_order(patch: Patch) -> None:
+    patch.setattr(deleting, "_check_order", lambda *_: None)
+
+
+def no_age(patch: Patch) -> None:
+    patch.setattr(deleting, "PROOF_DAYS", float("inf"))
+
+
+def no_headers(patch: Patch) -> None:
+    patch.setattr("include.plates.restore_target._arguments", lambda *_: {})
+
+
+def replacing(patch: Patch) -> None:
+    """A restore that takes every name for free, and makes room for the folders that it needs."""
+
+    def path(self: FolderSink, member: Any) -> Path:
+        found = self.root / (member.key or "")[:4000]
+        for folder in found.parents:
+            if folder.is_file():
+                folder.unlink()
+        return found
+
+    patch.setattr(FolderSink, "_path", path)
+
+
+def nobody_looks(patch: Patch) -> None:
+    """A drill that takes a listing for a look."""
+
+    async def sound(one: Any, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(name=one.name, state="sound"), ()
+
+    patch.setattr("harness.plates.drill_stories.look_at_plate", sound)
+
+
 MUTANTS = [
+    (no_condition, "F20 past every look, and the store has no DeleteObjects"),
+    (nothing_below, "older versions that are to be deleted, too"),
+    (no_plate_in_the_order, "F34 an approval of one plate for the deletion of another"),
+    (no_age, "F34 a proof of too long ago"),
+    (no_headers, "restored with metadata, content type and tags"),
+    (replacing, "restored into a folder that cannot take two files"),
+    (nobody_looks, "after the deletion, the tarball is damaged or gone"),
     (no_reading_to_compare, "an image is rewritten after a restore, and restored again"),
     (no_check_of_what_came_out, "restored from a tarball with a flipped bit"),
     (any_answer_proves, "F20 past every look, conditions ignored, one error at the trial of conditions"),
