@@ -200,7 +200,8 @@ def restored_into_a_folder(bench: Bench, draw: Draw) -> Played:
     proved(bench, one, files)
     root = bench.journals / "restored"
     (root / images).mkdir(parents=True)
-    (root / images / "taken").write_bytes(b"a user's")
+    taken = root / images / "taken"
+    taken.write_bytes(b"a user's")
 
     async def work() -> RestoreReport:
         wanted = select(await find_manifests(one, bench.layout, bench.archive))
@@ -210,7 +211,7 @@ def restored_into_a_folder(bench: Bench, draw: Draw) -> Played:
     failed = {file.key for file in report.files if file.result is Restored.FAILED}
     said = [file.key for file in report.files if file.result in _GIVEN_BACK]
     wrong = sum((root / key).read_bytes() != files[key] for key in said)
-    replaced = (root / images / "taken").read_bytes() != b"a user's"
+    replaced = not taken.is_file() or taken.read_bytes() != b"a user's"
     world = _gone_there(one, files)
     for key in (long, below):  # `tar` leaves out what it cannot write, and says so
         del files[key]

@@ -116,7 +116,7 @@ class SopWorld:
     def lost(self, truth: Mapping[str, bytes], one: Plate, *, kept: Collection[str] = ()) -> int:
         return lost(truth, self.holding(truth), list(self.tarballs.values()), one, kept=kept)
 
-    def misreported(self, said: Collection[str], truth: Mapping[str, bytes]) -> int:
+    def misreported(self, said: set[str], truth: Mapping[str, bytes]) -> int:
         """Files that it calls restored, and that hold other bytes."""
         return len(said & truth.keys() - self.holding(truth))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,6 +181,20 @@ def no_marker_stays(patch: Patch) -> None:
     patch.setattr(guarded_delete.Deleter, "remove_markers", all_removed)
 
 
+def older_last(patch: Patch) -> None:
+    batches = guarded_delete.batches_of
+
+    def reversed_batches(targets: Any, *more: Any) -> Any:
+        turned = [replace(one, older=not one.older) for one in targets]
+        return [
+            replace(batch, targets=tuple(replace(one, older=not one.older) for one in batch.targets))
+            for batch in batches(turned, *more)
+        ]
+
+    patch.setattr(guarded_delete, "batches_of", reversed_batches)
+    patch.setattr(deleting, "batches_of", reversed_batches, raising=False)
+
+
 def no_places(patch: Patch) -> None:
     patch.setattr(deleting, "_check_places", lambda *_: None)
 
@@ -240,7 +255,7 @@ def nobody_looks(patch: Patch) -> None:
 
 MUTANTS = [
     (no_condition, "F20 past every look, and the store has no DeleteObjects"),
-    (nothing_below, "older versions that are to be deleted, too"),
+    (older_last, "older versions that are to be deleted, too"),
     (no_plate_in_the_order, "F34 an approval of one plate for the deletion of another"),
     (no_age, "F34 a proof of too long ago"),
     (no_headers, "restored with metadata, content type and tags"),
@@ -276,7 +291,7 @@ MUTANTS = [
 @pytest.mark.parametrize(("guard_off", "name"), MUTANTS, ids=[f"{guard.__name__}: {name}" for guard, name in MUTANTS])
 def test_without_its_guard_a_case_loses_objects(guard_off: Any, name: str, moto_url: str, monkeypatch: Patch):
     guard_off(monkeypatch)
-    assert play(BY_NAME[name], moto_url, seed=1).ours > 0
+    assert any(play(BY_NAME[name], moto_url, seed=seed).ours > 0 for seed in (1, 2, 3)), "what happens is drawn"
 
 
 def test_without_the_second_listing_a_cut_one_is_taken_for_the_plate(moto_url: str, monkeypatch: Patch):
