@@ -209,16 +209,6 @@ def no_time_of_proof(patch: Patch) -> None:
     patch.setattr(deleting._Deletion, "_take_any", without)
 
 
-def no_second_listing(patch: Patch) -> None:
-    """Neither the plan nor the proof compares the two listings of a versioned bucket."""
-
-    async def one_listing(*_: Any) -> Any:
-        return [], ()
-
-    patch.setattr("include.plates.plan._versions_of", one_listing)
-    patch.setattr("include.plates.compare.PlateListing", lambda found, _=(): PlateListing(found))
-
-
 def no_plate_in_the_order(patch: Patch) -> None:
     patch.setattr(deleting, "_check_order", lambda *_: None)
 
@@ -294,11 +284,12 @@ def test_without_its_guard_a_case_loses_objects(guard_off: Any, name: str, moto_
     assert any(play(BY_NAME[name], moto_url, seed=seed).ours > 0 for seed in (1, 2, 3)), "what happens is drawn"
 
 
-def test_without_the_second_listing_a_cut_one_is_taken_for_the_plate(moto_url: str, monkeypatch: Patch):
+@pytest.mark.parametrize("which", ["versions", "current objects"])
+def test_without_the_second_listing_a_cut_one_is_taken_for_the_plate(which: str, moto_url: str, monkeypatch: Patch):
     async def one_listing(*_: Any) -> Any:
         return [], ()
 
-    case = BY_NAME["F22 the listing of versions is cut short, and says that it is whole"]
+    case = BY_NAME[f"F22 the listing of {which} is cut short, and says that it is whole"]
     monkeypatch.setattr("include.plates.plan._versions_of", one_listing)
     assert play(case, moto_url, seed=1).ended == UNVERIFIABLE, "the proof lists twice as well"
     monkeypatch.setattr("include.plates.compare.PlateListing", lambda found, _=(): PlateListing(found))
@@ -319,3 +310,12 @@ def test_without_the_intent_in_the_journal_a_crash_leaves_deletions_without_thei
     monkeypatch.setattr(deleting._Deletion, "_take", lambda self, row: None if "intent" in row else take(self, row))
     played = play(BY_NAME["F36 a crash in the middle of a deletion"], moto_url, seed=1)
     assert played.ended != DELETED or played.unlined > 0
+
+
+def test_without_knowing_its_own_tarball_an_archive_that_is_run_again_is_refused(moto_url: str, monkeypatch: Patch):
+    class Never(Exception):
+        pass
+
+    monkeypatch.setattr("include.plates.archive.ObjectExists", Never)
+    case = BY_NAME["archived twice, and the store has two ETags for one upload"]
+    assert play(case, moto_url, seed=1).ended == REFUSED
