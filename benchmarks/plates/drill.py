@@ -18,18 +18,17 @@ from harness.plates import servers
 from harness.plates.bench import Bench, new_bench
 from harness.plates.bench import run as play
 from harness.plates.damage import MANIFEST, PLANTED
+from harness.plates.drill_stories import BAD, GOOD, PREFIX, drawn, drilled
 from harness.plates.servers import plate, plate_files
 from include.plates.drill import look_at_plate
-from include.plates.drill_plan import DrillPlan, chance, plan_drill
+from include.plates.drill_plan import chance, plan_drill
 from include.plates.file_index import FileIndex
 from include.plates.manifest import decode_manifest, encode_manifest
 from include.plates.models import ManifestMember
 from include.plates.where import answer, places_of
 
 SEEDS, PLATES, DRAWN, DRAWS = 25, 8, 2, 2000
-PREFIX = "imaging_analysis/"
 BASE = "imaging_analysis/2013_Gustafsdottir_PLOSONE/plates/2013_Gustafsdottir_PLOSONE_BBBC022_{}_images_illum_analysis"
-GOOD, BAD = "20585", "20586"
 PEER = "a listing"
 Row = dict[str, Any]
 
@@ -53,7 +52,7 @@ def _planted(url: str, folder: Path, seeds: int) -> list[Row]:
         found = listed = 0
         for seed in range(seeds):
             plant(bench, BASE.format(BAD), BASE.format(GOOD), random.Random(f"{name} {seed}"))
-            states, faults = _drill(bench, folder / f"{name[:9]} {seed}")
+            states, faults = drilled(bench, folder / f"{name[:9]} {seed}")
             found += states.get(BAD) == "damaged" or any(BAD in line for line in faults)
             wrong += states.get(GOOD) != "sound"
             listed += _seen_in_a_listing(bench, sizes)
@@ -78,19 +77,6 @@ def _archive(bench: Bench, *ids: str, sites: int = 2) -> None:
 def _stored(bench: Bench, key: str) -> tuple[bytes, dict[str, str]]:
     there = bench.client.get_object(Bucket=bench.cold, Key=key)
     return there["Body"].read(), there["Metadata"]
-
-
-def _plan(bench: Bench, folder: Path, seed: str = "s", plates: int = 100) -> DrillPlan:
-    with FileIndex(folder / "index.sqlite", "store") as index:
-        listing = play(index.refresh(bench.archive, PREFIX))
-        rows = index.archived(bench.cold, PREFIX)
-        return play(plan_drill([(bench.archive, listing, rows)], seed=seed, plates=plates, max_gib=1))
-
-
-def _drill(bench: Bench, folder: Path) -> tuple[dict[str, str], tuple[str, ...]]:
-    plan = _plan(bench, folder)
-    looks = [play(look_at_plate(one, bench.access, by="benchmark"))[0] for one in plan.drawn]
-    return {look.name.split()[-1]: look.state for look in looks}, plan.faults
 
 
 def _seen_in_a_listing(bench: Bench, sizes: dict[str, int]) -> bool:
@@ -124,7 +110,7 @@ def _cost(url: str, folder: Path) -> list[Row]:
     bench = new_bench(url, folder / "cost")
     bench.put(plate_files(plate(), sites=40, image_bytes=500_000))
     play(bench.archive_it(play(bench.plan(plate()))))
-    plan = _plan(bench, folder / "cost")
+    plan = drawn(bench, folder / "cost")
     announced = plan.cost()["STANDARD"]
     with counting(url) as counter:
         access = servers.access(counter.url)

@@ -1,4 +1,4 @@
-"""Workers killed with SIGKILL at random instants while they archive, verify and delete a plate: 120 kills.
+"""Workers killed with SIGKILL at random instants while they archive, verify, delete and restore a plate: 160 kills.
 
 Invariant: a kill counts only if it came before the command had ended by itself, and what is
 right is read from the buckets (harness/plates/kills.py).
@@ -10,20 +10,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-KILLS = {"archive": 40, "archive inside the store": 20, "verify": 20, "delete": 40}
+KILLS = {"archive": 40, "archive inside the store": 20, "verify": 20, "delete": 40, "restore": 40}
 PER_ROUND = 4
 Row = dict[str, Any]
 
 
 def run(*, quick: bool) -> list[Row]:
     from harness.plates import servers
-    from harness.plates.kills import kill_archiving, kill_copying, kill_deleting, kill_verifying
+    from harness.plates.kills import kill_archiving, kill_copying, kill_deleting, kill_restoring, kill_verifying
 
     plays = {
         "archive": kill_archiving,
         "archive inside the store": kill_copying,
         "verify": kill_verifying,
         "delete": kill_deleting,
+        "restore": kill_restoring,
     }
     rows: list[Row] = []
     killed = 0
@@ -61,6 +62,7 @@ def _rows(name: str, told: Any) -> list[Row]:
     figures = {
         "archive": archives,
         "archive inside the store": archives,
+        "restore": {"files with other bytes, partial files and uploads that are left": told.different},
         "verify": {"archives, plates or verdicts that changed": told.different},
         "delete": {
             "deletions that did not end as undisturbed": told.different,

@@ -10,12 +10,26 @@ from __future__ import annotations
 from typing import Any
 
 from harness.plates import sop_policy
+from harness.plates.approval_stories import (
+    APPROVALS,
+    digest_of_another,
+    no_answer,
+    old_proof,
+    other_manifest,
+    proof_of_another,
+    race,
+    restored,
+    stale_answer,
+    wrong_person,
+)
+from harness.plates.drill_stories import DRILLS
 from harness.plates.fault_copies import COPIES
 from harness.plates.fault_shapes import (
     CUT_CURRENT,
     CUT_UPLOAD,
     CUT_VERSIONS,
     FORGOTTEN_PART,
+    NO_MARKER,
     ONE_ERROR,
     SOME_FAIL,
     add,
@@ -31,6 +45,7 @@ from harness.plates.fault_shapes import (
     member_dropped,
     missing,
     new_lines,
+    no_batches,
     odd_names,
     only_sibling,
     overwrite,
@@ -47,39 +62,40 @@ from harness.plates.fault_shapes import (
 )
 from harness.plates.fault_stories import (
     ENDS,
-    brought_back,
-    brought_back_late,
+    archived_again,
     cold_source,
     existing_archive,
-    marker_lost,
-    no_answer,
-    older_hidden,
-    older_refused,
     one_of_a_batch,
-    other_manifest,
-    proof_of_another,
-    race,
-    restored,
     script_tarball,
-    stale_answer,
     two_measurements,
-    versioned_later,
     whole_script_tarball,
-    wrong_person,
 )
 from harness.plates.fault_table import DELETED, LEFT, MISMATCH, REFUSED, UNVERIFIABLE, VOID, Case
 from harness.plates.restore_stories import (
     RESTORES,
     changed_since_restored,
     deleted_after_restore_over,
+    restored_from_a_bomb,
     restored_from_damage,
+    restored_into_a_folder,
     restored_twice,
+    restored_with_its_headers,
+)
+from harness.plates.version_stories import (
+    VERSIONS,
+    brought_back,
+    brought_back_late,
+    marker_lost,
+    older_deleted,
+    older_hidden,
+    older_refused,
+    versioned_later,
 )
 from harness.proxy import HONOUR_BATCH_ETAGS, ignore_headers
 
 
 def story(name: str, play: object, *, versioned: bool = False) -> Case:
-    return Case(name, ends=(ENDS | RESTORES)[play], story=play, versioned=versioned)  # type: ignore[index, arg-type]
+    return Case(name, ends=(ENDS | APPROVALS | VERSIONS | RESTORES)[play], story=play, versioned=versioned)  # type: ignore[index, arg-type]
 
 
 def unlisted(_: sop_policy.SopRun) -> sop_policy.SopRun:
@@ -128,6 +144,12 @@ CASES = (
         at_first_delete=overwrite_last,
         rules=at("delete", ONE_ERROR, ignore_headers("if-match")),
     ),
+    Case(
+        "F20 past every look, and the store has no DeleteObjects",
+        (LEFT,),
+        at_first_delete=overwrite_last,
+        rules=no_batches,
+    ),
     Case("F21 a new object between listing and reading", (MISMATCH,), after_listing=add),
     Case("F21 a new object after the reading", (MISMATCH,), after_reading=add),
     Case("F21 a new object after the proof", (VOID,), after_proof=add),
@@ -142,10 +164,24 @@ CASES = (
         rules=lambda _: {"plan": [CUT_VERSIONS], "verify": [CUT_VERSIONS]},
     ),
     Case(
+<<<<<<< HEAD
         "F22 the listing of a bucket without versions is cut short, and says that it is whole",
         (REFUSED,),
         rules=lambda _: {"plan": [CUT_CURRENT], "verify": [CUT_CURRENT]},
     ),
+=======
+        "F22 the listing of current objects is cut short, and says that it is whole",
+        (REFUSED,),
+        versioned=True,
+        rules=lambda _: {"plan": [CUT_CURRENT], "verify": [CUT_CURRENT]},
+    ),
+    Case(
+        "F22 the listing of versions goes on, and does not say where",
+        (UNVERIFIABLE,),
+        versioned=True,
+        rules=at("verify", NO_MARKER),
+    ),
+>>>>>>> wt-a5
     Case("F23 an object changed between listing and reading", (REFUSED,), after_listing=overwrite),
     Case("F23 an object changed while others were read", (REFUSED, MISMATCH), while_reading=overwrite),
     Case("F23 an object changed after it was read", (MISMATCH,), after_reading=overwrite),
@@ -205,14 +241,19 @@ CASES = (
     story("two measurements of one plate id", two_measurements),
     story("one damaged plate of a batch", one_of_a_batch),
     story("an archive of that name exists", existing_archive),
+    story("archived twice, and the store has two ETags for one upload", archived_again),
     story("an archived-class source", cold_source),
     story("the procedure's own tarball, one flipped bit", script_tarball),
     story("the procedure's own tarball, whole", whole_script_tarball),
     # The store copies
     *(Case(name, ends=ends, story=play) for name, play, ends in COPIES),
+    # At rest after the deletion
+    *(Case(name, ends=ends, story=play) for name, play, ends in DRILLS),
     # Approvals
     Case("F34 the tarball is replaced after the approval", (VOID,), files=even, after_approval=contents_swapped),
     story("F34 an approval of another plate", proof_of_another),
+    story("F34 an approval of one plate for the deletion of another", digest_of_another),
+    story("F34 a proof of too long ago", old_proof),
     story("F34 deleted, restored, and deleted again with the first approval", restored),
     story("F34 a manifest is replaced after the approval", other_manifest),
     story("F34 archived anew after the approval", stale_answer),
@@ -223,6 +264,9 @@ CASES = (
     story("restored twice, with an empty object and one in parts", restored_twice),
     story("an image is rewritten after a restore, and restored again", changed_since_restored),
     story("restored from a tarball with a flipped bit", restored_from_damage),
+    story("restored from a bomb of the tarball's size", restored_from_a_bomb),
+    story("restored with metadata, content type and tags", restored_with_its_headers),
+    story("restored into a folder that cannot take two files", restored_into_a_folder),
     story("restored over, changed, and deleted by the proof of before", deleted_after_restore_over),
     # Crashes of the deletion
     Case("F36 a crash in the middle of a deletion", (DELETED,), crash=True),
@@ -231,6 +275,7 @@ CASES = (
     story("F36 a crash between markers and their ids", marker_lost, versioned=True),
     story("older versions, and an order that does not speak of them", older_refused, versioned=True),
     story("older versions that stay hidden", older_hidden, versioned=True),
+    story("older versions that are to be deleted, too", older_deleted, versioned=True),
     story("a bucket that was versioned after the upload", versioned_later),
     story("a marked object is brought back before the purge", brought_back, versioned=True),
     story("a marked object is brought back while the purge runs", brought_back_late, versioned=True),

@@ -13,7 +13,7 @@ from typing import Any
 from harness.plates.fault_judge import Files
 from harness.plates.fault_table import Draw, Live, few_files
 from harness.plates.servers import PROJECT, noise, plate
-from harness.proxy import RuleDict, peculiarity, refuse
+from harness.proxy import Answer, Call, Forward, RuleDict, call, peculiarity, refuse
 from include.core.journal import FileJournal, PartJournal
 from include.plates.models import Plate
 
@@ -131,8 +131,24 @@ CUT_UPLOAD = peculiarity("cut_body", method="PUT", path=r"\.tar\.gz$")
 FORGOTTEN_PART = peculiarity("forget_part", method="POST", query="uploadId=")
 CUT_CURRENT = peculiarity("cut_listing", method="GET", query="list-type=2.*images(%2F|/)", element="Contents", keep=1)
 CUT_VERSIONS = peculiarity("cut_listing", method="GET", query="^versions", element="Version", keep=3)
+CUT_CURRENT = peculiarity("cut_listing", method="GET", query="list-type=", element="Contents", keep=3)
 ONE_ERROR = peculiarity("fail_one_key", method="POST", query="^delete", times=1)
 SOME_FAIL = peculiarity("fail_one_key", method="POST", query="^delete")
+
+
+def _goes_on(request: Call, forward: Forward) -> Answer:
+    answer = forward(request)
+    answer.body = answer.content().replace(b"<IsTruncated>false", b"<IsTruncated>true")
+    return answer
+
+
+NO_MARKER = call(_goes_on, method="GET", query="^versions")
+
+
+def no_batches(draw: Draw) -> dict[str, list[RuleDict]]:
+    """DeleteObjects is answered 501 or 400."""
+    status, code = draw.choice([(501, "NotImplemented"), (400, "InvalidRequest")])
+    return {"delete": [refuse("POST", None, status, code, query="^delete")]}
 
 
 class FullDisk(PartJournal):

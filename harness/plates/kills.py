@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from harness.plates.fault_table import ALL
 from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
 from harness.plates.simulated import simulated
 from harness.proxy import Answer, Call, ConnectionDropped, Forward, Front, call, proxied
-from include.plates.models import MIB
+from include.plates.models import MIB, ArchiveSettings
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGES = f"projects/{PROJECT}/{BATCH}/images/20586/Images/"
@@ -59,8 +59,9 @@ def command(bench: Bench, name: str, *more: str) -> list[str]:
     return [sys.executable, "-m", "include.plates", name, *ids, *place, *more]
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+def environment(state: Path) -> dict[str, str]:
+    """`state`: where the commands keep what must outlive them."""
+    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(state)}
 
 
 @dataclass
@@ -77,7 +78,11 @@ class Target:
         """Lets it end; whether with status 0. Raises AssertionError where it broke."""
         began, before = time.monotonic(), len(self.front.requests)
         done = subprocess.run(
-            command(self.bench, *arguments), env=environment(), cwd=ROOT, capture_output=True, check=False
+            command(self.bench, *arguments),
+            env=environment(self.bench.journals),
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
         )
         if done.returncode not in (0, 1, 3):
             raise AssertionError(done.stderr.decode()[-2000:])
@@ -88,7 +93,9 @@ class Target:
         """Starts it and kills it at a random instant; whether it was killed before it had ended."""
         at, carried_out = self.rng.randint(1, max(2, self.requests)), self.rng.random() < 0.5
         by_time = self.rng.random() < 0.3
-        process = subprocess.Popen(command(self.bench, *arguments), env=environment(), cwd=ROOT, stdout=-3, stderr=-3)
+        process = subprocess.Popen(
+            command(self.bench, *arguments), env=environment(self.bench.journals), cwd=ROOT, stdout=-3, stderr=-3
+        )
 
         def kill(request: Call, forward: Forward) -> Answer:
             if carried_out:
@@ -230,6 +237,52 @@ def kill_deleting(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
     left = bench.files.keys() & (bench.keys(bench.live) if way == "hidden" else all_keys(bench))
     told.different += bool(left) or (way == "hidden" and below not in all_keys(bench))
     return told
+
+
+def kill_restoring(bench: Bench, folder: Path, seed: int, kills: int) -> Round:
+    """A restore into a bucket and one into a folder, killed again and again, and then let through: nothing is left of them.
+
+    `different` counts restores that did not end complete, files with other bytes, partial files, and uploads with parts.
+    """
+    told, rng = Round(), random.Random(seed)
+    sizes = {"large": 17 * MIB, "small": MIB // 4, "empty": 0}
+    files = {f"{IMAGES}{name}": servers.noise((seed, name), size) for name, size in sizes.items()}
+    bench.settings = ArchiveSettings(compression="none", part_bytes=5 * MIB, volume_bytes=1 << 30)
+    bench.put(files)
+    run(bench.archive_it(run(bench.plan(plate()))))
+    for to in (f"s3://{bench.live}/back", str(folder / "back")):
+        with target(bench, rng) as one:
+            told.different += not one.finish("restore", "--to", f"{to}-undisturbed")
+            for _ in range(-(-kills // 2)):
+                told_kill(told, one, "restore", "--to", to)
+                told.different += wrongly_there(bench, folder, files)
+            told_end(told, one, "restore", "--to", to)
+    there = restored_in(bench, folder)
+    told.different += sum(
+        there.get(f"{place}/{key}") != data for key, data in files.items() for place in ("s3", "folder")
+    )
+    told.different += len(list((folder / "back").rglob(".waybill-*"))) + uploads_with_parts(bench)
+    return told
+
+
+def restored_in(bench: Bench, folder: Path) -> dict[str, bytes]:
+    """What lies at both targets, under the names that it is to have."""
+    keys = [key for key in bench.keys(bench.live) if key.startswith("back/")]
+    found = {f"s3/{key.removeprefix('back/')}": bench.get(key, bench.live) for key in keys}
+    paths = [path for path in (folder / "back").rglob("*") if path.is_file() and not path.name.startswith(".waybill-")]
+    return found | {f"folder/{path.relative_to(folder / 'back')}": path.read_bytes() for path in paths}
+
+
+def wrongly_there(bench: Bench, folder: Path, files: Mapping[str, bytes]) -> int:
+    """Files that are visible under their name, and do not hold their bytes."""
+    return sum(data != files[name.split("/", 1)[1]] for name, data in restored_in(bench, folder).items())
+
+
+def uploads_with_parts(bench: Bench) -> int:
+    """Multipart uploads whose parts would be paid for: one that was killed before its first part holds nothing."""
+    uploads = bench.client.list_multipart_uploads(Bucket=bench.live).get("Uploads", [])
+    where = [{"Bucket": bench.live, "Key": row["Key"], "UploadId": row["UploadId"]} for row in uploads]
+    return sum(bool(bench.client.list_parts(**one).get("Parts")) for one in where)
 
 
 def came_to_light(bench: Bench, key: str) -> bool:

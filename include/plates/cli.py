@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import functools
 import importlib
 import json
@@ -26,7 +27,7 @@ from include.core.journal import journals_in
 from include.core.patience import Patience
 from include.core.progress import OnProgress
 from include.plates.exit_status import NOT_YET, PROBLEM, status_of, status_of_outcome
-from include.plates.journal_place import journal_folder
+from include.plates.journal_place import journal_folder, restores_folder
 from include.plates.layout import PRESETS, check_layout, disambiguate, layout_faults, plates_from_csv
 from include.plates.models import (
     GIB,
@@ -229,8 +230,7 @@ async def restore_files(options: Options) -> int:
             return max(status, 0 if all(state.status.value == "ready" for state in states) else NOT_YET)
         if not manifests and not without:
             return status
-        sink = _sink(options, access)
-        with screen.bars() as report:
+        with _sink(options, access) as sink, screen.bars() as report:
             for tarball in without:
                 seen = await inspect(tarball, cold, on_progress=report)
                 manifests.append(seen.manifest)
@@ -447,16 +447,20 @@ def _read_plates(options: Options) -> list[Plate]:
     return disambiguate([Plate(plate_id=options.plate_id, plate_id_full=full, **ids)])
 
 
-def _sink(options: Options, access: S3Access) -> Sink:
+@contextlib.contextmanager
+def _sink(options: Options, access: S3Access) -> Iterator[Sink]:
     from include.plates.restore_target import BucketSink, FolderSink
+    from include.plates.restore_uploads import uploads_in
 
     if not options.to:
         raise RequestError("give --to: a folder, or s3://bucket/prefix")
     parts = urlsplit(options.to)
     if parts.scheme == "s3":
         prefix = parts.path.strip("/")  # `s3://b/back` means a folder: back/projects/..., not backprojects/...
-        return BucketSink(access.bucket(parts.netloc), f"{prefix}/" if prefix else "")
-    return FolderSink(Path(options.to))
+        with uploads_in(restores_folder(parts.netloc, options.endpoint_url)) as uploads:
+            yield BucketSink(access.bucket(parts.netloc), f"{prefix}/" if prefix else "", uploads=uploads)
+    else:
+        yield FolderSink(Path(options.to))
 
 
 def _show_plans(options: Options, plans: Sequence[PlatePlan]) -> None:

@@ -22,10 +22,19 @@ def state_folder(environment: Mapping[str, str] = os.environ) -> Path:
     return (given if given.is_absolute() else Path.home() / ".local" / "state") / "waybill" / "plates"
 
 
+def restores_folder(bucket: str, endpoint_url: str | None) -> Path:
+    """Where restores into a bucket write down which uploads they have under way."""
+    return state_folder() / "restores" / _place(bucket, endpoint_url)
+
+
+def _place(bucket: str, endpoint_url: str | None) -> str:
+    host = urlsplit(endpoint_url).netloc if endpoint_url else "aws"
+    return re.sub(r"[^A-Za-z0-9.-]", "_", f"{host}_{bucket}")
+
+
 def journal_folder(bucket: str, endpoint_url: str | None, say: Callable[[str], object]) -> Path:
     """The folder of an archive bucket. Journals that an earlier release left in the working directory are taken over."""
-    host = urlsplit(endpoint_url).netloc if endpoint_url else "aws"
-    folder = state_folder() / re.sub(r"[^A-Za-z0-9.-]", "_", f"{host}_{bucket}")
+    folder = state_folder() / _place(bucket, endpoint_url)
     if OLD_PLACE.is_dir():
         for old in sorted(OLD_PLACE.iterdir()):
             if not (folder / old.name).exists():

@@ -13,8 +13,9 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -63,7 +64,7 @@ def _create(partial: Path, path: Path) -> int | None:
             if _remove_dead(partial):
                 continue
             break
-        locked = _lock(descriptor)
+        locked = lock(descriptor)
         if locked and _names(partial, descriptor):
             return descriptor
         if locked is None:
@@ -74,8 +75,8 @@ def _create(partial: Path, path: Path) -> int | None:
     raise ConflictingRequest(f"{path}: another restore writes this file at this moment; nothing was changed")
 
 
-def _lock(descriptor: int) -> bool | None:
-    """False: somebody holds the lock. None: there are no locks here."""
+def lock(descriptor: int) -> bool | None:
+    """Takes the lock of an open file. False: somebody holds it. None: there are no locks here."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -101,7 +102,7 @@ def _remove_dead(partial: Path) -> bool:
     except FileNotFoundError:
         return True
     try:
-        if not _lock(descriptor):
+        if not lock(descriptor):
             return False
         if _names(partial, descriptor):
             partial.unlink(missing_ok=True)
@@ -119,6 +120,36 @@ def remove_dead_in(folder: Path) -> None:
                 _remove_dead(partial)
 
 
+def finish_naming(path: Path, is_whole: Callable[[Path], bool]) -> None:
+    """Ends what a restore died in after it had taken the name by an empty file, and before its file was there.
+
+    The proof: beside the empty file lies a partial file of this very target that no living restore holds, older than the
+    empty file, and `is_whole` finds all of the target's bytes in it. An empty file without that is somebody's own.
+    """
+    partial = partial_of(path)
+    try:
+        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if lock(descriptor) and _names(partial, descriptor) and _took_the_name(path, descriptor) and is_whole(partial):
+            partial.replace(path)
+    finally:
+        os.close(descriptor)
+
+
+def _took_the_name(path: Path, partial: int) -> bool:
+    try:
+        there, written = path.lstat(), os.fstat(partial)
+    except FileNotFoundError:
+        return False
+    return (
+        stat.S_ISREG(there.st_mode)
+        and there.st_size == 0 < written.st_size
+        and written.st_ctime_ns <= there.st_ctime_ns
+    )
+
+
 def give_name(partial: Path, path: Path) -> None:
     """Gives the finished file its name. Raises FileExistsError where something has it: unlike rename, none of these replaces."""
     try:
@@ -129,7 +160,7 @@ def give_name(partial: Path, path: Path) -> None:
             raise
     if _rename_noreplace(partial, path):
         return
-    # Neither links nor such a rename: the name is taken by an empty file first.
+    # Neither links nor such a rename: the name is taken by an empty file first (finish_naming, should we die here).
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     try:
         partial.replace(path)

@@ -17,7 +17,8 @@ from typing import IO, Any, Protocol
 
 from include.core.errors import AuthError, RemoteError, RequestError
 from include.plates.models import MIB, ManifestMember
-from include.plates.partial_files import give_name, partial_file, remove_dead_in
+from include.plates.partial_files import finish_naming, give_name, partial_file, remove_dead_in
+from include.plates.restore_uploads import RestoreUploads
 from include.plates.same_bytes import agrees, digester_for, same_bytes
 from include.s3.bucket import Bucket
 from include.s3.errors import ConcurrentWriter, ObjectExists, PreconditionFailed
@@ -68,6 +69,8 @@ class FolderSink:
 
     async def existing(self, member: ManifestMember) -> bool | None:
         path = self._path(member)
+        if member.size and path.is_file():
+            await asyncio.to_thread(finish_naming, path, lambda partial: _same_file(partial, member))
         if path.parent not in self._seen:
             self._seen.add(path.parent)
             await asyncio.to_thread(remove_dead_in, path.parent)
@@ -122,18 +125,29 @@ class BucketSink:
     """Objects in a bucket, at their own keys or below another prefix, with the headers that they had.
 
     What the store refuses of these (tags without the right to set them, a storage class it does not have) is left out
-    and told, not fatal.
+    and told, not fatal. Without `uploads` a killed restore leaves its multipart uploads to the bucket's lifecycle rule.
     """
 
-    def __init__(self, bucket: Bucket, prefix: str = ""):
+    def __init__(self, bucket: Bucket, prefix: str = "", *, uploads: RestoreUploads | None = None):
         self._bucket = bucket
         self._prefix = prefix
+        self._uploads = uploads
         self._refused: set[str] = set()
+        self._aborted: asyncio.Task[None] | None = None
 
     def _key(self, member: ManifestMember) -> str:
         return self._prefix + (member.key or "")
 
+    async def _without_what_was_left(self) -> None:
+        """Once, before the first look: what killed restores have left is aborted."""
+        if self._uploads is None:
+            return
+        if self._aborted is None:
+            self._aborted = asyncio.create_task(self._uploads.abort_left(self._bucket))
+        await self._aborted
+
     async def existing(self, member: ManifestMember) -> bool | None:
+        await self._without_what_was_left()
         there = await self._bucket.head(self._key(member))
         if there is None:
             return None
@@ -154,6 +168,8 @@ class BucketSink:
 
         async def begin(extra: dict[str, Any]) -> None:
             await upload.begin(**extra)
+            if self._uploads is not None:
+                await self._uploads.begun(key, upload.upload_id or "")
 
         try:
             note = await self._with_headers(member, begin)
@@ -165,6 +181,8 @@ class BucketSink:
         except BaseException:
             await asyncio.shield(upload.abort())
             raise
+        if self._uploads is not None:
+            await self._uploads.completed(upload.upload_id or "")
         return note
 
     async def _with_headers(self, member: ManifestMember, send: Callable[[dict[str, Any]], Awaitable[None]]) -> str:

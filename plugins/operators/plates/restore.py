@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Context
+from hooks.waybill import journals
 from operators.plates.base import PlateOperator, progress_log, store_of
 from operators.plates.restore_plan import restore_request, wanted_of
 
@@ -20,6 +21,7 @@ from include.plates.restore import (
     select,
 )
 from include.plates.restore_target import BucketSink
+from include.plates.restore_uploads import RestoreUploads
 from include.plates.script_archive import inspect
 
 
@@ -39,9 +41,12 @@ class PlateRestoreOperator(PlateOperator):
                 left_out = [f"{one.tarball.key}: {reason}" for one in seen for reason in one.left_out]
                 manifests = [*wanted.manifests, *(one.manifest for one in seen)]
                 wanted = select(manifests, parts=request.parts, files=request.files)
+            journal = journals("restore", request.bucket)(self.plate["plate"])
             report = await restore(
                 wanted,
-                BucketSink(access.bucket(request.bucket), request.to_prefix),
+                BucketSink(
+                    access.bucket(request.bucket), request.to_prefix, uploads=RestoreUploads(journal, [journal])
+                ),
                 archive=archive,
                 overwrite=request.overwrite,
                 on_progress=progress_log(self.log.info),

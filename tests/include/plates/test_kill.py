@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from harness.plates.bench import Bench
-from harness.plates.kills import WAYS, Round, kill_archiving, kill_copying, kill_deleting, kill_verifying
+from harness.plates.kills import (
+    WAYS,
+    Round,
+    kill_archiving,
+    kill_copying,
+    kill_deleting,
+    kill_restoring,
+    kill_verifying,
+)
 
 
 def test_a_killed_archive_ends_in_the_same_bytes_and_sends_no_finished_part_again(bench: Bench, tmp_path: Path):
@@ -25,7 +33,12 @@ def test_a_killed_verification_changes_nothing(bench: Bench, tmp_path: Path):
     assert told.kills and told == Round(kills=told.kills)
 
 
-@pytest.mark.parametrize("way", ["plain", "markers", "hidden"])
+@pytest.mark.parametrize("way", ["plain", "markers", "hidden", "older"])
 def test_a_killed_deletion_ends_and_deletes_nothing_unproved(way: str, bench: Bench, tmp_path: Path):
     told = kill_deleting(bench, tmp_path, seed=WAYS.index(way), kills=2)
+    assert told.kills and told == Round(kills=told.kills)
+
+
+def test_a_killed_restore_ends_right_and_leaves_no_partial_file_and_no_upload(bench: Bench, tmp_path: Path):
+    told = kill_restoring(bench, tmp_path, seed=3, kills=4)
     assert told.kills and told == Round(kills=told.kills)

@@ -111,14 +111,20 @@ def test_a_folder_restore_can_be_repeated(bench: Bench, tmp_path: Path):
 # What a killed restore leaves
 
 KILLED = """
-import os, signal, sys
+import errno, os, signal, sys
 from pathlib import Path
+from include.plates import partial_files
 from include.plates.partial_files import give_name, partial_file
 target = Path(sys.argv[1])
+def no_links(*_, **__):
+    raise OSError(errno.EPERM, "no links")
+if sys.argv[2] == "name taken":
+    os.link, partial_files._rename_noreplace = no_links, lambda *_: False
+    Path.replace = lambda *_: (print("writing", flush=True), os.kill(os.getpid(), signal.SIGKILL))
 with partial_file(target) as (file, partial):
     file.write(b"half of it")
     file.flush()
-    if sys.argv[2] == "named":
+    if sys.argv[2] in ("named", "name taken"):
         give_name(partial, target)
     print("writing", flush=True)
     if sys.argv[2] == "living":
@@ -128,7 +134,7 @@ with partial_file(target) as (file, partial):
 
 
 def other_restore(target: Path, how: str) -> subprocess.Popen[str]:
-    """Another process that has begun to write a file; "killed" and "named" are dead when this returns."""
+    """Another process that has begun to write a file; all but "living" are dead when this returns."""
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(target), how], **pipes)
     assert process.stdout is not None and process.stdout.readline() == "writing\n"
@@ -138,17 +144,37 @@ def other_restore(target: Path, how: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("how", ["killed", "named"])
+@pytest.mark.parametrize("how", ["killed", "named", "name taken"])
 def test_what_a_killed_restore_left_is_removed_by_the_next(how: str, overwrite: bool, bench: Bench, tmp_path: Path):
-    """Named: killed between giving the file its name and removing the other one, of the same inode."""
+    """Named: killed between giving the file its name and removing the other one, of the same inode. Name taken: killed
+    with an empty file in the place of the name, where there are neither links nor a rename that replaces nothing."""
     name = "big.tiff"
-    one = archived(bench, **{name: b"half of it" if how == "named" else noise("big", 50_000)})
+    one = archived(bench, **{name: noise("big", 50_000) if how == "killed" else b"half of it"})
     target = tmp_path / IMAGES / name
     target.parent.mkdir(parents=True)
     other_restore(target, how).communicate()
-    assert partial_of(target).exists()
+    assert partial_of(target).exists() and target.exists() == (how != "killed")
+    assert how != "name taken" or target.read_bytes() == b""
     assert back(bench, one, FolderSink(tmp_path), overwrite=overwrite).complete
     assert files_in(tmp_path) == bench.files and not list(tmp_path.rglob(LEFT))
+
+
+@pytest.mark.parametrize("left", ["nothing", "a half", "all, and older than the empty file's own"])
+def test_an_empty_file_that_no_restore_has_put_there_is_not_replaced(left: str, bench: Bench, tmp_path: Path):
+    data = noise("big", 50_000)
+    one = archived(bench, **{"big.tiff": data})
+    target = tmp_path / IMAGES / "big.tiff"
+    target.parent.mkdir(parents=True)
+    if left != "a half":
+        target.touch()
+    if left != "nothing":
+        with partial_of(target).open("wb") as file:
+            file.write(data if left.startswith("all") else data[:1000])
+    if left == "a half":
+        target.touch()
+    report = back(bench, one, FolderSink(tmp_path))
+    assert [f.key for f in report.files if f.result is Restored.REFUSED] == [f"{IMAGES}big.tiff"]
+    assert target.read_bytes() == b"" and not list(tmp_path.rglob(LEFT))
 
 
 def test_a_dead_partial_file_is_never_written_into(tmp_path: Path):
