@@ -164,12 +164,11 @@ CASES = (
         rules=lambda _: {"plan": [CUT_VERSIONS], "verify": [CUT_VERSIONS]},
     ),
     Case(
-<<<<<<< HEAD
         "F22 the listing of a bucket without versions is cut short, and says that it is whole",
         (REFUSED,),
         rules=lambda _: {"plan": [CUT_CURRENT], "verify": [CUT_CURRENT]},
     ),
-=======
+    Case(
         "F22 the listing of current objects is cut short, and says that it is whole",
         (REFUSED,),
         versioned=True,
@@ -181,7 +180,6 @@ CASES = (
         versioned=True,
         rules=at("verify", NO_MARKER),
     ),
->>>>>>> wt-a5
     Case("F23 an object changed between listing and reading", (REFUSED,), after_listing=overwrite),
     Case("F23 an object changed while others were read", (REFUSED, MISMATCH), while_reading=overwrite),
     Case("F23 an object changed after it was read", (MISMATCH,), after_reading=overwrite),
