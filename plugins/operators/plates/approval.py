@@ -60,7 +60,7 @@ async def look_again(
 
     A plate whose deletion has begun (and whose approval is asked or read again) differs by our own doing, and goes on.
     """
-    async with AwsHook(aws_conn_id).access() as access:
+    async with AwsHook(aws_conn_id).access(patience_minutes=request.store_patience) as access:
         found = await map_concurrently(list(plates), lambda plate: _look(request, plate, access), _PLATES_AT_ONCE)
     pairs = list(zip(plates, found, strict=True))
     kept = {plate.label: one for plate, one in pairs if isinstance(one, str)}
