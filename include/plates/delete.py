@@ -25,7 +25,17 @@ from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.layout import fill
 from include.plates.manifest import decode_manifest
 from include.plates.measurements import shared_parts
-from include.plates.models import DeleteOrder, Frozen, Level, ManifestMember, Outcome, Phase, Retention, Verdict
+from include.plates.models import (
+    PROOF_DAYS,
+    DeleteOrder,
+    Frozen,
+    Level,
+    ManifestMember,
+    Outcome,
+    Phase,
+    Retention,
+    Verdict,
+)
 from include.s3.bucket import Bucket, KeyVersion, ListedObject
 from include.s3.condition_probe import detect_conditional_delete, removed
 from include.s3.guarded_delete import (
@@ -42,7 +52,6 @@ from include.s3.guarded_delete import (
 )
 
 _DAY = 86_400.0
-PROOF_DAYS = 30.0  # how long what was read back counts; the time to undo comes on top
 _PROBE = b"Waybill asks whether this store honours conditional deletes.\n"
 
 

@@ -10,6 +10,7 @@ Longer than 120 lines: question and gate compare the same things, and stand toge
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,7 @@ from include.core.concurrency import map_concurrently
 from include.core.errors import VerificationError, WaybillError
 from include.core.questions import Question, Record
 from include.core.receipt import Receipt
-from include.plates.approval import Proved, body, digest_of, subject
+from include.plates.approval import Proved, body, days_to_answer, digest_of, subject
 from include.plates.compare import changes
 from include.plates.delete import PartPreview, preview, refuses_older
 from include.plates.models import Outcome, Verdict
@@ -110,7 +111,7 @@ class PlateApprovalOperator(ApprovalOperator):
             subject(request, plates),
             body(request, plates, changed),
             digest_of(request, plates),
-            request.approval_days,
+            days_to_answer(request, plates, time.time()),
             about={"plates": [plate.label for plate in plates], "parts": _rows_of(plates)},
             silence="nothing is deleted",
         )

@@ -14,7 +14,7 @@ from harness.plates.servers import ENVIRONMENT, plate, plate_files
 from harness.proxy import proxied
 from include.core.errors import VerificationError
 from include.plates.compare import changes
-from include.plates.delete import PROOF_DAYS
+from include.plates.models import PROOF_DAYS
 from include.plates.errors import ApprovalVoid
 from include.plates.models import Outcome
 from tests.include.plates.test_archive import IMAGES, through
