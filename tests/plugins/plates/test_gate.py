@@ -382,7 +382,7 @@ def test_a_question_stands_no_longer_than_the_oldest_proof_counts(store: Store, 
 def test_nothing_is_asked_where_a_proof_does_not_count_any_more(store: Store):
     run, _ = proved(store, "20585", "20586")
     aged(store, "002_20586", 31)
-    with pytest.raises(VerificationError, match="31 days old, and a proof counts 30 days.*Clear verify"):
+    with pytest.raises(VerificationError, match=r"31 days old, and a proof counts 30 days.*Clear verify"):
         run.execute(PlateApprovalOperator(task_id="approval"))
 
 
