@@ -127,5 +127,5 @@ def test_what_the_store_does_not_remove_fails_with_the_right_that_is_needed(
         return [PIECE]
 
     monkeypatch.setattr("include.s3.staging_sweep.remove", left)
-    with pytest.raises(VerificationError, match="did not remove .*Waybill needs s3:DeleteObject"):
+    with pytest.raises(VerificationError, match=r"did not remove .*Waybill needs s3:DeleteObject"):
         execute(SweepStagingOperator)
