@@ -19,6 +19,7 @@ from rehearsal.stack import Stack
 from tests.airflow.conftest import HANG
 
 pytestmark = [pytest.mark.airflow, HANG]
+MAINTENANCE = "waybill_maintenance"
 ROTTEN, SOUND = plates.plate_ids(2)
 
 
@@ -42,7 +43,7 @@ def archive(stack: Stack, tmp_path: Path) -> Any:
     bench.access.close()
 
 
-def test_a_drill_finds_planted_rot_and_makes_the_index_that_the_page_reads(stack: Stack, archive: Bench):
+def test_a_drill_finds_planted_rot_and_the_page_finds_files_by_the_index(stack: Stack, archive: Bench):
     api = stack.api
     api.unpause(plates.DRILL)
     run_id = api.trigger(plates.DRILL, {"plates": 2, "seed": "here"}).run_id
@@ -55,7 +56,22 @@ def test_a_drill_finds_planted_rot_and_makes_the_index_that_the_page_reads(stack
     assert api.xcom(plates.DRILL, run_id, "plan", "cost")["STANDARD"]["tarballs"] == 4
     drills = [task for task in api.task_instances(plates.DRILL, run_id) if task.task_id == "drill"]
     assert sorted(str(task.state) for task in drills) == ["failed", "success"]
+    assert f"_{SOUND}_backend.tar.gz" in page_of(stack, f"{SOUND}.sqlite")
+
+    api.unpause(MAINTENANCE)
+    run_id = api.trigger(MAINTENANCE, {}).run_id
+    for task_id in ("index_archives", "sweep_staging"):
+        assert api.wait_task(MAINTENANCE, run_id, task_id, 120).state == "success"
+    api.pause(MAINTENANCE)
+    assert "read back and sound" in page_of(stack, f"{SOUND}.sqlite"), (
+        "the index knows the proofs that the drill renewed"
+    )
+
+
+def page_of(stack: Stack, name: str) -> str:
+    """The page that finds archived files, as uli sees it."""
     bearer = {"Authorization": f"Bearer {stack.api_as('uli').token()}"}
     where = f"{stack.address}/waybill/where/{plates.DRILL}"
-    page = httpx.get(where, params={"name": f"{SOUND}.sqlite"}, headers=bearer, timeout=60, trust_env=False)
-    assert page.status_code == 200 and f"_{SOUND}_backend.tar.gz" in page.text and "read back and sound" in page.text
+    answer = httpx.get(where, params={"name": name}, headers=bearer, timeout=60, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.text
