@@ -1,7 +1,8 @@
 """The durable journal of an upload or a deletion: append a line, and after a crash read every whole line back.
 
 Invariant: a line is durable when `append` returns (fsync), and a torn last line, which a crash leaves, is cut
-off on loading. Give each volume and each plate's deletion a journal of its own; two processes must not share one.
+off on loading. Give each volume and each plate's deletion a journal of its own; two processes must not share one at the same
+time (the command line holds a lock, include/plates/journal_place.py; in Airflow the ledger sees to it).
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from include.core.journal import journals_in
 from include.core.patience import Patience
 from include.core.progress import OnProgress
 from include.plates.exit_status import NOT_YET, PROBLEM, status_of, status_of_outcome
-from include.plates.journal_place import journal_folder, restores_folder
-from include.plates.layout import PRESETS, check_layout, disambiguate, layout_faults, plates_from_csv
+from include.plates.journal_place import alone_with, journal_folder, restores_folder
+from include.plates.layout import PRESETS, check_layout, disambiguate, layout_faults, plates_from_csv, tag_of
 from include.plates.models import (
     GIB,
     MIB,
@@ -156,9 +156,11 @@ async def _plan_and_archive(
 async def _archive(options: Options, planned: PlatePlan, access: S3Access, report: OnProgress) -> ArchiveResult:
     from include.plates.archive import archive_plate
 
-    journals = journals_in(_journal(options) / planned.tag)
+    folder = _journal(options)
+    journals = journals_in(folder / planned.tag)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-    return await archive_plate(planned, source=source, archive=cold, journal_for=journals, on_progress=report)
+    with alone_with(planned.tag, folder):
+        return await archive_plate(planned, source=source, archive=cold, journal_for=journals, on_progress=report)
 
 
 async def verify(options: Options) -> int:
@@ -267,10 +269,12 @@ async def delete(options: Options) -> int:
     async with _access(options) as access:
         source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
         journals = journals_in(_journal(options))
-        verdict = await _proof(plate, layout, access, options)
-        with screen.bars() as report:
+        with alone_with(tag_of(layout, plate), _journal(options)):
+            verdict = await _proof(plate, layout, access, options)
             journal = journals(f"{verdict.tag}_delete")
-            done = await delete_plate(verdict, order, source=source, archive=cold, journal=journal, on_progress=report)
+            ways: dict[str, Any] = {"source": source, "archive": cold, "journal": journal}
+            with screen.bars() as report:
+                done = await delete_plate(verdict, order, on_progress=report, **ways)
     _show(
         options,
         [done],

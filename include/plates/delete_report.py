@@ -133,8 +133,12 @@ async def looked_after(
 
 
 def is_not_newer(one: ListedObject, archived: ManifestMember) -> bool:
-    """The archived object itself, or one of before it."""
-    if one.version_id is not None and one.version_id == archived.version_id:
-        return True
+    """The archived object itself, or one of before it.
+
+    Times have seconds only. A version of the same second may lie below the archived one: it counts as of before, since a key
+    that comes back unsaid is worse than a new object that a person is asked to look at.
+    """
+    if one.version_id is not None:
+        return one.version_id == archived.version_id or one.modified <= archived.modified
     same = (one.etag, one.size) == (archived.etag, archived.size) and one.modified == archived.modified
     return same or one.modified < archived.modified

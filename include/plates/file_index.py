@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from include.core.errors import NotFound, RequestError, VerificationError
 from include.core.packed import in_stretches
@@ -343,8 +342,3 @@ def _split(key: str) -> tuple[str, str]:
 def tarball_base(key: str) -> str | None:
     """A tarball's key without its extension; None for anything else."""
     return next((key.removesuffix(suffix) for suffix in TARBALL_SUFFIXES if key.endswith(suffix)), None)
-
-
-def store_of(endpoint_url: str | None) -> str:
-    """What distinguishes a store from others in an index."""
-    return urlsplit(endpoint_url).netloc if endpoint_url else "aws"

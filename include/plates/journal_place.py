@@ -1,17 +1,22 @@
 """Where the command line keeps its journals: in one place for each archive bucket, wherever a command is started.
 
 Invariant: the place depends on the user, the endpoint and the bucket, never on the working directory, or a command that is
-started elsewhere would send everything again and would not know what it has begun to delete.
+started elsewhere would send everything again and would not know what it has begun to delete. One plate's journals are
+written by one command at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from include.core.errors import ConflictingRequest
+from include.plates.partial_files import lock
+from include.s3.client import store_of
 
 OLD_PLACE = Path(".waybill/plates")  # where earlier releases kept them, below the working directory
 
@@ -28,8 +33,26 @@ def restores_folder(bucket: str, endpoint_url: str | None) -> Path:
 
 
 def _place(bucket: str, endpoint_url: str | None) -> str:
-    host = urlsplit(endpoint_url).netloc if endpoint_url else "aws"
-    return re.sub(r"[^A-Za-z0-9.-]", "_", f"{host}_{bucket}")
+    return re.sub(r"[^A-Za-z0-9.-]", "_", f"{store_of(endpoint_url)}_{bucket}")
+
+
+@contextlib.contextmanager
+def alone_with(tag: str, folder: Path) -> Iterator[None]:
+    """Holds the journals of one plate for one command; a command that dies gives them back.
+
+    Raises ConflictingRequest while another holds them. A file system without locks cannot tell, so nobody is refused there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / f"{tag}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if lock(descriptor) is False:
+            raise ConflictingRequest(
+                f"{tag}: another command archives or deletes this plate at this moment (its journals lie in {folder}); nothing "
+                "was done. Wait until it has ended"
+            )
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def journal_folder(bucket: str, endpoint_url: str | None, say: Callable[[str], object]) -> Path:

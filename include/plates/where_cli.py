@@ -16,10 +16,11 @@ from urllib.parse import urlsplit
 from include.core import terminal as screen
 from include.core.errors import RequestError, WaybillError
 from include.core.text import pluralize
-from include.plates.file_index import FileIndex, Listing, store_of
+from include.plates.file_index import FileIndex, Listing
 from include.plates.journal_place import state_folder
 from include.plates.where import Answer, answer, places_of
 from include.s3.bucket import S3Access
+from include.s3.client import store_of
 
 Options = argparse.Namespace
 Prefix = tuple[str, str]

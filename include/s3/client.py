@@ -45,7 +45,14 @@ _UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "NotSupported", "501", "40
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _UNKNOWN = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId", "AuthFailure"}
 _SKEWED = {"RequestTimeTooSkewed", "RequestInTheFuture"}
-_REGION = {"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException", "301", "307"}
+_REGION = {  # a signed header is malformed only for the region in it
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "301",
+    "307",
+}
 _BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException"}
 _NOT_REPEATED = {"delete_object", "delete_objects"}  # between the look before it and its repetition anything may happen
 _READ_SECONDS, _WHOLE_READ_SECONDS = 120, 180  # without a byte; and of a read by obstore from its begin to its end
@@ -78,6 +85,7 @@ class S3Client:
         self._given_endpoint = endpoint_url
         self._request_payer = request_payer
         self._payers: dict[str, bool] = {}
+        self._regions: dict[str, str] = {}
         self.patience = patience or Patience(0)
         # Who is patient asks again anyway, and a store that hangs costs two minutes each time.
         self.client = self._client(attempts=1 if self.patience.seconds else 6)
@@ -107,9 +115,17 @@ class S3Client:
             s3={"addressing_style": style, "payload_signing_enabled": False},
         )
         client = self._session.client("s3", endpoint_url=self._given_endpoint, region_name=self._region, config=config)
+        client.meta.events.register("needs-retry.s3", self._note_region)
         if self._request_payer:
             client.meta.events.register("before-sign.s3", _agree_to_pay)
         return client
+
+    def _note_region(self, *, request_dict: Mapping[str, Any], response: Any, **_: Any) -> None:
+        """Keeps the region that an answer names. botocore follows it by itself, and does not say so."""
+        name = request_dict.get("context", {}).get("s3_redirect", {}).get("bucket")
+        region = _region_in(response[1]) if response else None
+        if name and region:
+            self._regions[str(name)] = region
 
     @property
     def endpoint(self) -> str:
@@ -231,6 +247,8 @@ class S3Client:
         return await self.patience.call(lambda: self.in_thread(self._region_of, name))
 
     def _region_of(self, name: str) -> str | None:
+        if name in self._regions:
+            return self._regions[name]
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -264,6 +282,26 @@ def _aws_host(url: str) -> bool:
     return (urlsplit(url).hostname or "").endswith(("amazonaws.com", "amazonaws.com.cn"))
 
 
+def endpoint_asked(given: str | None) -> str | None:
+    """Which endpoint a client asks: the given one, or that of the environment or the profile; None for AWS itself."""
+    if given:
+        return given
+    from botocore.configprovider import ConfiguredEndpointProvider
+    from botocore.session import get_session
+
+    session = get_session()
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    found: str | None = ConfiguredEndpointProvider(session.full_config, session.get_scoped_config(), "s3").provide()
+    return found
+
+
+def store_of(endpoint_url: str | None) -> str:
+    """What tells a store from others, wherever its endpoint was set: two stores may have buckets of one name."""
+    asked = endpoint_asked(endpoint_url)
+    return "aws" if asked is None or _aws_host(asked) else urlsplit(asked).netloc
+
+
 def region_of_environment() -> str | None:
     """The region by AWS_REGION, which the newer tools read first, or AWS_DEFAULT_REGION, which boto3 alone reads."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or None
@@ -285,7 +323,7 @@ def client_error(response: Mapping[str, Any], what: str) -> WaybillError:
     code = str(told.get("Code", ""))
     metadata = response.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0) or 0)
-    region = told.get("Region") or metadata.get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    region = _region_in(response)
     known = _identity_error(code, what, told.get("ServerTime")) or _region_error(code, what, region)
     if known is not None:
         return known
@@ -335,9 +373,20 @@ def _identity_error(code: str, what: str, server_time: str | None = None) -> Way
     return None
 
 
+def _region_in(response: Mapping[str, Any]) -> str | None:
+    """The region of the bucket, as an answer names it: by its header, by an element, or in its sentence alone."""
+    told = response.get("Error", {})
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return headers.get("x-amz-bucket-region") or told.get("Region") or _expected_in(str(told.get("Message", "")))
+
+
+def _expected_in(text: str) -> str | None:
+    found = re.search(r"expecting '([a-z0-9-]+)'", text)
+    return found[1] if found else None
+
+
 def _region_error(code: str, what: str, region: str | None) -> WaybillError | None:
-    malformed = code == "AuthorizationHeaderMalformed" or (code == "400" and region)
-    if code not in _REGION and not (malformed and region):
+    if code not in _REGION and not (code == "400" and region):
         return None
     return _other_region(code, what, region)
 
@@ -365,7 +414,7 @@ def obstore_error(error: Exception, what: str) -> WaybillError:
     code, region, time = (_element(name, text) for name in ("Code", "Region", "ServerTime"))
     if code is None and "redirect without LOCATION" in text:
         code = "301"
-    known = _identity_error(code or "", what, time) or _region_error(code or "", what, region)
+    known = _identity_error(code or "", what, time) or _region_error(code or "", what, region or _expected_in(text))
     if known is not None:
         return known
     if code == "NoSuchBucket":

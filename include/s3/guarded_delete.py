@@ -282,7 +282,21 @@ class Deleter:
         if self._guard is DeleteGuard.PURGE:
             looked = await map_concurrently(targets, self._not_below_a_marker, _CONCURRENCY)
         free = [target for target, kept in zip(targets, looked, strict=True) if kept is None]
-        return [*(kept for kept in looked if kept is not None), *await self._by_version(free, resumed=resumed)]
+        ended = await self._by_version(free, resumed=resumed)
+        if self._guard is DeleteGuard.PURGE:
+            ended = await self._seen_gone(ended)
+        return [*(kept for kept in looked if kept is not None), *ended]
+
+    async def _seen_gone(self, ended: Sequence[KeyOutcome]) -> list[KeyOutcome]:
+        """Looks for each version that the store calls deleted: below a marker no listing of current keys would show it."""
+
+        async def look(one: KeyOutcome) -> KeyOutcome:
+            if one.result is not Result.DELETED or not await self._source.head(one.key, one.version_id or "null"):
+                return one
+            why = "the store answered that it is deleted, and it is still there"
+            return replace(one, result=Result.FAILED, detail=why, inferred=False, freed=False)
+
+        return await map_concurrently(ended, look, _CONCURRENCY)
 
     async def _by_version(self, targets: Sequence[Target], *, resumed: bool) -> list[KeyOutcome]:
         exact = [target for target in targets if target.by_version]
@@ -342,7 +356,7 @@ class Deleter:
         marked = {one.identity: one for one in covered if one.result is Result.DELETED and not one.freed}
         hidden = [target for target in over if target.identity in marked]
         # The intent to end these versions is journaled, and they were seen under their markers: gone means by us.
-        ended = await self._by_version(hidden, resumed=True)
+        ended = await self._seen_gone(await self._by_version(hidden, resumed=True))
         return [
             *await self._by_version(bare, resumed=resumed),
             *(one for one in covered if one.identity not in marked),
@@ -370,7 +384,7 @@ class Deleter:
         """Ends the versions that a marker still hides. S3 has no condition for it (docs/protocols/s3.md 4.5): we look before."""
         looked = await map_concurrently(targets, lambda target: self._kept(target, resumed=resumed), _CONCURRENCY)
         hidden = [target for target, kept in zip(targets, looked, strict=True) if kept is None]
-        purged = await self._by_version(hidden, resumed=resumed)
+        purged = await self._seen_gone(await self._by_version(hidden, resumed=resumed))
         return [*purged, *(kept for kept in looked if kept is not None)]
 
     async def _kept(self, target: Target, *, resumed: bool) -> KeyOutcome | None:
@@ -397,7 +411,9 @@ class Deleter:
         bare = [one for one, past in zip(marked, states, strict=True) if not past.versions]
         over = [Target(one.key, "", 0, one.marker) for one in bare]
         removed = await self._many(over, resumed=True) if over else []
-        return tuple(one.key for one in removed if one.result is Result.FAILED)
+        now = await map_concurrently(over, lambda one: self._source.past(one.key), _CONCURRENCY)
+        still = {one.key for one, past in zip(over, now, strict=True) if past.marker == one.version_id}
+        return tuple(one.key for one in removed if one.result is Result.FAILED or one.key in still)
 
 
 def _by_answer(targets: Sequence[Target], answer: Mapping[str, Any], resumed: bool) -> list[KeyOutcome]:

@@ -19,7 +19,8 @@ from hooks.aws import AwsHook
 
 from include.core.errors import RequestError
 from include.core.text import is_bare_uri
-from include.plates.file_index import FileIndex, store_of
+from include.plates.file_index import FileIndex
+from include.s3.client import store_of
 
 ARCHIVES = "waybill_archives"
 _EXAMPLE = '{"prefixes": ["s3://imaging-platform-cold/imaging_analysis/"], "index": "/srv/waybill-data/index.sqlite"}'

@@ -20,7 +20,7 @@ from include.plates.models import Outcome, Verdict
 from include.s3.guarded_delete import DeleteBatch, DeleteGuard, Outcomes, SendBatch
 from tests.include.plates.test_archive import IMAGES, through
 from tests.include.plates.test_delete import crash_after_sending, delete, order, plate_keys, proved, versions
-from tests.include.plates.test_two_phases import markers, undo
+from tests.include.plates.test_two_phases import markers, says_deleted, undo
 
 KEY = IMAGES + "Images/Index.idx.xml"
 OLD = b"<OLD/>"
@@ -117,6 +117,19 @@ def test_lost_answers_end_the_same(older: Any, method: str, query: str | None, v
     assert markers(versioned) == (1 if older == "keep_hidden" else 0), "one marker, not two"
 
 
+def test_archived_versions_that_the_store_only_says_are_gone_are_no_freed_bytes(versioned: Bench):
+    """They lie under their markers, where no listing of current keys shows them."""
+    verdict = with_older(versioned)
+    what = order(verdict, older_versions="keep_hidden")
+    with proxied(versioned.url) as front:
+        front.add(proxy.call(says_deleted))
+        report = delete(through(versioned, front), verdict, what)
+    assert KEY in report.failed and not report.complete
+    assert report.freed_bytes <= size_of(versioned) - len(versioned.files[KEY])
+    assert delete(versioned, verdict, what).failed == ()
+    assert sum(row["Key"] == KEY for row in versions(versioned)) == 2, "the archived version was ended by the next try"
+
+
 def at_the_first(method: str, key: str, happens: Callable[[], None]) -> proxy.RuleDict:
     def hook(request: proxy.Call, _: proxy.Forward) -> None:
         if proxy.key_of(request) == key and not done:
@@ -175,6 +188,21 @@ def test_what_is_current_again_is_said_and_the_deletion_is_not_complete(
     monkeypatch.setattr("include.plates.delete_report.is_not_newer", lambda one, archived: one.size == len(OLD))
     report = delete(versioned, verdict)
     assert report.current_again == (KEY,) and not report.complete and report.unknown == ()
+
+
+def test_an_older_version_of_the_same_second_is_current_again_and_no_new_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Stores give times in seconds; the listing before the deletion did not show the older version."""
+
+    async def none(*_: Any) -> list[Any]:
+        return []
+
+    with simulated(tmp_path, versioned=True) as store:
+        verdict = with_older(store.bench, 1)
+        monkeypatch.setattr("include.plates.delete.older_versions", none)
+        report = delete(store.bench, verdict)
+    assert report.current_again == (KEY,) and report.unknown == () and not report.complete
 
 
 @pytest.mark.parametrize("same_bytes", [False, True])

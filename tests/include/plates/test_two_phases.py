@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -146,3 +147,42 @@ def test_a_purge_that_crashes_goes_on_and_still_leaves_what_is_brought_back(vers
     report = delete(versioned, verdict, purge)
     assert report.changed == (back,) and report.guard == DeleteGuard.PURGE.value
     assert plate_keys(versioned) == {back} and markers(versioned) == 0
+
+
+def says_deleted(request: proxy.Call, _: proxy.Forward) -> proxy.Answer | None:
+    """A store that calls every version deleted, and deletes none."""
+    if request.method == "DELETE" and "versionId" in request.query:
+        return proxy.Answer(204)
+    if request.method != "POST" or "delete" not in request.query or b"<VersionId>" not in request.body:
+        return None
+    rows = re.findall(rb"<Key>.*?</Key>\s*<VersionId>.*?</VersionId>", request.body)
+    body = b"".join(b"<Deleted>" + row + b"</Deleted>" for row in rows)
+    return proxy.Answer(200, b"<DeleteResult>" + body + b"</DeleteResult>", "application/xml")
+
+
+def test_a_purge_that_the_store_only_says_is_done_is_not_done(versioned: Bench):
+    verdict = proved(versioned)
+    delete(versioned, verdict, order(verdict, phase="marker"))
+    with proxied(versioned.url) as front:
+        front.add(proxy.call(says_deleted))
+        report = delete(through(versioned, front), verdict, order(verdict, phase="purge"))
+    assert set(report.failed) == set(versioned.files) and not report.complete
+    assert (report.deleted, report.freed_bytes) == (0, 0)
+    assert len(versions(versioned)) == markers(versioned) == len(versioned.files)
+    assert delete(versioned, verdict, order(verdict, phase="purge")).complete, "it is tried again"
+    assert versions(versioned) == [] and markers(versioned) == 0
+
+
+def test_a_marker_that_the_store_only_says_is_removed_is_named(versioned: Bench):
+    verdict = proved(versioned)
+    delete(versioned, verdict, order(verdict, phase="marker"))
+    ids = {row["VersionId"] for row in versions(versioned)}
+
+    def of_a_marker(request: proxy.Call, forward: proxy.Forward) -> proxy.Answer | None:
+        return None if any(one.encode() in request.body for one in ids) else says_deleted(request, forward)
+
+    with proxied(versioned.url) as front:
+        front.add(proxy.call(of_a_marker))
+        report = delete(through(versioned, front), verdict, order(verdict, phase="purge"))
+    assert report.deleted == len(versioned.files) and versions(versioned) == []
+    assert set(report.left_behind) == set(versioned.files)

@@ -84,9 +84,46 @@ def test_the_region_of_a_bucket_is_found_and_used(front: Front, status: int, cod
     assert read(servers.access(front.url)) == b"234"
 
 
-def test_a_region_that_nobody_names_is_told(front: Front):
-    front.add(in_another_region(301, "PermanentRedirect", named=False))
+@pytest.mark.parametrize(("status", "code"), [(301, "PermanentRedirect"), (400, "AuthorizationHeaderMalformed")])
+def test_a_region_that_nobody_names_is_told_whatever_the_code(front: Front, status: int, code: str):
+    front.add(in_another_region(status, code, named=False))
     with pytest.raises(OtherRegion, match="another region"):
+        asyncio.run(_list(front))
+    with pytest.raises(OtherRegion):
+        asyncio.run(_read_only(front))
+
+
+def named_by(way: str) -> Any:
+    """Like `in_another_region`, named in one way only, and by refusals alone."""
+
+    def rule(request: Call, forward: Forward) -> Answer | None:
+        signed_there = f"/{HOME}/s3/" in request.headers.get("authorization", "")
+        if not request.path.startswith("/there") or signed_there:
+            return None
+        if way == "header":
+            answer = error_answer(301, "PermanentRedirect", "address it by another endpoint")
+            answer.headers["x-amz-bucket-region"] = HOME
+            return answer
+        return error_answer(400, "AuthorizationHeaderMalformed", f"the region 'us-east-1' is wrong; expecting '{HOME}'")
+
+    return rule
+
+
+async def _read_only(front: Front) -> bytes:
+    async with servers.access(front.url) as access:
+        return bytes(await access.bucket("there").read("a.tiff", 2, 3, etag=None, size=10))
+
+
+def test_a_region_that_only_a_header_names_is_used_by_reads_too(front: Front):
+    """botocore follows such a header by itself, and its own look at the bucket then succeeds without naming it."""
+    front.add(named_by("header"))
+    assert read(servers.access(front.url)) == b"234"
+
+
+def test_a_region_that_only_the_sentence_names_is_used_by_reads_and_told_by_the_rest(front: Front):
+    front.add(named_by("sentence"))
+    assert asyncio.run(_read_only(front)) == b"234"
+    with pytest.raises(OtherRegion, match=HOME):
         asyncio.run(_list(front))
 
 

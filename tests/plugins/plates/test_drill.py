@@ -22,7 +22,8 @@ from harness.plates.simulated import simulated
 from include.core.errors import RequestError, TransientError, VerificationError
 from include.core.receipt import Receipt, page
 from include.plates.drill_request import DrillRequest
-from include.plates.file_index import FileIndex, store_of
+from include.plates.file_index import FileIndex
+from include.s3.client import store_of
 from simulators.s3 import S3Simulator
 from tests.plugins.plates.conftest import Store, generic
 from tests.plugins.plates.doubles import Run

@@ -16,7 +16,8 @@ from operators.plates.upkeep import IndexArchivesOperator, SweepStagingOperator
 
 from harness.fixtures import Connect
 from include.core.errors import Forbidden, RemoteError, RequestError, VerificationError
-from include.plates.file_index import FileIndex, store_of
+from include.plates.file_index import FileIndex
+from include.s3.client import store_of
 from include.s3.staging import MARK
 from tests.plugins.plates.conftest import Store, generic
 from tests.plugins.plates.doubles import Run
