@@ -12,6 +12,7 @@ import asyncio
 import os
 import shlex
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from rehearsal.api import Run
 from rehearsal.errors import StackError
 from rehearsal.scenes import SCENES
 from rehearsal.scenes.scene import Progress, Receipt, Scene
+from rehearsal.settings import ROOT
 from rehearsal.stack import Stack
 
 # Which jobs fail is drawn from the seed: with this one, some of the few jobs of the published inputs do.
@@ -161,12 +163,23 @@ def conclude(problems: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
+_FOR_AIRFLOW = (  # else the command `airflow` would begin an empty Airflow of its own in the caller's home
+    "AIRFLOW_HOME",
+    "AIRFLOW__CORE__DAGS_FOLDER",
+    "AIRFLOW__CORE__PLUGINS_FOLDER",
+    "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN",
+)
+
+
 def write_command_environment(path: Path, scenes: Iterable[type[Scene]], stack: Stack, own: Mapping[str, str]) -> None:
-    """A shell file with all that Waybill's command lines read. Its keys are those of simulators and open nothing else."""
-    environment = dict(own)
+    """A shell file with all that Waybill's command lines, and `airflow`, read. Its keys are those of simulators and open nothing
+    else."""
+    environment = {name: stack.environment[name] for name in _FOR_AIRFLOW if name in stack.environment} | dict(own)
     for scene in scenes:
         environment |= scene.command_environment(stack.addresses)
-    path.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()))
+    lines = [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH PYTHONPATH={shlex.quote(str(ROOT))}"]
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    path.write_text("".join(f"{line}\n" for line in lines))
 
 
 def print_access(stack: Stack, receipts: str, commands: Path) -> None:

@@ -65,11 +65,13 @@ def task_instance_of(process: psutil.Process) -> str | None:
     return found[1] if found else None
 
 
-def end(stack_id: str, *, grace_seconds: float = 6.0, reap: Callable[[], object] = lambda: None) -> int:
+def end(
+    stack_id: str, *, grace_seconds: float = 6.0, kill_seconds: float = 120.0, reap: Callable[[], object] = lambda: None
+) -> int:
     """End every process of the stack: SIGTERM, then SIGKILL for what is left after `grace_seconds`.
 
     `reap` collects exited children of the caller. Returns how many processes there were; raises TimeoutError if one
-    survives SIGKILL for 10 s.
+    survives SIGKILL for `kill_seconds`: on a busy machine a killed process may take long to end.
     """
     first = members(stack_id)
     known = {process.pid: process for process in first}
@@ -81,7 +83,7 @@ def end(stack_id: str, *, grace_seconds: float = 6.0, reap: Callable[[], object]
 
     _signal_all(first, psutil.Process.terminate)
     remaining = _wait(left, grace_seconds, reap)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + kill_seconds
     while remaining:
         # Found anew each time: a process may have forked between the search and the signal.
         _signal_all(remaining, psutil.Process.kill)

@@ -136,6 +136,8 @@ async def read_input(uri: str, places: Sequence[Objects], *, limit_bytes: int) -
 
     Raises RequestError where it does not, or is too large; NotFound, TransientError. No message quotes its content.
     """
+    if "://" not in uri:
+        raise RequestError(f"{bare_uri(uri)}: a URI begins with s3:// or file://; give the whole one")
     if not is_bare_uri(uri):
         raise RequestError(
             f"{bare_uri(uri)}: a URI with a query, a fragment or user information is refused; give the plain one"

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from include.core.errors import TransientError
+from include.core.text import pluralize
 
 T = TypeVar("T")
 log = logging.getLogger("waybill.patience")  # without any setting of its own, Python writes warnings to stderr
@@ -92,4 +93,5 @@ class Patience:
             self._say(text)
 
     def _minutes(self, waited: float) -> str:
-        return f"{waited / 60:.0f} of {self.seconds / 60:g} minutes"
+        """A request may outlast the patience; what is told is how much of it is over."""
+        return f"{min(waited, self.seconds) / 60:.0f} of {pluralize(round(self.seconds / 60, 1), 'minute')}"

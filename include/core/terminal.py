@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from include.core.progress import OnProgress, Progress, silent
+from include.core.progress import OnProgress, Progress, in_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +39,7 @@ def say(text: str, style: str = "red") -> None:
 
 
 _PIPE_COLUMNS = 160
+_LINE_EVERY_SECONDS = 60.0
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -62,9 +63,9 @@ def whole_width() -> Console:
 
 @contextmanager
 def bars() -> Iterator[OnProgress]:
-    """One bar per stage and volume, on a terminal; silence elsewhere."""
+    """One bar per stage and volume, on a terminal; a line a minute elsewhere, as in the log of a scheduled command."""
     if not sys.stderr.isatty():
-        yield silent
+        yield in_lines(lambda line: print(line, file=sys.stderr, flush=True), _LINE_EVERY_SECONDS)
         return
     from rich import progress as rich
     from rich.console import Console

@@ -26,7 +26,8 @@ def bare_uri(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:
         return "this URI"
-    return printable(f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}", quotes=False)
+    scheme = f"{parts.scheme}://" if parts.scheme else ""
+    return printable(f"{scheme}{parts.netloc.rsplit('@', 1)[-1]}{parts.path}", quotes=False)
 
 
 def is_bare_uri(uri: str) -> bool:
@@ -71,9 +72,10 @@ def sentences(*parts: str) -> str:
     return " ".join(part if part[-1] in "?!…" else f"{part.rstrip('.')}." for part in said)
 
 
-def pluralize(count: int, noun: str) -> str:
+def pluralize(count: float, noun: str) -> str:
     """A count with its noun: `1 file`, `2 files`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    shown = count if isinstance(count, int) else f"{count:g}"
+    return f"{shown} {noun}" if count == 1 else f"{shown} {noun}s"
 
 
 def format_bytes(number: float) -> str:

@@ -14,6 +14,7 @@ from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, RequestError, WaybillError
 from include.core.journal import JournalFor, PartJournal
 from include.core.progress import OnProgress, silent
+from include.core.text import pluralize
 from include.plates import sop_files as listings
 from include.plates.layout import base_of, fill, manifest_key
 from include.plates.manifest import decode_manifest, encode_manifest
@@ -144,6 +145,9 @@ class _VolumeJob:
         await self.archive.put_new(manifest_key(self.volume.key), data)
         notes = [] if written.single is not None else await self._tag(digest, there)
         notes += await self._remove_staged(writer.copying.made)
+        if writer.copied_files is not None:
+            read = len(self.volume.objects) - writer.copied_files
+            notes.append(f"{pluralize(writer.copied_files, 'file')} copied by the store, {read} read")
         return await self._sidecars(there, written, digest, notes)
 
     async def _refuse_foreign(self, there: Head, journal: PartJournal) -> None:

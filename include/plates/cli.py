@@ -438,9 +438,10 @@ def _plates(options: Options) -> list[Plate]:
 
 def _read_plates(options: Options) -> list[Plate]:
     if options.plates is not None:
-        document = options.plates.read_bytes()
-        plates = plates_from_csv(document, project=options.project, batch=options.batch, source=options.source)
-        told = read_plates_csv(document).told
+        document, name = options.plates.read_bytes(), str(options.plates)
+        ids = {"project": options.project, "batch": options.batch, "source": options.source}
+        plates = plates_from_csv(document, name=name, **ids)
+        told = read_plates_csv(document, name).told
         if told:
             screen.say(told, "yellow")
         return plates

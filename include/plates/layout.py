@@ -14,7 +14,7 @@ import hashlib
 import json
 import string
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from include.core.errors import RequestError
 from include.core.text import printable
@@ -139,23 +139,26 @@ def tag_of(layout: Layout, plate: Plate) -> str:
     return fill(layout.tag_full if plate.tag_by_full else layout.tag, plate)
 
 
-def plates_from_csv(document: bytes, *, project: str, batch: str, source: str = "") -> list[Plate]:
+def plates_from_csv(
+    document: bytes, *, project: str, batch: str, source: str = "", name: str = "plates.csv"
+) -> list[Plate]:
     """The rows of a plates.csv (header `plate_id,plate_id_full`), disambiguated. Raises RequestError with every fault."""
-    rows = read_plates_csv(document).rows
-    return disambiguate(
-        Plate(project=project, source=source, batch=batch, plate_id=short, plate_id_full=full) for short, full in rows
-    )
+    found = read_plates_csv(document, name)
+    ids = {"project": project, "source": source, "batch": batch}
+    plates = (Plate(plate_id=short, plate_id_full=full, **ids) for short, full in found.rows)
+    return disambiguate(plates, [f"{name} line {line}" for line in found.lines])
 
 
-def disambiguate(plates: Iterable[Plate]) -> list[Plate]:
-    """Refuses bad and repeated plates; marks those that share a plate_id, so that they get outputs of their own."""
+def disambiguate(plates: Iterable[Plate], places: Sequence[str] = ()) -> list[Plate]:
+    """Refuses bad and repeated plates; marks those that share a plate_id, so that they get outputs of their own. `places`:
+    where each stands, for messages."""
     listed = list(plates)
     problems = [problem for plate in listed for problem in problems_of(plate)]
-    names: dict[str, set[str]] = defaultdict(set)
-    for plate in listed:
-        if plate.plate_id_full in names[plate.plate_id]:
-            problems.append(f"plate {plate.plate_id} ({plate.plate_id_full}) is given twice")
-        names[plate.plate_id].add(plate.plate_id_full)
+    names: dict[str, dict[str, str]] = defaultdict(dict)
+    for plate, place in zip(listed, places or [f"row {n}" for n in range(1, len(listed) + 1)], strict=True):
+        first = names[plate.plate_id].setdefault(plate.plate_id_full, place)
+        if first != place:
+            problems.append(f"plate {plate.plate_id} ({plate.plate_id_full}) is given twice: {first}, {place}")
     if not listed:
         problems.append("no plate is given")
     if problems:

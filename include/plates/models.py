@@ -105,13 +105,16 @@ def compression_faults(compression: str, level: object, by_server: bool, names: 
 
 
 class PartSummary(Frozen):
-    """A part as planned. `shared`: another measurement of the same plate uses this folder too."""
+    """A part as planned. `shared`: another measurement of the same plate uses this folder too. `older_versions` lie below its
+    objects."""
 
     name: str
     prefix: str
     objects: int
     size_bytes: int
     shared: bool = False
+    older_versions: int = 0
+    older_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

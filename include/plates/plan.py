@@ -22,6 +22,7 @@ from include.core.concurrency import prefetch
 from include.core.errors import Forbidden, NotFound, RequestError, VerificationError
 from include.core.packed import Finder, Packed, in_order
 from include.core.progress import OnProgress, Progress, silent
+from include.core.text import pluralize
 from include.plates.compare import list_again, older_versions
 from include.plates.file_names import name_warnings
 from include.plates.layout import check_layout, fill, member_name, problems_of, tag_of, tarball_key, volume_digest
@@ -91,10 +92,15 @@ async def plan_plate(
     inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
     objects = await inspector.run(every)
     problems += inspector.problems()
-    parts = [
-        _summary(plate, part, rows, shared=bool(others or plate.tag_by_full))
-        for part, rows in zip(layout.parts, listed, strict=True)
-    ]
+    parts = _with_older(
+        [
+            _summary(plate, part, rows, shared=bool(others or plate.tag_by_full))
+            for part, rows in zip(layout.parts, listed, strict=True)
+        ],
+        every,
+        older,
+    )
+    problems += _wrong_name(plate, layout, parts, others)
     volumes = plan_volumes(plate, layout, settings, objects)
     existing, clashes = await _existing(plate, layout, volumes, archive)
     return PlatePlan(
@@ -144,8 +150,8 @@ def _older_warning(older: Sequence[KeyVersion]) -> list[str]:
         return []
     size = sum(one.size for one in older)
     return [
-        f"{len({one.key for one in older})} objects have {len(older)} older versions ({size} bytes), which would be current "
-        "again once the archived ones are deleted: older_versions says what happens to them"
+        f"{pluralize(len({one.key for one in older}), 'object')} with {pluralize(len(older), 'older version')} ({size} bytes) "
+        "below, which would be current again if what is archived were deleted"
     ]
 
 
@@ -256,6 +262,36 @@ def _summary(plate: Plate, part: Part, rows: Sequence[SourceObject], *, shared: 
     )
 
 
+def _with_older(
+    parts: Sequence[PartSummary], objects: Packed[SourceObject], older: Sequence[KeyVersion]
+) -> list[PartSummary]:
+    """The parts with the number and size of the versions below their objects."""
+    if not older:
+        return list(parts)
+    known = Finder(objects, lambda one: one.key)
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for one in older:
+        number = known.find(one.key)
+        if number is not None:
+            counts[objects[number].part] += 1
+            sizes[objects[number].part] += one.size
+    return [
+        part.model_copy(update={"older_versions": counts[part.name], "older_bytes": sizes[part.name]}) for part in parts
+    ]
+
+
+def _wrong_name(plate: Plate, layout: Layout, parts: Sequence[PartSummary], others: Sequence[str]) -> list[str]:
+    """A part named by plate_id_full that is empty, beside folders of this plate id that are not: the name is a wrong one."""
+    named = {part.name for part in layout.parts if "{plate_id_full}" in part.prefix}
+    return [
+        f"part {part.name} is empty ({part.prefix}), and beside it lie {', '.join(others[:_SHOWN])}: plate_id_full must be the "
+        "name of such a folder; give the right one"
+        for part in parts
+        if part.name in named and not part.objects and others
+    ]
+
+
 def _warnings(plate: Plate, parts: Sequence[PartSummary], others: Sequence[str]) -> tuple[str, ...]:
     found = [f"part {part.name} is empty ({part.prefix})" for part in parts if not part.objects]
     if others:
@@ -285,7 +321,9 @@ async def _existing(
         whose = head.metadata.get(FULL_ID_METADATA, plate.plate_id_full)
         if whose != plate.plate_id_full:
             clashes.append(
-                f"s3://{archive.name}/{key} holds another measurement, {whose}: name outputs by plate_id_full"
+                f"s3://{archive.name}/{key} holds another measurement, {whose}. If there are two, give both in one list of "
+                "plates: each then has outputs that are named by its plate_id_full. If that name was a mistake, move the tarball "
+                "to another prefix together with the files beside it"
             )
         else:
             clashes.append(f"s3://{archive.name}/{key} {await _earlier(base, archive) if plan else _NOT_OURS}")

@@ -10,6 +10,7 @@ from include.core.questions import Record
 from include.core.remedies import Cause, Problem, of_record
 from include.core.text import few, format_bytes, pluralize
 from include.plates.models import Level
+from include.s3.rights import right_for
 
 STEPS = ("archive", "verify", "delete", "purge")  # of one plate, in order
 DELETION_BEGUN = "deletion begun"
@@ -28,6 +29,7 @@ HIDE_OR_DELETE = (
 )
 _IN_RECEIPT = "the rest is in the plate's row"
 
+_OLDER_ENDS = {"keep_hidden": "would stay, under delete markers", "delete": "would be deleted too"}
 _KEPT_FINE = ("verified", "rejected", "planned")
 _GONE = ("deleted", "marked")
 
@@ -125,7 +127,9 @@ def _left(name: str, delete: Mapping[str, Any]) -> Standing:
         anew = "archive the plate again for them, with its tarballs moved away"
         parts.append(f"{len(changed)} were written anew since and are kept: {anew}.")
     if failed:
-        parts.append(f"{len(failed)} were refused by the store: give the right to delete them, then clear task delete.")
+        parts.append(
+            f"{len(failed)} were refused by the store: give the right {right_for('delete_objects')}, then clear task delete."
+        )
     return Standing("partly deleted", why, Problem(Cause.MISMATCH, why, name, "delete", advice=" ".join(parts)))
 
 
@@ -234,25 +238,32 @@ def outcome_of(items: list[dict[str, Any]], request: Mapping[str, Any], question
     if request.get("dry_run"):
         fit = sum(item["state"] == "planned" for item in items)
         size = format_bytes(figures["bytes"])
-        sentence = f"Dry run, nothing was written: {fit} of {len(items)} plates ({size}) can be archived"
+        older = sum(item.get("older_versions", 0) for item in items)
+        sentence = f"Dry run, nothing was written: {fit} of {pluralize(len(items), 'plate')} ({size}) can be archived"
+        if older and request.get("older_versions") in _OLDER_ENDS:
+            ends = _OLDER_ENDS[request["older_versions"]]
+            sentence += f"; {pluralize(older, 'older version')} below the parts to delete {ends}"
         unfit = [item for item in items if item["state"] != "planned"]
         return f"{sentence}; {_first_reason(unfit)}." if unfit else f"{sentence}."
     if not figures["plates verified"]:
         return f"No plate is archived and verified: {_first_reason(items)}."
+    plates = f"{pluralize(len(items), 'plate')} {'is' if len(items) == 1 else 'are'}"
     sentence = (
-        f"{figures['plates verified']} of {len(items)} plates are archived and verified "
+        f"{figures['plates verified']} of {plates} archived and verified "
         f"({format_bytes(figures['proved bytes'])}), {_how_proved(items)}"
     )
+    bad = [item for item in items if item["state"] != "awaits approval" and not is_good(item["state"], request)]
+    reason = f" Not as asked: {_first_reason(bad)}." if bad else ""
     if not request.get("delete_parts"):
-        return f"{sentence}; nothing was to be deleted."
+        return f"{sentence}; nothing was to be deleted.{reason}"
     state = question.state if question else "not asked"
     if question is not None and state == "rejected":
-        return f"{sentence}; {question.by} rejected the deletion, so all are kept."
+        return f"{sentence}; {question.by} rejected the deletion, so all are kept.{reason}"
     by = f", approved by {question.by}" if question is not None and state == "approved" else ""
     parts = ", ".join(request["delete_parts"])
     bare = " The tarballs have no retention (none was asked for)." if request.get("retention") == "none" else ""
     count = f"{figures['objects deleted']} objects, {format_bytes(figures['deleted bytes'])}"
-    return f"{sentence}; {parts} deleted of {figures['plates deleted']} of them ({count}){by}.{bare}"
+    return f"{sentence}; {parts} deleted of {figures['plates deleted']} of them ({count}){by}.{bare}{reason}"
 
 
 def _first_reason(items: list[dict[str, Any]]) -> str:

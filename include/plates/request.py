@@ -13,7 +13,7 @@ import pydantic
 
 from include.core.errors import RequestError
 from include.core.request import LOST_IN_FORM, PASTED, Request, in_section
-from include.core.text import printable
+from include.core.text import pluralize, printable
 from include.plates.layout import (
     BROAD2018,
     PRESETS,
@@ -217,7 +217,7 @@ class PlatesRequest(Request):
         if document is None:
             plates = disambiguate(Plate.model_validate({**ids, **row.model_dump()}) for row in self.plates or [])
         else:
-            plates = plates_from_csv(document, **ids)
+            plates = plates_from_csv(document, name=(self.plates_uri or "").rsplit("/", 1)[-1] or "plates.csv", **ids)
         if len(plates) > MOST_PLATES:
             raise RequestError(f"plates_uri: {len(plates)} plates are more than the {MOST_PLATES} of a run; split it")
         return plates
@@ -270,8 +270,8 @@ class BackupRequest(PlatesRequest):
         "refuse",
         title="Older versions",
         description="Only where the bucket of the plates is versioned: what happens to versions below the deleted files, "
-        "which would be current again. `refuse`: such a plate is not deleted. `keep_hidden`: they stay, under delete "
-        "markers. `delete`: they are deleted as well, though no tarball holds them.",
+        "which would be current again. `refuse`: the plan refuses such a plate, so it is neither archived nor deleted. "
+        "`keep_hidden`: they stay, under delete markers. `delete`: they are deleted as well, though no tarball holds them.",
         json_schema_extra=ANSWER,
     )
     undo_days: float = pydantic.Field(
@@ -352,7 +352,10 @@ class BackupRequest(PlatesRequest):
         faults += compression_faults(used, conf.get("level"), conf.get("copy_by") == "server", ("level", "copy_by"))
         weak = (conf.get("proof"), conf.get("deletion_needs", "read_back")) == ("store_proved", "read_back")
         if weak and conf.get("delete_parts"):
-            faults.append("deletion_needs: with proof store_proved nothing is read back; set one of the two otherwise")
+            faults.append(
+                "deletion_needs: with proof store_proved nothing is read back; set deletion_needs to store_proved, or proof "
+                "to read_back"
+            )
         if conf.get("undo_days") and not conf.get("delete_parts"):
             faults.append("undo_days: nothing is deleted; name delete_parts, or take it out")
         return faults
@@ -368,12 +371,29 @@ class BackupRequest(PlatesRequest):
 
     def order_problems(self, plan: PlatePlan) -> list[str]:
         """What the deletion of a planned plate would be refused for, told before hours of archiving."""
-        if not self.delete_parts or self.older_versions != "refuse" or not plan.older_versions:
+        count, size = self.older_below(plan)
+        if self.older_versions != "refuse" or not count:
             return []
         return [
-            f"older_versions: {plan.older_versions} older versions ({plan.older_bytes} bytes) of these objects would be current "
-            "again after the deletion; set it to keep_hidden or to delete, or take delete_parts out"
+            f"older_versions: {pluralize(count, 'older version')} ({size} bytes) of the parts to delete would be current again "
+            "after the deletion; set it to keep_hidden or to delete, or take delete_parts out"
         ]
+
+    def order_notes(self, plan: PlatePlan) -> list[str]:
+        """What the deletion of a planned plate does to older versions, where the request says it."""
+        count, size = self.older_below(plan)
+        if not count or self.older_versions == "refuse":
+            return []
+        what = f"{pluralize(count, 'older version')} ({size} bytes) of the parts to delete"
+        ends = (
+            "stay, under delete markers" if self.older_versions == "keep_hidden" else "are deleted too, from no tarball"
+        )
+        return [f"older_versions {self.older_versions}: {what} {ends}"]
+
+    def older_below(self, plan: PlatePlan) -> tuple[int, int]:
+        """How many versions, of how many bytes, lie below what would be deleted of a plate."""
+        parts = [part for part in plan.parts if part.name in self.delete_parts and not part.shared]
+        return sum(part.older_versions for part in parts), sum(part.older_bytes for part in parts)
 
     def order(self, approved_sha256: str, *, purge: bool = False) -> DeleteOrder:
         """What an approval of these manifests allows to be deleted, and how."""
@@ -448,5 +468,7 @@ class RestoreRequest(PlatesRequest):
         faults = super().cross_field_errors(conf)
         prefix = conf.get("to_prefix")
         if isinstance(prefix, str) and prefix and not (prefix.endswith("/") and not prefix.startswith("/")):
-            faults.append("to_prefix: it ends with a slash and does not begin with one")
+            faults.append(
+                f"to_prefix: {printable(prefix)} must end with a slash and begin with none: {prefix.strip('/')}/"
+            )
         return faults

@@ -39,6 +39,7 @@ from include.s3.errors import (
     Unsupported,
     UploadLost,
 )
+from include.s3.rights import right_for
 
 _MISSING = {"NoSuchKey", "NoSuchVersion", "NotFound", "404"}
 _UNSUPPORTED = {"NotImplemented", "MethodNotAllowed", "NotSupported", "501", "405"}
@@ -87,6 +88,10 @@ class S3Client:
         self._payers: dict[str, bool] = {}
         self._regions: dict[str, str] = {}
         self.patience = patience or Patience(0)
+        # A store that hangs is given up one request after the patience is over: that one must not be the longer of the two.
+        self._read_seconds = (
+            min(_READ_SECONDS, max(10.0, self.patience.seconds)) if self.patience.seconds else _READ_SECONDS
+        )
         # Who is patient asks again anyway, and a store that hangs costs two minutes each time.
         self.client = self._client(attempts=1 if self.patience.seconds else 6)
         self._once: Any = None
@@ -107,7 +112,7 @@ class S3Client:
 
         config = Config(
             connect_timeout=10,
-            read_timeout=_READ_SECONDS,
+            read_timeout=self._read_seconds,
             retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=self._threads + 2,
             request_checksum_calculation="when_required",
@@ -222,7 +227,13 @@ class S3Client:
                     return told
             except BotoCoreError:
                 return error
-        return self._payer_error(name, what) if self._asks_payer(name) else error
+        if self._asks_payer(name):
+            return self._payer_error(name, what)
+        return (
+            _lacking(right_for(operation, version="VersionId" in parameters), what)
+            if type(error) is Forbidden
+            else error
+        )
 
     def _asks_payer(self, name: str) -> bool:
         """Whether the requester pays for this bucket, and has not agreed to. False where the store does not tell."""
@@ -398,6 +409,10 @@ def _other_region(code: str, what: str, region: str | None) -> OtherRegion:
     )
 
 
+def _lacking(right: str, what: str) -> Forbidden:
+    return Forbidden(f"{what}: access is denied (403). Whoever owns this credential needs the right {right}.")
+
+
 def _no_bucket(what: str) -> WaybillError:
     return BucketMissing(f"{what}: there is no such bucket. Check its name, and the endpoint.")
 
@@ -428,7 +443,7 @@ def obstore_error(error: Exception, what: str) -> WaybillError:
     if isinstance(error, failures.PreconditionError | failures.NotModifiedError):
         return PreconditionFailed(f"{what}: the condition did not hold")
     if isinstance(error, failures.PermissionDeniedError | failures.UnauthenticatedError):
-        return Forbidden(f"{what}: access is denied. Check the credential's rights on this key.")
+        return _lacking(f"{right_for('get_object')} (of a version {right_for('get_object', version=True)})", what)
     return TransientError(f"{what}: the read failed ({type(error).__name__})")
 
 

@@ -9,13 +9,15 @@ heavy imports stay in the functions.
 
 from __future__ import annotations
 
+import html
 import sqlite3
 import time
 from typing import TYPE_CHECKING
 
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 from airflow.api_fastapi.core_api.security import requires_access_dag
-from fastapi import Depends, FastAPI, HTTPException
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import HTMLResponse, JSONResponse
 
 if TYPE_CHECKING:
@@ -61,6 +63,25 @@ def where_page(dag_id: str, name: str = "", page: int = 1) -> HTMLResponse:
     except (WaybillError, sqlite3.Error) as error:
         raise HTTPException(503, f"The index cannot be read now: {error}") from None
     return HTMLResponse(shown, headers={"Cache-Control": "no-store"})
+
+
+@app.exception_handler(HTTPException)
+async def told(request: Request, error: HTTPException) -> Response:
+    """What cannot be shown is told as a page to whoever reads pages, and as JSON to programs."""
+    if error.status_code not in _TOLD or "text/html" not in request.headers.get("accept", ""):
+        return await http_exception_handler(request, error)
+    text = _TOLD_AS.format(title=_TOLD[error.status_code], text=html.escape(str(error.detail)))
+    return HTMLResponse(text, error.status_code, headers={"Cache-Control": "no-store"})
+
+
+_TOLD = {404: "There is nothing here", 422: "This cannot be asked", 503: "Not now"}
+_TOLD_AS = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Waybill: {title}</title>
+<body style="font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem">
+<h1 style="font-size: 1.3rem">{title}</h1>
+<p>{text}</p>
+</body></html>
+"""
 
 
 def _receipt(dag_id: str, run_id: str) -> Receipt:

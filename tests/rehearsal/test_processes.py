@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -112,6 +113,31 @@ def test_a_process_that_ignores_sigterm_is_killed_after_the_grace(zoo: Zoo) -> N
     processes.end(zoo.stack_id, grace_seconds=0.5, reap=zoo.reap)
     assert deaf.wait(1) == -9
     assert time.monotonic() - begun >= 0.5
+
+
+def test_a_process_that_takes_long_to_die_on_a_busy_machine_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of its own: every look takes 5 s, and the process is gone at the tenth."""
+    now, looks = [0.0], [0]
+
+    class Slow:
+        pid = 1
+
+        def terminate(self) -> None: ...
+
+        def kill(self) -> None: ...
+
+    def found(_: str) -> list[Any]:
+        looks[0] += 1
+        now[0] += 5
+        return [Slow()] if looks[0] < 10 else []
+
+    monkeypatch.setattr(processes, "members", found)
+    monkeypatch.setattr(processes, "is_alive", lambda _: looks[0] < 10)
+    monkeypatch.setattr(processes.time, "monotonic", lambda: now[0])
+    assert processes.end("busy") == 1
+    looks[0] = 0
+    with pytest.raises(TimeoutError, match="do not end: 1"):
+        processes.end("busy", kill_seconds=1)
 
 
 def test_a_frozen_process_is_ended_too(zoo: Zoo) -> None:

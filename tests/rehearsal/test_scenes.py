@@ -8,6 +8,7 @@ import inspect
 import io
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -117,7 +118,7 @@ class FakeStack:
         FakeStack.last = self
 
     def start_all(self) -> None:
-        self.environment = dict(self._extra_env(self.addresses))
+        self.environment = {"AIRFLOW_HOME": str(self.home / "airflow"), **self._extra_env(self.addresses)}
 
     def stop(self) -> None:
         self.stopped = True
@@ -370,6 +371,9 @@ def test_a_demo_that_is_kept_prints_what_the_command_lines_need(tmp_path: Path, 
     ledger, endpoint, key = done.stdout.splitlines()
     assert ledger == f"sqlite:///{tmp_path / 'environment' / 'ledger.db'}"
     assert (endpoint, key) == (min(ADDRESSES.values()), "it's a key")
+    shown = f'. {commands}; cd /; echo "$AIRFLOW_HOME"; command -v python; python -c "import include.plates, obstore"'
+    found = subprocess.run(["sh", "-c", shown], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert found == [str(FakeStack.last.home / "airflow"), str(Path(sys.executable).parent / "python")]
 
 
 def test_a_table_in_a_pipe_is_whole_and_can_be_read(

@@ -26,7 +26,7 @@ from operators.plates.plan_document import plan_rows
 from operators.plates.receipt import waybill_of
 
 from include.core.concurrency import map_concurrently
-from include.core.errors import VerificationError, WaybillError
+from include.core.errors import RequestError, VerificationError, WaybillError
 from include.core.questions import Question, Record
 from include.core.receipt import Receipt
 from include.plates.approval import Proved, body, days_to_answer, digest_of, subject
@@ -111,7 +111,13 @@ class PlateApprovalOperator(ApprovalOperator):
         self.aws_conn_id = aws_conn_id
 
     def question(self, context: Context) -> Question | None:
-        request = backup_request(context)
+        try:
+            request = backup_request(context)
+        except (
+            RequestError
+        ) as error:  # load_request says so, with all its faults; clearing this task would mend nothing
+            self.log.info("nothing is asked: the conf was refused (%s)", error)
+            return None
         plates = run_async(proved_plates(context)) if request.delete_parts else []
         if not plates:
             return None

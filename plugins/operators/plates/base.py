@@ -8,7 +8,6 @@ Document with its digest.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -21,10 +20,9 @@ from operators.common.base import WaybillOperator
 
 from include.core.errors import NotFound, RequestError, WaybillError
 from include.core.objects import Objects, read_input
-from include.core.progress import OnProgress, Progress
+from include.core.progress import OnProgress, in_lines
 from include.core.request import load
 from include.core.steps import StepRecords
-from include.core.text import format_bytes
 from include.plates.models import Plate
 from include.plates.plates_csv import read_plates_csv
 from include.plates.report import STEPS
@@ -43,10 +41,10 @@ def read_plates(request: BackupRequest | RestoreRequest, places: Sequence[Object
     if request.plates_uri is not None:
         try:
             document = run_async(read_input(request.plates_uri, places, limit_bytes=CSV_LIMIT_BYTES))
-        except NotFound as error:
+        except (NotFound, RequestError) as error:
             raise RequestError(f"plates_uri: {error}") from None
     if document is not None:
-        log.info("%s", read_plates_csv(document).told or "plates.csv was read")
+        log.info("%s", read_plates_csv(document, request.plates_uri or "").told or f"{request.plates_uri} was read")
     return request.plates_used(document)
 
 
@@ -66,17 +64,7 @@ def store_of(operator: Any, context: Context) -> S3Access:
 
 def progress_log(say: Callable[..., None]) -> OnProgress:
     """A progress callback that says at most one line in 30 s."""
-    last = time.monotonic()
-
-    def report(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SAY_EVERY_SECONDS:
-            last = time.monotonic()
-            done, total = format_bytes(progress.done_bytes), format_bytes(progress.total_bytes)
-            counts = f"{progress.done_items} of {progress.total_items} items, {done} of {total}"
-            say("%s: %s %s", progress.stage, counts, progress.note)
-
-    return report
+    return in_lines(lambda line: say("%s", line), _SAY_EVERY_SECONDS)
 
 
 async def read_model(model: type[M], document: Mapping[str, Any]) -> M:

@@ -15,16 +15,19 @@ from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
-from hooks.task import owner_of, run_folder
-from hooks.waybill import journals, ledger, receipts
+from hooks.task import owner_of, run_async, run_folder
+from hooks.waybill import journals, ledger, receipts, write_note
 from operators.common.gate import let_through
+from operators.common.receipt import completed
 from operators.plates.base import PlateOperator, backup_request, progress_log, read_model, records_of, store_of
+from operators.plates.receipt import waybill_of
 from triggers.leg import DAY_SECONDS, Leg, Legs, Wait
 
 from include.core.errors import VerificationError
 from include.core.journal import PartJournal
 from include.core.request import DEADLINE_DAYS
 from include.core.steps import StepRecords
+from include.core.text import sentences
 from include.plates.delete import delete_plate
 from include.plates.delete_ledger import LedgeredBatches
 from include.plates.delete_report import DeleteReport
@@ -112,7 +115,16 @@ class PlatePurgeOperator(PlateDeleteOperator):
         until = datetime.fromtimestamp(ready, UTC).isoformat(timespec="minutes")
         await records_of(leg.context, self.plate["plate"]).write(self.step, "waiting", until=until)
         why = f"markers are set; until {until} the deletion can be undone by removing them"
+        await asyncio.to_thread(self._tell_so_far, leg.context, why)
         return Wait(ready - time.time(), why, {"counts": {"plates marked": 1}}, poll_seconds=3600.0)
+
+    @staticmethod
+    def _tell_so_far(context: Context, why: str) -> None:
+        """The receipt while the time to undo passes, which may take months: else it would still say that an answer is awaited."""
+        receipt = completed(waybill_of(context), context, None)
+        told = sentences(receipt.outcome, why)
+        run_async(receipts().write(receipt.model_copy(update={"state": "running", "outcome": told})))
+        write_note(receipt.dag_id, receipt.run_id, told)
 
 
 def marked_at(verdict: Verdict, order: DeleteOrder) -> float:

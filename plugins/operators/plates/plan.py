@@ -103,10 +103,11 @@ class PlatePlanOperator(WaybillOperator):
         except RequestError as error:
             return {**row, "problems": error.problems, "warnings": []}
         plan = plan.model_copy(update={"problems": (*plan.problems, *request.order_problems(plan))})
-        return {**row, **_told(plan), "plan": await notes.document("plan", plan)}
+        older = dict(zip(("older_versions", "older_bytes"), request.older_below(plan), strict=True))
+        return {**row, **_told(plan, request), **older, "plan": await notes.document("plan", plan)}
 
 
-def _told(plan: PlatePlan) -> dict[str, Any]:
+def _told(plan: PlatePlan, request: BackupRequest) -> dict[str, Any]:
     """A plan without its thousands of objects."""
     return {
         "tag": plan.tag,
@@ -116,5 +117,5 @@ def _told(plan: PlatePlan) -> dict[str, Any]:
         "tarballs": [volume.key for volume in plan.volumes],
         "existing": list(plan.existing),
         "problems": list(plan.problems),
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *request.order_notes(plan)],
     }

@@ -68,6 +68,7 @@ def _item(
         "retention": request.get("retention"),
         "deleted": steps["delete"].get("deleted", 0),
         "guard": steps["delete"].get("guard", ""),
+        "older_versions": row.get("older_versions", 0),
         "warnings": row["warnings"],
         "problems": row["problems"],
         **one_file(owner_of(context).dag_id, request, row.get("tarballs", [])),

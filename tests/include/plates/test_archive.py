@@ -231,12 +231,22 @@ def test_a_measurement_is_told_from_its_sibling(bench: Bench):
     assert all("P1__m10/" not in o.key for v in plan.volumes for o in v.objects)
 
 
+def test_a_wrong_full_name_is_a_problem_that_names_the_right_ones(bench: Bench):
+    """Else a green archive without images, which then stands in the way of the right one."""
+    bench.put(plate_files(plate("P1", "P1__2016-Measurement1")))
+    problems = run(bench.plan(plate("P1", "P1"))).problems
+    assert len(problems) == 1 and problems[0].startswith("part images is empty")
+    assert "P1__2016-Measurement1: plate_id_full must be the name of such a folder" in problems[0]
+    assert run(bench.plan(plate("P1", "P1__2016-Measurement1"))).problems == ()
+
+
 def test_the_archive_of_another_measurement_is_named_as_what_stands_in_the_way(bench: Bench):
     for name in ("P1__m1", "P1__m2"):
         bench.put(plate_files(plate("P1", name)))
     run(bench.archive_it(run(bench.plan(plate("P1", "P1__m1")))))
     plan = run(bench.plan(plate("P1", "P1__m2")))
-    assert any("another measurement, P1__m1" in problem for problem in plan.problems)
+    (problem,) = plan.problems
+    assert "another measurement, P1__m1" in problem and "give both in one list of plates" in problem
 
 
 def test_an_empty_plate_is_a_problem_and_an_empty_id_is_refused(bench: Bench):

@@ -17,6 +17,7 @@ from include.core.errors import RequestError
 from include.core.journal import FileJournal
 from include.plates.delete_preview import preview
 from include.plates.models import Outcome, Verdict
+from include.plates.request import BackupRequest
 from include.s3.guarded_delete import DeleteBatch, DeleteGuard, Outcomes, SendBatch
 from tests.include.plates.test_archive import IMAGES, through
 from tests.include.plates.test_delete import crash_after_sending, delete, order, plate_keys, proved, versions
@@ -50,6 +51,19 @@ def test_a_plan_counts_older_versions_and_says_what_they_do(versioned: Bench):
     plan = run(versioned.plan(plate()))
     assert (plan.older_versions, plan.older_bytes) == (2, 12) and not plan.problems
     assert any("would be current again" in warning for warning in plan.warnings)
+
+
+def test_a_plan_counts_older_versions_part_by_part_and_a_request_minds_those_that_it_deletes(versioned: Bench):
+    with_older(versioned)
+    plan = run(versioned.plan(plate()))
+    assert {part.name: part.older_versions for part in plan.parts if part.older_versions} == {"images": 2}
+    conf: dict[str, Any] = {"project": "P", "batch": "B", "plates": [{"plate_id": "1", "plate_id_full": "1"}]}
+    for parts, problems, notes in ((["images", "illum"], 1, 1), (["illum"], 0, 0), ([], 0, 0)):
+        assert len(BackupRequest(**conf, delete_parts=parts).order_problems(plan)) == problems
+        for answer in ("delete", "keep_hidden"):
+            said = BackupRequest(**conf, delete_parts=parts, older_versions=answer)
+            assert said.order_problems(plan) == [] and len(said.order_notes(plan)) == notes
+    assert not any("older_versions" in warning for warning in plan.warnings), "what is set already is not asked for"
 
 
 @pytest.mark.parametrize("phase", ["delete", "marker"])

@@ -7,6 +7,7 @@ import codecs
 import pytest
 
 from include.core.errors import RequestError
+from include.plates.layout import plates_from_csv
 from include.plates.plates_csv import read_plates_csv
 
 ROWS = (("20585", "20585"), ("BR00092655", "BR00092655__2017-12-10T12_48_16-Measurement 1"), ("Größe", "Größe"))
@@ -50,12 +51,22 @@ def test_the_reading_is_told():
         ((PLAIN + "1,2,3\n4\n").encode(), "line 5, column 3: two columns are expected and 3 found"),
         (b"20585,20585\n", "line 1, column 1: it begins with '20585,20585' and not with the header"),
         (b"", "line 1, column 1"),
+        (b"20585,20585\n", "write this line above the plates"),
+        (b"Plate_ID, plate_id_full\na,b\n", "write it in place of this line, for the one that is there"),
+        (b"plate_id,plate_id_full,well\na,b,c\n", "in place of this line, and leave these two columns only"),
+        (b"plate_id,plate_id_full\n\n", "mine.csv holds no plate: write a line for each below the header"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_line_column_and_remedy(document: bytes, said: str):
     with pytest.raises(RequestError) as refused:
-        read_plates_csv(document)
-    assert said in str(refused.value)
+        read_plates_csv(document, "mine.csv")
+    assert said in str(refused.value) and str(refused.value).startswith("mine.csv ")
+
+
+def test_a_plate_that_is_given_twice_is_named_with_its_lines():
+    document = (PLAIN + "\n20585,20585\n").encode()
+    with pytest.raises(RequestError, match=r"plate 20585 \(20585\) is given twice: p.csv line 2, p.csv line 6"):
+        plates_from_csv(document, project="P", batch="B", name="p.csv")
 
 
 def test_every_bad_row_is_named():

@@ -102,5 +102,14 @@ def test_an_outcome_without_a_proved_plate_says_first_what_is_the_matter():
     for asked in ({}, ASKED):
         told = outcome_of([item], asked, None)
         assert told == "No plate is archived and verified: plate 20585 is not planned: nothing lies below images."
+    good = {**item, "plate": "20584", "state": "verified", "verify": VERIFIED, "why": ""}
+    told = outcome_of([good, item, {**item, "plate": "20586"}], {}, None)
+    assert told.endswith(
+        "Not as asked: plate 20585 is not planned: nothing lies below images (1 more plate: see the receipt)."
+    )
+    assert told.startswith("1 of 3 plates are archived")
+    asked = {"dry_run": True, "delete_parts": ["images"], "older_versions": "delete"}
+    told = outcome_of([{**item, "state": "planned", "older_versions": 2}], asked, None)
+    assert "1 of 1 plate " in told and told.endswith("2 older versions below the parts to delete would be deleted too.")
     told = outcome_of([item, {**item, "plate": "20586"}], {}, None)
     assert told.endswith("nothing lies below images (1 more plate: see the receipt).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,8 @@ from include.s3.errors import (
     OtherRegion,
     RequesterPays,
 )
+from include.s3.rights import right_for
+from rehearsal.settings import ROOT
 from simulators.s3 import error_answer
 
 HOME = "eu-central-1"
@@ -172,6 +175,41 @@ def test_a_refusal_is_told_for_what_it_is(front: Front, status: int, code: str, 
     with pytest.raises(kind) as told:
         asyncio.run(main())
     assert type(told.value) is kind, "a class of its own, by which a caller decides"
+
+
+@pytest.mark.parametrize(
+    ("path", "work", "right"),
+    [
+        ("there$", lambda bucket: bucket.versioning(), "s3:GetBucketVersioning"),
+        ("there", lambda bucket: bucket.folders("x"), "s3:ListBucket"),
+        ("a.tiff", lambda bucket: bucket.head("a.tiff"), "s3:GetObject"),
+        ("a.tiff", lambda bucket: bucket.head("a.tiff", "v1"), "s3:GetObjectVersion"),
+        ("a.tiff", lambda bucket: bucket.read("a.tiff", 0, 3, etag=None, size=10), "s3:GetObject"),
+        ("a.tiff", lambda bucket: bucket.tags("a.tiff"), "s3:GetObjectTagging"),
+        ("a.tiff", lambda bucket: bucket.delete_one("a.tiff"), "s3:DeleteObject"),
+    ],
+)
+def test_a_refusal_names_the_right_that_is_lacking(front: Front, path: str, work: Any, right: str):
+    front.add(refuse(None, path, 403, "AccessDenied"))
+
+    async def main() -> None:
+        async with servers.access(front.url) as access:
+            await work(access.bucket("there"))
+
+    with pytest.raises(Forbidden, match=rf"{right}\b") as told:
+        asyncio.run(main())
+    assert "connection" not in str(told.value), "the command line has none"
+
+
+def test_every_operation_that_is_called_has_its_right():
+    """By the source: what is called by name and needs no right would be told as nothing that a policy knows."""
+    called = {
+        name
+        for path in (ROOT / "include").rglob("*.py")
+        for name in re.findall(r'call(?:_without_retry)?\(\s*"([a-z_]+)"', path.read_text(encoding="utf-8"))
+    }
+    assert "get_bucket_versioning" in called
+    assert [name for name in sorted(called) if not right_for(name).startswith("s3:")] == []
 
 
 def requester_pays(request: Call, forward: Forward) -> Answer | None:

@@ -17,6 +17,7 @@ from include.core.errors import AuthError, VerificationError
 from include.core.ledger import Ledger, State
 from include.core.ledger.audit import verify as audit
 from include.core.questions import Record
+from include.core.receipt import Receipt
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.request import BackupRequest
 from include.s3.bucket import Bucket
@@ -274,6 +275,10 @@ def test_until_the_time_to_undo_is_over_the_purge_waits_without_a_worker(store: 
     with pytest.raises(Killed):
         run.execute(purge)
     assert deferred[0]["trigger"].deadline > 29 * 86_400
+    so_far = Receipt.model_validate_json((store.receipts / run.dag_id / run.run_id / "receipt.json").read_text())
+    assert so_far.state == "running" and so_far.items[0]["state"] == "marked"
+    assert so_far.totals["objects deleted"] > 0 and "can be undone by removing them" in so_far.outcome
+    assert "waiting" not in so_far.outcome.lower() and so_far.problems == []
     assert receipt(run, store).items[0]["state"] == "marked"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from operators.plates.base import read_plates
 
 from include.core.errors import RequestError
 from include.core.request import LOST_IN_FORM, load, load_without_faults, param_schemas
@@ -93,6 +94,16 @@ def test_what_both_refuse(conf: dict[str, Any], word: str):
 )
 def test_what_a_backup_refuses(conf: dict[str, Any], word: str):
     assert any(word in line for line in faults(BackupRequest, plates=ROWS, **conf))
+
+
+def test_a_remedy_names_the_field_the_value_and_what_to_write():
+    (told,) = faults(BackupRequest, plates=ROWS, proof="store_proved", delete_parts=["images"])
+    assert told.endswith("set deletion_needs to store_proved, or proof to read_back")
+    (told,) = faults(RestoreRequest, plates=ROWS, to_prefix="back")
+    assert told == "to_prefix: “back” must end with a slash and begin with none: back/"
+    with pytest.raises(RequestError) as refused:
+        read_plates(load(BackupRequest, {**IDS, "plates_uri": "/tmp/plates.csv"}), [])
+    assert str(refused.value) == "plates_uri: /tmp/plates.csv: a URI begins with s3:// or file://; give the whole one"
 
 
 @pytest.mark.parametrize("conf", [{"to_prefix": "x"}, {"to_prefix": "/x/"}, {"tier": "Now"}, {"days": 0}])

@@ -92,7 +92,12 @@ def test_without_an_index_the_page_says_how_to_have_one(
     answer = portal.get("/where/plate_backup?name=x")
     assert answer.status_code == 503 and "connection waybill_archives does not exist" in answer.text
     configure(store, connect)
-    assert portal.get("/where/plate_backup?name=x").status_code == 404
+    assert portal.get("/where/plate_backup?name=x").json()["detail"].startswith("No index is kept"), "for a program"
+    shown = portal.get("/where/plate_backup?name=x", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert shown.status_code == 404 and shown.headers["content-type"].startswith("text/html")
+    assert "<h1" in shown.text and "No index is kept" in shown.text and "add the extra index" in shown.text
+    odd = portal.get("/receipts/plate_backup/<b>x", headers={"Accept": "text/html"})
+    assert odd.status_code == 404 and "&lt;b&gt;x" in odd.text and "<b>" not in odd.text
     configure(store, connect, index=str(tmp_path / "index.sqlite"))
     answer = portal.get("/where/plate_backup?name=x")
     assert answer.status_code == 503 and "include.plates index" in answer.text
