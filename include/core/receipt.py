@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import jinja2
 import pydantic
+from markupsafe import Markup
 
 from include.core.errors import NotFound
 from include.core.objects import Document, Objects
@@ -147,10 +148,19 @@ def _columns(items: list[dict[str, Any]]) -> list[str]:
     return list(seen)
 
 
+def _shown(markdown: str) -> Markup:
+    """A question's text as it was meant to be read: its tables, lists and emphasis, and nothing that leads or loads from elsewhere."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    return Markup(parser.disable(["link", "image", "autolink", "html_inline", "html_block"]).render(markdown))
+
+
 _ENVIRONMENT = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
 )
 _ENVIRONMENT.filters["size"] = format_bytes
+_ENVIRONMENT.filters["markdown"] = _shown
 _ENVIRONMENT.globals["STATES"] = {
     "complete": "Complete: all that was asked for is there and proved.",
     "handed_on": "Complete for this run: nothing is wrong, and the rest is the next run's.",

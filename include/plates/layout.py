@@ -144,8 +144,10 @@ def plates_from_csv(
 ) -> list[Plate]:
     """The rows of a plates.csv (header `plate_id,plate_id_full`), disambiguated. Raises RequestError with every fault."""
     found = read_plates_csv(document, name)
-    ids = {"project": project, "source": source, "batch": batch}
-    plates = (Plate(plate_id=short, plate_id_full=full, **ids) for short, full in found.rows)
+    plates = (
+        Plate(project=project, source=source, batch=batch, plate_id=short, plate_id_full=full)
+        for short, full in found.rows
+    )
     return disambiguate(plates, [f"{name} line {line}" for line in found.lines])
 
 

@@ -64,13 +64,15 @@ async def plan_plate(
     source: Bucket,
     archive: Bucket,
     probe: bool = True,
+    all_tags: bool = False,
     concurrency: int = 32,
     on_progress: OnProgress = silent,
 ) -> PlatePlan:
     """The plan of one plate; it changes nothing anywhere, so it is also the dry run.
 
     `probe` reads one byte of every object, which is what finds keys that may be listed but not read. Raises RequestError
-    for empty or unfit ids; everything else is in the plan's `problems`.
+    for empty or unfit ids; everything else is in the plan's `problems`. `all_tags` looks for tags at every object, and not at a
+    few of each part: for plates that are to be deleted, since what was not looked at is lost with them.
     """
     check_layout(layout)
     unfit = problems_of(plate, layout)
@@ -89,7 +91,7 @@ async def plan_plate(
         problems.append("copying inside the store (copy_by) needs compression none")
     refused, doubted = await kept_pieces(archive) if settings.copy_by == "server" else ([], [])
     problems += refused
-    inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
+    inspector = _Inspector(source, probe=probe, all_tags=all_tags, concurrency=concurrency, on_progress=on_progress)
     objects = await inspector.run(every)
     problems += inspector.problems()
     parts = _with_older(
@@ -360,7 +362,7 @@ async def plan_digest_of(archive: Bucket, head: Head) -> str | None:
 class _Inspector:
     """Looks at each object once: can it be read, is it archived, which checksum does the store hold."""
 
-    def __init__(self, source: Bucket, *, probe: bool, concurrency: int, on_progress: OnProgress):
+    def __init__(self, source: Bucket, *, probe: bool, all_tags: bool, concurrency: int, on_progress: OnProgress):
         self._source = source
         self._probe = probe
         self._concurrency = concurrency
@@ -369,13 +371,13 @@ class _Inspector:
         self._unreadable: set[str] = set()
         self._changed: set[str] = set()
         self._sample: set[str] = set()
-        self._all_tags = False
+        self._all_tags = all_tags
 
     async def run(self, objects: Packed[SourceObject]) -> Packed[SourceObject]:
         """Tags are looked for in a few objects of each part; where one has any, in all."""
         self._sample = {one.key for one in _sample(objects)} if self._probe else set()
         looked = await self._run(objects, self._look)
-        if any(one.tags for one in looked):
+        if not self._all_tags and any(one.tags for one in looked):
             self._all_tags = True
             looked = await self._run(looked, self._look_for_tags)
         return looked

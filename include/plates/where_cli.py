@@ -58,7 +58,10 @@ async def index(options: Options) -> int:
         path.unlink(missing_ok=True)
     with FileIndex(path, store_of(options.endpoint_url)) as fresh:
         listings = await _refresh(options, fresh, wanted)
-    rows = [(one.prefix, one.manifests, one.read, one.files, len(one.gone), len(one.broken)) for one in listings]
+    rows = [
+        (f"s3://{bucket}/{one.prefix}", one.manifests, one.read, one.files, len(one.gone), len(one.broken))
+        for (bucket, _), one in zip(wanted, listings, strict=True)
+    ]
     if options.json:
         for one in listings:
             print(

@@ -98,6 +98,7 @@ class PlatePlanOperator(WaybillOperator):
                 request.settings_used(),
                 source=access.bucket(request.bucket),
                 archive=access.bucket(request.archive_bucket),
+                all_tags=bool(request.delete_parts),
                 on_progress=progress_log(self.log.info),
             )
         except RequestError as error:

@@ -35,6 +35,14 @@ def full(**more: Any) -> Receipt:
     return Receipt(**(facts | more))
 
 
+def test_a_question_is_shown_as_it_was_meant_to_be_read_and_loads_nothing():
+    text = "Are these **deleted**?\n\n| plate | objects |\n| --- | ---: |\n| `a` | 3 |\n\n- <b>x</b> ![i](https://e/i) [l](https://e)"
+    shown = page(full(questions=[{"text": text}]))
+    assert "<strong>deleted</strong>" in shown and "<td>plate" not in shown and "<code>a</code>" in shown
+    assert "| --- |" not in shown and "&lt;b&gt;x&lt;/b&gt;" in shown
+    assert "<img" not in shown and "<a href" not in shown.split("Questions to people")[1].split("<h2>")[0]
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> ReceiptStore:
     return ReceiptStore.at(f"file://{tmp_path}/receipts")

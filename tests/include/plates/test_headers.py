@@ -134,3 +134,15 @@ def test_headers_of_both_clients_have_one_form():
 def test_metadata_beyond_ascii_is_sent_as_s3_gives_it():
     given = forms.put_parameters([("x-amz-meta-who", "Grüße")])
     assert given["Metadata"]["who"].isascii() and "=?utf-8?" in given["Metadata"]["who"]
+
+
+def test_before_a_deletion_every_object_is_looked_at_for_tags(bench: Bench):
+    """One tagged object of forty is in no sample, and after the deletion nothing would know of its tags."""
+    one = plate()
+    bench.put({f"{IMAGES}{n:03}.tiff": noise(n, 50) for n in range(40)})
+    where = {"Bucket": bench.live, "Key": f"{IMAGES}017.tiff"}
+    bench.client.put_object_tagging(**where, Tagging={"TagSet": [{"Key": "kind", "Value": "raw"}]})
+    for all_tags, found in ((False, []), (True, ["017.tiff"])):
+        objects = [o for volume in run(bench.plan(one, all_tags=all_tags)).volumes for o in volume.objects]
+        assert [o.key[-8:] for o in objects if o.tags] == found
+        assert all(o.tags is not None for o in objects) == all_tags
