@@ -149,7 +149,7 @@ def _columns(items: list[dict[str, Any]]) -> list[str]:
 
 
 def _shown(markdown: str) -> Markup:
-    """A question's text as it was meant to be read: its tables, lists and emphasis, and nothing that leads or loads from elsewhere."""
+    """A question as it was meant to be read: its tables, lists and emphasis; nothing in it leads or loads from elsewhere."""
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")

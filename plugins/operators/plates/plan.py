@@ -11,13 +11,13 @@ from hooks.task import run_async
 from hooks.waybill import check_ledger, inputs
 from operators.common.base import WaybillOperator
 from operators.plates.base import backup_request, progress_log, read_plates, records_of, store_of
-from operators.plates.plan_document import label_of, write_plan
+from operators.plates.plan_document import label_of, told, write_plan
 
 from include.core.concurrency import map_concurrently
 from include.core.errors import RequestError
 from include.core.steps import StepRecords
 from include.core.text import format_bytes
-from include.plates.models import Plate, PlatePlan
+from include.plates.models import Plate
 from include.plates.plan import _check_buckets, plan_plate
 from include.plates.report import STEPS
 from include.plates.request import BackupRequest
@@ -104,19 +104,4 @@ class PlatePlanOperator(WaybillOperator):
         except RequestError as error:
             return {**row, "problems": error.problems, "warnings": []}
         plan = plan.model_copy(update={"problems": (*plan.problems, *request.order_problems(plan))})
-        older = dict(zip(("older_versions", "older_bytes"), request.older_below(plan), strict=True))
-        return {**row, **_told(plan, request), **older, "plan": await notes.document("plan", plan)}
-
-
-def _told(plan: PlatePlan, request: BackupRequest) -> dict[str, Any]:
-    """A plan without its thousands of objects."""
-    return {
-        "tag": plan.tag,
-        "objects": plan.objects,
-        "bytes": plan.size_bytes,
-        "parts": {part.name: part.objects for part in plan.parts},
-        "tarballs": [volume.key for volume in plan.volumes],
-        "existing": list(plan.existing),
-        "problems": list(plan.problems),
-        "warnings": [*plan.warnings, *request.order_notes(plan)],
-    }
+        return {**row, **told(plan, request), "plan": await notes.document("plan", plan)}

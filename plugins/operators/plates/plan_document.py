@@ -13,7 +13,8 @@ from hooks.task import run_async, run_folder, step_records
 from hooks.waybill import receipts
 
 from include.core.text import file_name
-from include.plates.models import Plate
+from include.plates.models import Plate, PlatePlan
+from include.plates.request import BackupRequest
 
 
 def label_of(number: int, plate: Plate) -> str:
@@ -34,3 +35,18 @@ async def plan_rows(context: Context) -> list[dict[str, Any]]:
         return []
     rows: list[dict[str, Any]] = json.loads(await receipts().objects.get_document(record["plan"]))
     return rows
+
+
+def told(plan: PlatePlan, request: BackupRequest) -> dict[str, Any]:
+    """A plan without its thousands of objects; of older versions, those below what would be deleted."""
+    return {
+        "tag": plan.tag,
+        "objects": plan.objects,
+        "bytes": plan.size_bytes,
+        "parts": {part.name: part.objects for part in plan.parts},
+        "tarballs": [volume.key for volume in plan.volumes],
+        "existing": list(plan.existing),
+        "problems": list(plan.problems),
+        "older_versions": request.older_below(plan)[0],
+        "warnings": [*plan.warnings, *request.order_notes(plan)],
+    }
