@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -119,17 +120,12 @@ def test_a_process_that_takes_long_to_die_on_a_busy_machine_is_waited_for(monkey
     """By a clock of its own: every look takes 5 s, and the process is gone at the tenth."""
     now, looks = [0.0], [0]
 
-    class Slow:
-        pid = 1
-
-        def terminate(self) -> None: ...
-
-        def kill(self) -> None: ...
+    monkeypatch.setattr(processes, "_signal_all", lambda *_: None)
 
     def found(_: str) -> list[Any]:
         looks[0] += 1
         now[0] += 5
-        return [Slow()] if looks[0] < 10 else []
+        return [SimpleNamespace(pid=1)] if looks[0] < 10 else []
 
     monkeypatch.setattr(processes, "members", found)
     monkeypatch.setattr(processes, "is_alive", lambda _: looks[0] < 10)

@@ -256,7 +256,7 @@ def test_a_value_in_a_message_is_quoted_cut_and_harmless():
         ("s3://u:secret@b/m", False, "s3://b/m"),
         ("s3://b/m?sig=secret", False, "s3://b/m"),
         ("s3://b/m#secret", False, "s3://b/m"),
-        ("/srv/m.json", False, ":///srv/m.json"),
+        ("/srv/m.json", False, "/srv/m.json"),
         ("s3://[secret/m", False, "this URI"),
     ],
 )

@@ -86,6 +86,7 @@ def test_the_tarball_is_the_one_that_the_worker_writes_and_nothing_else_is_left(
 def test_only_headers_and_small_files_pass_through_the_client(store: Simulated):
     fill(store, small=False)
     plan = run(store.bench.plan(plate()))
+    read = plan.objects - len(BIG)
     passed: list[int] = []
 
     def count(request: proxy.Call, forward: proxy.Forward) -> proxy.Answer:
@@ -97,10 +98,12 @@ def test_only_headers_and_small_files_pass_through_the_client(store: Simulated):
         front.add(count)
         access = servers.access(front.url)
         buckets = {"source": access.bucket(store.bench.live), "archive": access.bucket(store.bench.cold)}
-        run(store.bench.archive_it(plan, **buckets))
+        result = run(store.bench.archive_it(plan, **buckets))
         verdict = run(store.bench.verify(plate(), level=Level.STORE_PROVED, **buckets))
         access.close()
     assert verdict.outcome is Outcome.VERIFIED and verdict.level is Level.STORE_PROVED
+    told = [note for volume in result.volumes for note in volume.notes if "copied by the store" in note]
+    assert told[0] == f"{len(BIG)} files copied by the store, {read} read"
     assert sum(passed) < 0.01 * sum(len(store.bench.files[key]) for key in BIG)
 
 

@@ -297,6 +297,13 @@ def test_a_deletion_is_not_repeated_after_a_wait(front: Front):
     assert sum(one.method == "DELETE" and key_of(one) == "a.tiff" for one in front.requests) <= 2
 
 
+@pytest.mark.parametrize(("patience", "seconds"), [(None, 120), (600, 120), (60, 60), (1, 10)])
+def test_a_request_hangs_no_longer_than_the_patience(front: Front, patience: float | None, seconds: float):
+    access = servers.access(front.url, patience=None if patience is None else Patience(patience))
+    assert access.client.meta.config.read_timeout == seconds
+    access.close()
+
+
 @pytest.mark.parametrize("verb", ["HEAD", "GET"])
 def test_a_store_that_hangs_outlasts_the_patience_by_one_request(
     front: Front, monkeypatch: pytest.MonkeyPatch, verb: str

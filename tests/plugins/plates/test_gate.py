@@ -75,6 +75,11 @@ def nothing_is_asked(run: Run) -> bool:
     return True
 
 
+def test_a_refused_conf_leaves_one_red_task_and_it_is_not_the_approval(store: Store):
+    """Clearing the approval would mend nothing: the conf is wrong."""
+    assert nothing_is_asked(store.run("20585", delete_parts=["images", "metadata"]))
+
+
 def say(run: Run, option: str = "Approve", by: Any = AMY, code: str = "") -> None:
     """Airflow wakes the approval with an answer."""
     event = {
