@@ -172,6 +172,9 @@ def test_an_empty_file_that_no_restore_has_put_there_is_not_replaced(left: str, 
             file.write(data if left.startswith("all") else data[:1000])
     if left == "a half":
         target.touch()
+    if left.startswith("all"):  # the clock of a file system may be coarse
+        while partial_of(target).stat().st_ctime_ns <= target.stat().st_ctime_ns:
+            partial_of(target).chmod(0o600)
     report = back(bench, one, FolderSink(tmp_path))
     assert [f.key for f in report.files if f.result is Restored.REFUSED] == [f"{IMAGES}big.tiff"]
     assert target.read_bytes() == b"" and not list(tmp_path.rglob(LEFT))
