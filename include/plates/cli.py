@@ -457,7 +457,15 @@ def _sink(options: Options, access: S3Access) -> Iterator[Sink]:
     parts = urlsplit(options.to)
     if parts.scheme == "s3":
         prefix = parts.path.strip("/")  # `s3://b/back` means a folder: back/projects/..., not backprojects/...
-        with uploads_in(restores_folder(parts.netloc, options.endpoint_url)) as uploads:
+        folder = restores_folder(parts.netloc, options.endpoint_url)
+        with contextlib.ExitStack() as stack:
+            uploads = None
+            try:
+                uploads = stack.enter_context(uploads_in(folder))
+            except OSError as error:
+                screen.say(
+                    f"{folder}: {error.strerror}; should this be killed, its uploads stay in the bucket", "yellow"
+                )
             yield BucketSink(access.bucket(parts.netloc), f"{prefix}/" if prefix else "", uploads=uploads)
     else:
         yield FolderSink(Path(options.to))
