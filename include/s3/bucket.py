@@ -18,7 +18,7 @@ import obstore
 from obstore.exceptions import BaseError
 
 from include.core.errors import Forbidden, NotFound, RequestError, TransientError, VerificationError
-from include.core.text import pluralize
+from include.core.text import pluralize, sentences
 from include.s3.client import S3Client, obstore_error
 from include.s3.errors import (
     BucketMissing,
@@ -361,7 +361,7 @@ class Bucket:
         except (Forbidden, Unsupported) as error:
             if operation == "list_objects_v2":
                 raise
-            told = f"{error}. {_NEEDED[operation]}"
+            told = sentences(str(error), _NEEDED[operation])
             raise (Forbidden(told) if isinstance(error, Forbidden) else Unsupported(told, no_effect=True)) from None
 
     async def past(self, key: str) -> VersionState:
