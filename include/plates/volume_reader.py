@@ -2,7 +2,8 @@
 
 Invariant: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
 where its last byte is produced, so a member that began in a finished part is read from its start again (and not sent).
-Every read names the ETag that was listed; a digest that contradicts the source's ETag or checksum stops the volume.
+Every read names the ETag that was listed; a digest that contradicts the checksum that the source's store holds stops the
+volume. No MD5 is made here: the verifier makes that of each member, from the stored tarball, and compares it with the ETag.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from include.core.errors import VerificationError
 from include.plates.models import MIB, SourceObject
 from include.plates.tar_format import END_MARKER, PlannedMember, header, padding
 from include.s3.bucket import Bucket, Buffer
-from include.s3.checksums import Digester, Digests, plain_md5, whole_checksum
+from include.s3.checksums import Digester, Digests, whole_checksum
 from include.s3.headers import Headers
 
 FETCH_BYTES = 12 * MIB
@@ -30,14 +31,15 @@ AHEAD_COUNT = 32
 
 @dataclass(frozen=True, slots=True)
 class ReadMember:
-    """What reading a member proved: its digests, and whether the source's ETag is its MD5 (with KMS it is not).
+    """The digests of a member that was read.
 
-    `headers` came with the bytes; None where there was nothing to read, or in a journal of before.
+    `etag_is_md5` is in journals of before, when the MD5 was made here. `headers` came with the bytes; None where there was
+    nothing to read, or in a journal of before that.
     """
 
     sha256: str
     crc64nvme: str
-    etag_is_md5: bool
+    etag_is_md5: bool = False
     headers: Headers | None = None
 
 
@@ -95,7 +97,7 @@ class VolumeReader:
                     digester = _digester(member.source) if step.start == 0 or digester is None else digester
                     await digester.update(memoryview(data))
                     if step.last:
-                        self.read[step.index] = await self._judge(step.index, digester.result())
+                        self.read[step.index] = self._judge(step.index, digester.result())
                         digester = None
                 for piece in _clip(data, member.data_offset + step.start, start, end):
                     yield piece
@@ -131,16 +133,16 @@ class VolumeReader:
         source = self.members[step.index].source
         if source is None or step.length == 0:
             if step.hashed:
-                self.read[step.index] = await self._judge(step.index, Digester(md5=False).result())
+                self.read[step.index] = self._judge(step.index, Digester(md5=False).result())
             return step, b""
         data = await self._get(source, step)
         if step.hashed and step.whole:
             try:
-                self.read[step.index] = await self._judge(step.index, await _digest(source, data))
+                self.read[step.index] = self._judge(step.index, await _digest(source, data))
             except VerificationError:
                 # A bit lost on the way is cheap to settle while the bytes are still ours alone: read once more.
                 data = await self._get(source, step)
-                self.read[step.index] = await self._judge(step.index, await _digest(source, data))
+                self.read[step.index] = self._judge(step.index, await _digest(source, data))
         return step, data
 
     async def _get(self, source: SourceObject, step: _Step) -> Buffer:
@@ -157,28 +159,21 @@ class VolumeReader:
             learn=learn if step.hashed and step.start == 0 else None,
         )
 
-    async def _judge(self, index: int, digests: Digests) -> ReadMember:
-        """Compares what was read with what the source says of itself (docs/faults.md, V2)."""
+    def _judge(self, index: int, digests: Digests) -> ReadMember:
+        """Compares what was read with what the source's store says of it, as far as that costs next to nothing."""
         source = self.members[index].source
-        etag_is_md5 = digests.md5 is not None
         if source is not None:
             stored = whole_checksum(source.checksum)
             if digests.size != source.size:
                 raise VerificationError(f"{source.key}: {digests.size} bytes were read, {source.size} were listed")
             if stored is not None and digests.size and digests.stored != stored[1]:
                 raise VerificationError(f"{source.key}: the bytes read have another {stored[0]} than the store holds")
-            if digests.md5 is not None and digests.md5 != source.etag:
-                head = await self._source.head(source.key, source.version_id)
-                # With SSE-KMS and SSE-C an ETag looks like an MD5 and is none (docs/protocols/s3.md 2.1).
-                if head is None or head.encryption in (None, "AES256"):
-                    raise VerificationError(f"{source.key}: the MD5 of the bytes read is not the listed ETag")
-                etag_is_md5 = False
-        return ReadMember(digests.sha256, digests.crc64nvme, etag_is_md5, self._headers.pop(index, None))
+        return ReadMember(digests.sha256, digests.crc64nvme, headers=self._headers.pop(index, None))
 
 
 def _digester(source: SourceObject | None) -> Digester:
     stored = whole_checksum(source.checksum) if source else None
-    return Digester(md5=bool(source and plain_md5(source.etag)), stored=stored[0] if stored else None)
+    return Digester(md5=False, stored=stored[0] if stored else None)
 
 
 async def _digest(source: SourceObject, data: Buffer) -> Digests:

@@ -68,9 +68,7 @@ class S3Client:
         patience: Patience | None = None,
         request_payer: bool = False,
     ):
-        import boto3
-
-        self._session = session or boto3.session.Session(region_name=region or region_of_environment())
+        self._session = session or _session_of_environment(region)
         self._region = region or self._session.region_name or region_of_environment() or "us-east-1"
         self._threads = threads
         self._given_endpoint = endpoint_url
@@ -83,7 +81,7 @@ class S3Client:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="s3")
 
     def _client(self, *, attempts: int) -> Any:
-        # Making one costs a tenth of a second: twice only where the endpoint comes from the environment.
+        # Making one takes time: twice only where the endpoint comes from the environment.
         given = self._given_endpoint
         if not given or _aws_host(given):
             client = self._make_client(attempts, "auto")
@@ -146,13 +144,17 @@ class S3Client:
         """
 
         async def once() -> dict[str, Any]:
-            answer: dict[str, Any] = await self.in_thread(self._call, self.client, operation, what, parameters)
-            return answer
+            return await self.call_without_waiting(operation, what, **parameters)
 
         return await (once() if operation in _NOT_REPEATED else self.patience.call(once))
 
+    async def call_without_waiting(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
+        """The same without patience: for asking whether a store can do something, where failing is an answer."""
+        answer: dict[str, Any] = await self.in_thread(self._call, self.client, operation, what, parameters)
+        return answer
+
     async def call_without_retry(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
-        """The same without repeating: for asking whether a store can do something, where failing is an answer."""
+        """The same, sent once at most: for what must not be done twice. It needs a client of its own, which takes time."""
         if self._once is None:
             self._once = self._client(attempts=1)
         answer: dict[str, Any] = await self.in_thread(self._call, self._once, operation, what, parameters)
@@ -249,6 +251,26 @@ class S3Client:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+
+
+class _EveryService(list[str]):
+    """botocore looks through the folders of all its 400 services before it opens one. A service that is not there is found
+    missing when its model is read."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def _session_of_environment(region: str | None) -> Any:
+    import boto3
+    import botocore.session
+    from botocore.loaders import create_loader
+
+    core = botocore.session.get_session()
+    loader = create_loader(core.get_config_variable("data_path"))
+    setattr(loader, "list_available_services", lambda type_name: _EveryService())  # noqa: B010
+    core.register_component("data_loader", loader)
+    return boto3.session.Session(botocore_session=core, region_name=region or region_of_environment())
 
 
 def _is_aws(client: Any) -> bool:
