@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument(
         "--no-probe",
         action="store_true",
-        help="plan: do not try to read every object; archive: do not try all where one may not be read",
+        help="do not try whether every object may be read (archive: of 8 GiB and more), nor look for tags",
     )
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument(

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING
 
 from include.core.concurrency import map_concurrently
@@ -35,7 +36,7 @@ _NOT_OURS = "exists already, and nothing says that Waybill made it: find out who
 _DELETION = re.compile(r"\.(deleted|marked|purged)\.[0-9a-f]+\.jsonl$")
 FULL_ID_METADATA = "waybill-plate-id-full"
 _SHOWN = 5
-_SAMPLE = 6
+_SAMPLE = {True: 6, False: 2}  # objects of each part that are looked at: of a large plate, of a small one
 _COLD_IN_LISTING = ("GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING")
 
 
@@ -47,13 +48,15 @@ async def plan_plate(
     source: Bucket,
     archive: Bucket,
     probe: bool = True,
+    probe_from_bytes: int = 0,
     concurrency: int = 32,
     on_progress: OnProgress = silent,
 ) -> PlatePlan:
     """The plan of one plate; it changes nothing anywhere, so it is also the dry run.
 
-    `probe` reads one byte of every object, which is what finds keys that may be listed but not read. Raises RequestError
-    for empty or unfit ids; everything else is in the plan's `problems`.
+    `probe` tries to read every object, which is what finds keys that may be listed but not read. Of a plate of less than
+    `probe_from_bytes` only a few are looked at. Raises RequestError for empty or unfit ids; everything else is in the plan's
+    `problems`.
     """
     check_layout(layout)
     unfit = problems_of(plate, layout)
@@ -70,7 +73,14 @@ async def plan_plate(
         problems.append(f"plate {plate.plate_id_full} has no object under any of its {len(listed)} prefixes")
     if settings.copy_by == "server" and settings.compression != "none":
         problems.append("copying inside the store (copy_by) needs compression none")
-    inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
+    large = sum(one.size for part in listed for one in part) >= probe_from_bytes
+    inspector = _Inspector(
+        source,
+        probe=probe and large,
+        sample=_SAMPLE[large] if probe else 0,
+        concurrency=concurrency,
+        on_progress=on_progress,
+    )
     objects = await inspector.run([one for part in listed for one in part])
     problems += inspector.problems()
     parts = [
@@ -306,9 +316,10 @@ async def plan_digest_of(archive: Bucket, head: Head) -> str | None:
 class _Inspector:
     """Looks at each object once: can it be read, is it archived, which checksum does the store hold."""
 
-    def __init__(self, source: Bucket, *, probe: bool, concurrency: int, on_progress: OnProgress):
+    def __init__(self, source: Bucket, *, probe: bool, sample: int, concurrency: int, on_progress: OnProgress):
         self._source = source
         self._probe = probe
+        self._sample = sample
         self._concurrency = concurrency
         self._on_progress = on_progress
         self._cold: set[str] = set()
@@ -317,9 +328,12 @@ class _Inspector:
         self._tags_wanted: set[str] = set()
 
     async def run(self, objects: Sequence[SourceObject]) -> list[SourceObject]:
-        """Tags are looked for in a few objects of each part; where one has any, in all."""
-        self._tags_wanted = {one.key for one in _sample(objects)} if self._probe else set()
+        """Tags, and what may not be read, are looked for in a few objects of each part; where one has any, in all."""
+        self._tags_wanted = {one.key for one in _sample(objects, self._sample)}
         looked = await self._run(objects)
+        if self._unreadable and self._sample and not self._probe:
+            self._probe = True
+            looked = await self._run(objects)
         if any(one.tags for one in looked):
             untold = {one.key for one in looked if one.tags is None} - self._tags_wanted
             self._tags_wanted |= untold
@@ -329,11 +343,11 @@ class _Inspector:
 
     async def _run(self, objects: Sequence[SourceObject]) -> list[SourceObject]:
         def note(done: int) -> None:
-            self._on_progress(Progress("plan", 0, 0, done, len(objects), "looking at each object"))
+            self._on_progress(Progress("plan", 0, 0, done, sum(asked), "looking at objects"))
 
-        if not self._probe and not any(map(self._has_reason, objects)):
-            return list(objects)
-        return await map_concurrently(objects, self._look, self._concurrency, note)
+        asked = [self._probe or self._has_reason(one) for one in objects]
+        looked = iter(await map_concurrently([*compress(objects, asked)], self._look, self._concurrency, note))
+        return [next(looked) if wanted else one for one, wanted in zip(objects, asked, strict=True)]
 
     async def _tags(self, one: SourceObject, head: Head) -> str | None:
         """None where they may not be read: verify tells it, and the archive goes on."""
@@ -350,7 +364,8 @@ class _Inspector:
             head = await self._head(one)
             if head is not None and head.cold:
                 self._cold.add(one.key)
-            elif self._probe and one.size:
+            elif self._probe and one.size and (head is None or head.encryption not in (None, "AES256")):
+                # HEAD needs the same right as GET, except to the key of what is encrypted with one.
                 await self._source.read(one.key, 0, 1, etag=one.etag, size=one.size, version_id=one.version_id)
             tags = await self._tags(one, head) if head else None
             checksum = head.checksum if head else None
@@ -384,12 +399,13 @@ class _Inspector:
         ]
 
 
-def _sample(objects: Sequence[SourceObject]) -> list[SourceObject]:
+def _sample(objects: Sequence[SourceObject], most: int) -> list[SourceObject]:
     """A few objects of each part, from the first to the last."""
     found = []
     for part in sorted({one.part for one in objects}):
         rows = [one for one in objects if one.part == part]
-        found += rows[:: max(1, len(rows) // _SAMPLE)]
+        places = {round(n * (len(rows) - 1) / max(most - 1, 1)) for n in range(most)}
+        found += [rows[place] for place in sorted(places)]
     return found
 
 
