@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from include.core.concurrency import map_concurrently
+from include.core.concurrency import map_concurrently, stop
 from include.core.errors import NotFound, RemoteError, RequestError, WaybillError
 from include.core.journal import JournalFor, PartJournal
 from include.core.progress import OnProgress, silent
@@ -59,20 +59,20 @@ async def archive_plate(
     recognised. Raises RequestError for a plan with problems or of other buckets, SourceChanged where a source object is
     not the one that was planned, ObjectExists where a name is taken, and the core's errors.
     """
-    if plan.problems:
-        raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
-    if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
-        raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
+    _refuse_unfit(plan, source, archive)
     keep_memory_steady(compressing=plan.settings.compression != "none")
     limits = InFlightLimits(parts_in_flight)
     failures: list[Exception] = []
     ending: dict[str, asyncio.Task[VolumeResult]] = {}
+    members: dict[str, PlacedMembers] = {}
 
     async def one(volume: VolumePlan) -> None:
         if failures:
             return
         try:
-            sidecars = await _VolumeJob(plan, volume, source, archive, limits, on_progress).run(journal_for)
+            job = _VolumeJob(plan, volume, source, archive, limits, on_progress)
+            members[volume.key] = job.members
+            sidecars = await job.run(journal_for)
         except Exception as error:
             failures.append(error)  # a volume that has begun is finished all the same: its parts count for the next run
         else:
@@ -82,9 +82,14 @@ async def archive_plate(
     try:
         await map_concurrently(plan.volumes, one, 2)
         if write_listings and not failures:
-            names = await _write_listings(plan, source, archive)
-    finally:
-        ended = await asyncio.gather(*ending.values(), return_exceptions=True)
+            placed = [members[volume.key] for volume in plan.volumes]
+            names = await _write_listings(plan, placed, source, archive)
+    except Exception as error:
+        failures.append(error)
+    except BaseException:
+        await stop(ending.values())
+        raise
+    ended = await asyncio.gather(*ending.values(), return_exceptions=True)
     failures += [error for error in ended if isinstance(error, Exception)]
     if failures:
         raise failures[0]
@@ -95,6 +100,13 @@ async def archive_plate(
         volumes=tuple(ending[volume.key].result() for volume in plan.volumes),
         listings=names,
     )
+
+
+def _refuse_unfit(plan: PlatePlan, source: Bucket, archive: Bucket) -> None:
+    if plan.problems:
+        raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
+    if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
+        raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
 
 
 def planned_members(plan: PlatePlan, volume: VolumePlan) -> PlacedMembers:
@@ -339,10 +351,12 @@ class _VolumeJob:
         return []
 
 
-async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:
+async def _write_listings(
+    plan: PlatePlan, placed: Sequence[PlacedMembers], source: Bucket, archive: Bucket
+) -> tuple[str, ...]:
     """The SOP's three listings: the untrimmed one beside the tarballs, the two that it compares on the live bucket."""
     raw = listings.plan_listing(plan)
-    members = ((m.name, m.size) for volume in plan.volumes for m in planned_members(plan, volume))
+    members = ((member.name, member.size) for volume in placed for member in volume)
     cold, live = fill(plan.layout.archive_prefix, plan.plate), fill(plan.layout.backup_prefix, plan.plate)
     places = [
         (archive, f"{cold}{plan.tag}_file_listing_untrimmed_s3.txt", raw),

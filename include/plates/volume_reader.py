@@ -46,6 +46,7 @@ class ReadMember:
 @dataclass(frozen=True, slots=True)
 class _Step:
     index: int
+    member: PlannedMember
     start: int
     length: int
     whole: bool
@@ -88,7 +89,7 @@ class VolumeReader:
         jobs = ((step.length, functools.partial(self._fetch, step)) for step in self._steps(start, end))
         async with aclosing(prefetch(jobs, budget=self._ahead_bytes, count=AHEAD_COUNT)) as fetched:
             async for step, data in fetched:
-                member = self.members[step.index]
+                member = step.member
                 if step.first:
                     lead = header(member.name, member.size, member.modified)
                     for piece in _clip(lead, member.header_offset, start, end):
@@ -97,7 +98,7 @@ class VolumeReader:
                     digester = _digester(member.source) if step.start == 0 or digester is None else digester
                     await digester.update(memoryview(data))
                     if step.last:
-                        self.read[step.index] = self._judge(step.index, digester.result())
+                        self.read[step.index] = self._judge(step, digester.result())
                         digester = None
                 for piece in _clip(data, member.data_offset + step.start, start, end):
                     yield piece
@@ -109,12 +110,11 @@ class VolumeReader:
 
     def _steps(self, start: int, end: int) -> Iterator[_Step]:
         index = bisect.bisect_right(self.members, start, key=lambda m: m.end)
-        while index < len(self.members) and self.members[index].header_offset < end:
-            yield from self._steps_of(index, start, end)
+        while index < len(self.members) and (member := self.members[index]).header_offset < end:
+            yield from self._steps_of(index, member, start, end)
             index += 1
 
-    def _steps_of(self, index: int, start: int, end: int) -> Iterator[_Step]:
-        member = self.members[index]
+    def _steps_of(self, index: int, member: PlannedMember, start: int, end: int) -> Iterator[_Step]:
         hashed = index not in self._copied and start <= member.data_end - 1 < end
         low, high = 0, member.size
         if not hashed:
@@ -124,25 +124,25 @@ class VolumeReader:
         at = low
         while True:
             length = min(FETCH_BYTES, high - at)
-            yield _Step(index, at, length, whole, at == low, at + length >= high, hashed)
+            yield _Step(index, member, at, length, whole, at == low, at + length >= high, hashed)
             at += length
             if at >= high:
                 return
 
     async def _fetch(self, step: _Step) -> tuple[_Step, Buffer]:
-        source = self.members[step.index].source
+        source = step.member.source
         if source is None or step.length == 0:
             if step.hashed:
-                self.read[step.index] = self._judge(step.index, Digester(md5=False).result())
+                self.read[step.index] = self._judge(step, Digester(md5=False).result())
             return step, b""
         data = await self._get(source, step)
         if step.hashed and step.whole:
             try:
-                self.read[step.index] = self._judge(step.index, await _digest(source, data))
+                self.read[step.index] = self._judge(step, await _digest(source, data))
             except VerificationError:
                 # A bit lost on the way is cheap to settle while the bytes are still ours alone: read once more.
                 data = await self._get(source, step)
-                self.read[step.index] = self._judge(step.index, await _digest(source, data))
+                self.read[step.index] = self._judge(step, await _digest(source, data))
         return step, data
 
     async def _get(self, source: SourceObject, step: _Step) -> Buffer:
@@ -159,16 +159,16 @@ class VolumeReader:
             learn=learn if step.hashed and step.start == 0 else None,
         )
 
-    def _judge(self, index: int, digests: Digests) -> ReadMember:
+    def _judge(self, step: _Step, digests: Digests) -> ReadMember:
         """Compares what was read with what the source's store says of it, as far as that costs next to nothing."""
-        source = self.members[index].source
+        source = step.member.source
         if source is not None:
             stored = whole_checksum(source.checksum)
             if digests.size != source.size:
                 raise VerificationError(f"{source.key}: {digests.size} bytes were read, {source.size} were listed")
             if stored is not None and digests.size and digests.stored != stored[1]:
                 raise VerificationError(f"{source.key}: the bytes read have another {stored[0]} than the store holds")
-        return ReadMember(digests.sha256, digests.crc64nvme, headers=self._headers.pop(index, None))
+        return ReadMember(digests.sha256, digests.crc64nvme, headers=self._headers.pop(step.index, None))
 
 
 def _digester(source: SourceObject | None) -> Digester:
