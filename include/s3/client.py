@@ -68,7 +68,7 @@ class S3Client:
         patience: Patience | None = None,
         request_payer: bool = False,
     ):
-        self._session = session or _session_of_environment(region)
+        self._session = session or session_of_environment(region)
         self._region = region or self._session.region_name or region_of_environment() or "us-east-1"
         self._threads = threads
         self._given_endpoint = endpoint_url
@@ -261,14 +261,15 @@ class _EveryService(list[str]):
         return True
 
 
-def _session_of_environment(region: str | None) -> Any:
+def session_of_environment(region: str | None) -> Any:
+    """A boto3 session by the usual environment."""
     import boto3
     import botocore.session
     from botocore.loaders import create_loader
 
     core = botocore.session.get_session()
     loader = create_loader(core.get_config_variable("data_path"))
-    setattr(loader, "list_available_services", lambda type_name: _EveryService())  # noqa: B010
+    setattr(loader, "list_available_services", lambda *_, **__: _EveryService())  # noqa: B010
     core.register_component("data_loader", loader)
     return boto3.session.Session(botocore_session=core, region_name=region or region_of_environment())
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError
 
 from harness.plates import servers
 from harness.proxy import Answer, Call, ConnectionDropped, Forward, Front, key_of, proxied, refuse
 from include.core.errors import AuthError, Forbidden, NotFound, TransientError
 from include.core.patience import Patience
 from include.s3.bucket import S3Access
-from include.s3.client import region_of_environment
+from include.s3.client import region_of_environment, session_of_environment
 from include.s3.errors import (
     BucketMissing,
     ClockWrong,
@@ -219,3 +220,12 @@ def test_a_deletion_is_not_repeated_after_a_wait(front: Front):
     with pytest.raises(TransientError):
         asyncio.run(main())
     assert sum(one.method == "DELETE" and key_of(one) == "a.tiff" for one in front.requests) <= 2
+
+
+def test_the_session_of_the_environment_makes_clients_of_other_services_too():
+    """Credentials by a role or by single sign-on need them; a service that does not exist is still an error."""
+    session = session_of_environment("us-east-1")
+    for service in ("sts", "sso", "sso-oidc"):
+        assert session.client(service).meta.region_name == "us-east-1"
+    with pytest.raises(BotoCoreError, match="no-such-service"):
+        session.client("no-such-service")
