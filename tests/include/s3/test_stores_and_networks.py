@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from botocore.exceptions import BotoCoreError
 
 from harness.plates import servers
 from harness.proxy import Answer, Call, ConnectionDropped, Forward, Front, key_of, proxied, refuse
@@ -224,6 +223,8 @@ def test_a_deletion_is_not_repeated_after_a_wait(front: Front):
 
 def test_the_session_of_the_environment_makes_clients_of_other_services_too():
     """Credentials by a role or by single sign-on need them; a service that does not exist is still an error."""
+    from botocore.exceptions import BotoCoreError
+
     session = session_of_environment("us-east-1")
     for service in ("sts", "sso", "sso-oidc"):
         assert session.client(service).meta.region_name == "us-east-1"
