@@ -89,12 +89,13 @@ def upload_of(
 ) -> Upload[VolumePart]:
     """The upload of a tarball, which carries the digest of its plan."""
     mark = Mark(PLAN_METADATA, digest)
-    return Upload(archive, key, mark, settings, journal, part_of_row, read_bytes=FETCH_BYTES)
+    return Upload(archive, key, mark, settings, journal, part_of_row, read_back=True, read_bytes=FETCH_BYTES)
 
 
 @dataclass(frozen=True)
 class Written:
-    """What writing a volume learned. `single` holds the whole volume where it is one part, not sent yet."""
+    """What writing a volume learned. `single` holds the whole volume where it is one part, not sent yet. `copied`: how many
+    files the store copied by itself, None where it was not asked to."""
 
     single: bytes | None
     stored_bytes: int
@@ -104,6 +105,7 @@ class Written:
     sent: int
     parts: int
     part_starts: tuple[int, ...] = ()
+    copied: int | None = None
 
     def parts_of(self, member: PlannedMember) -> tuple[int, int]:
         """First and last upload part that hold the member, header included."""

@@ -84,7 +84,7 @@ class VolumeWriter:
             "copy_from": MIN_PART if settings.copy_by == "server" else None,
         }
         self.upload = upload_of(archive, volume.key, volume.digest, chosen, journal)
-        self.copied_files = len(copied) if settings.copy_by == "server" else None
+        self._copied_files = len(copied) if settings.copy_by == "server" else None
         self.copying = StoreCopy(self.upload, volume.digest, self._reader, source, limits.slots)
         self._on_progress = on_progress
         self._limits = limits
@@ -345,4 +345,5 @@ class VolumeWriter:
             sent=self._sent,
             parts=len(parts),
             part_starts=tuple(start for start, _ in pieces),
+            copied=self._copied_files,
         )
