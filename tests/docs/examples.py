@@ -55,7 +55,7 @@ from include.plates.proof import OF_THE_TARBALL, encoded, proof_of
 from include.plates.request import BackupRequest
 from include.plates.tar_format import PlannedMember, folder_time, member_rows, place
 from include.plates.volume_reader import VolumeReader
-from include.plates.volume_upload import VolumePart
+from include.plates.volume_upload import Learned, VolumePart
 from include.s3 import checksums
 from include.s3.guarded_delete import KeyOutcome, Result, Target, digest_of
 
@@ -145,7 +145,13 @@ def upload_journal(folder: Path) -> str:
     index = next(number for number, member in enumerate(members()) if member.source is not None)
     etag = hashlib.md5(data).hexdigest()
     part = VolumePart(
-        number=1, start=0, end=len(data), size=len(data), etag=etag, crc64nvme=crc(data), members=((index, *digests),)
+        number=1,
+        start=0,
+        end=len(data),
+        size=len(data),
+        etag=etag,
+        crc64nvme=crc(data),
+        members=(Learned(index, *digests),),
     )
     for row in (begin, {"part": part.row()}):
         journal.append(row)
