@@ -210,7 +210,7 @@ class FileIndex:
             for (path, name), member in zip(split, members, strict=True)
         )
         ids = "(SELECT id FROM names WHERE name = ?), (SELECT id FROM folders WHERE path = ?)"
-        self._database.executemany(f"INSERT INTO files VALUES ({ids}, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany(f"INSERT OR REPLACE INTO files VALUES ({ids}, ?, ?, ?, ?, ?, ?)", rows)
         return len(members)
 
     async def _beside(self, archive: Bucket, prefix: str, listed: Mapping[str, ListedObject]) -> None:

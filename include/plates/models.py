@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+MOST_VOLUMES = 100_000  # of one tarball: a claim of more is no manifest's
 GROUP_LIMIT = 16 * MIB  # no compressed group ever holds more: what is unpacked at once is bounded by it
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
@@ -269,8 +270,8 @@ class ManifestHead(Frozen):
     archive_bucket: str
     key: str
     tarball: str
-    number: int
-    of: int
+    number: int = Field(ge=1, le=MOST_VOLUMES)
+    of: int = Field(ge=1, le=MOST_VOLUMES)
     compression: Compression
     level: int
     part_bytes: int

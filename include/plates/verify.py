@@ -123,9 +123,10 @@ class _Verification:
             pattern = re.compile(re.escape(f"{base}_{tarball.name}") + r"(?:\.(\d+)-of-(\d+))?\.manifest\.jsonl\.zst")
             named = [(key, match) for key in keys if (match := pattern.fullmatch(key))]
             counts = {int(match[2] or 1) for _, match in named}
+            numbers = sorted(int(match[1] or 1) for _, match in named)
             if not named and await self._by_script(tarball.name, keys):
                 continue
-            if not named or len(counts) != 1 or {int(m[1] or 1) for _, m in named} != set(range(1, max(counts) + 1)):
+            if counts != {len(named)} or numbers != list(range(1, len(named) + 1)):
                 self._whole = False
                 self.say("V5", Outcome.UNVERIFIABLE, _which(self._tag, tarball.name, [key for key, _ in named]))
                 continue
