@@ -187,10 +187,10 @@ class VolumePlan(Frozen):
 class PlatePlan(Frozen):
     """All that archiving a plate will do. `problems` must be empty before it may be archived."""
 
+    tag: str  # first, since a layout has a template of that name, which whoever searches the JSON would find before it
     plate: Plate
     layout: Layout
     settings: ArchiveSettings
-    tag: str
     bucket: str
     archive_bucket: str
     parts: tuple[PartSummary, ...]
@@ -351,6 +351,16 @@ class Check(Frozen):
     detail: str
 
 
+NOT_LOOKED_AT = "was not looked at, because of what is said elsewhere"
+
+
+def reasons_of(checks: Sequence[Check]) -> tuple[str, ...]:
+    """Everything that is not proved, one sentence each; what was not looked at because of another of them is no reason."""
+    wrong = [check for check in checks if check.outcome is not Outcome.VERIFIED]
+    causes = [check for check in wrong if check.detail != NOT_LOOKED_AT] or wrong
+    return tuple(f"{check.name}: {check.detail}" for check in causes)
+
+
 class VolumeProof(Frozen):
     """What the verifier read of one tarball: deletion demands that it is still this very object.
 
@@ -375,9 +385,9 @@ class Verdict(Frozen):
     `stopped_by` names the class of the store's error that ended the verification before its end, if one did.
     """
 
+    tag: str
     plate: Plate
     layout: Layout
-    tag: str
     bucket: str
     archive_bucket: str
     outcome: Outcome
@@ -398,8 +408,8 @@ class Verdict(Frozen):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Everything that is not proved, one sentence each; empty when verified."""
-        return tuple(f"{c.name}: {c.detail}" for c in self.checks if c.outcome is not Outcome.VERIFIED)
+        """Empty when verified."""
+        return reasons_of(self.checks)
 
 
 Phase = Literal["delete", "marker", "purge"]

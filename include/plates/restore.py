@@ -25,7 +25,7 @@ from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, RequestError, VerificationError, WaybillError
 from include.core.packed import Packed, in_stretches
 from include.core.progress import OnProgress, Progress, silent
-from include.plates.layout import fill, tag_of
+from include.plates.layout import fill, not_archived, tag_of
 from include.plates.manifest import read_manifest
 from include.plates.models import GROUP_LIMIT, MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
 from include.plates.name_match import is_named
@@ -100,7 +100,7 @@ async def find_manifests(plate: Plate, layout: Layout, archive: Bucket) -> list[
     pattern = re.compile(re.escape(base) + rf"_({kinds})(\.\d+-of-\d+)?\.manifest\.jsonl\.zst")
     keys = [o.key async for o in archive.objects_under(base + "_", versions=False) if pattern.fullmatch(o.key)]
     if not keys:
-        raise NotFound(f"no manifest lies under s3://{archive.name}/{base}_...: the plate is not archived there")
+        raise NotFound(not_archived(archive.name, base))
     return [await read_manifest(archive, key) for key in sorted(keys)]
 
 
@@ -352,7 +352,9 @@ class TarballReader:
         while start < end:
             piece = await self._raw(start, end)
             if not len(piece):
-                raise VerificationError(f"{member.key}: it does not lie in {self._manifest.head.key} as the manifest says")
+                raise VerificationError(
+                    f"{member.key}: it does not lie in {self._manifest.head.key} as the manifest says"
+                )
             await digester.update(piece)
             yield piece
             start += len(piece)

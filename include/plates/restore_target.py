@@ -15,7 +15,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from include.core.errors import AuthError, ConflictingRequest, Forbidden, RemoteError, RequestError
+from include.core.errors import AuthError, ConflictingRequest, RemoteError, RequestError
 from include.plates.models import MIB, ManifestMember
 from include.plates.partial_files import finish_naming, give_name, partial_file, remove_dead_in
 from include.plates.restore_uploads import RestoreUploads
@@ -72,7 +72,7 @@ class FolderSink:
 
     def _check_links(self, path: Path) -> None:
         """Raises ConflictingRequest where a folder on the way is a link that leads out of the target."""
-        folder = path.parent.resolve()
+        folder = Path(os.path.realpath(path.parent))
         if not folder.is_relative_to(self.root):
             raise ConflictingRequest(
                 f"{path}: a folder on the way is a link, and the file would lie in {folder}, outside of {self.root}. Nothing "
