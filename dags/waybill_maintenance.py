@@ -2,7 +2,7 @@
 # Waybill maintenance
 
 Looks after the ledger once a day: proves that nobody changed it, lists what is in doubt, and carries out what was asked to be
-cancelled. It moves no data and needs no conf.
+cancelled. Where plates are archived it also looks after their archive. It moves no data and needs no conf.
 
 **Trigger** nothing: it runs at midnight, UTC. To look now, trigger it with an empty conf:
 
@@ -16,11 +16,16 @@ its exact id where the system can do that. ICAv2 cannot: its jobs end by themsel
 adopts them. *list_in_doubt* warns of submissions of which nobody has known for an hour whether the remote accepted them. It
 resolves none of them, and it does not fail: the warning is in its log, in XCom and, where notes are on, on the run.
 
+With connection `waybill_archives`, *index_archives* takes new archives into the index that finds files, where one is named;
+*sweep_staging* lists the pieces that lie under `waybill-staging/` of the archive buckets (log, XCom `staging`), and then removes
+those of killed runs: no piece, and no part of an upload that could use one, is younger than 7 days. Without it both are skipped.
+
 **When it is red.** *check_ledger* names every problem in its log (and XCom `problems`). An event or a row that differs was
 changed by hand; a receipt that names an event which the ledger does not hold means that events were lost, as after an older
 backup was restored; a receipt of another ledger means that connection waybill_ledger or waybill_receipts points to the
 wrong place. Start no other run before that is explained: `python -m include.core.ledger verify` checks again. A red
-*cancellations* names what could not be cancelled and why; *clear* it, or wait for the next day.
+*cancellations* names what could not be cancelled and why; *clear* it, or wait for the next day. A red *sweep_staging* names
+the pieces that the store did not remove: give the right to, or remove them by hand; no archive rests on them.
 """
 
 from __future__ import annotations
@@ -28,6 +33,7 @@ from __future__ import annotations
 from airflow.sdk import dag
 from operators.common.base import DEFAULT_ARGS
 from operators.common.maintenance import CancellationsOperator, CheckLedgerOperator, ListInDoubtOperator
+from operators.plates.upkeep import IndexArchivesOperator, SweepStagingOperator
 
 
 @dag(
@@ -44,6 +50,8 @@ def waybill_maintenance() -> None:
     cancellations = CancellationsOperator(task_id="cancellations")
     ListInDoubtOperator(task_id="list_in_doubt")  # by itself: it is worth listing in a broken ledger too
     check >> cancellations
+    IndexArchivesOperator(task_id="index_archives")
+    SweepStagingOperator(task_id="sweep_staging")
 
 
 waybill_maintenance()

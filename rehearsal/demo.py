@@ -60,11 +60,11 @@ def new_environment(home: Path) -> Path:
     return environment
 
 
-def scene_connections(scenes: Iterable[type[Scene]], addresses: Mapping[str, str]) -> dict[str, str]:
+def scene_connections(scenes: Iterable[type[Scene]], addresses: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The connections of all scenarios. Raises StackError where two give one connection different values."""
     merged: dict[str, str] = {}
     for scene in scenes:
-        for name, value in scene.connections(addresses).items():
+        for name, value in scene.connections(addresses, folder).items():
             if merged.setdefault(name, value) != value:
                 raise StackError(f"two scenarios want different values of {name}; the second is {scene.__name__}")
     return merged
@@ -197,7 +197,7 @@ def demo(
     init(url)
 
     def extra_env(addresses: Mapping[str, str]) -> dict[str, str]:
-        return {**connections, **scene_connections(scenes, addresses)}
+        return {**connections, **scene_connections(scenes, addresses, environment)}
 
     stack = make_stack(home, simulators=SIMULATORS, extra_env=extra_env)
     try:

@@ -23,8 +23,8 @@ from harness.plates.servers import PROJECT, noise, plate
 from harness.plates.sop_world import SopWorld, backed_up
 from include.core.errors import WaybillError
 from include.core.journal import FileJournal
-from include.plates.delete import PROOF_DAYS, delete_plate
-from include.plates.models import DeleteOrder
+from include.plates.delete import delete_plate
+from include.plates.models import PROOF_DAYS, DeleteOrder
 
 # Persons
 

@@ -3,7 +3,8 @@
 Whether a call may be asked again at all is for the caller to know: what deletes after a look must look again first.
 
 Invariant: only a TransientError is waited for, never longer than `seconds` for one call; after it has given up, every call
-is tried just once, until one succeeds, so that a hundred calls do not wait a hundred times.
+is tried just once, until one succeeds, so that a hundred calls do not wait a hundred times. The last try may begin just
+before the end, and outlast it by its own timeout: so each try must be one request, without repetitions of its client's own.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Patience:
         """What `work` gives, made anew after each TransientError while there is time. Raises the last one."""
         if self.seconds <= 0:
             return await work()
-        began, pause = self._now(), 0.5
+        began, pause, failures = self._now(), 0.5, 0
         while True:
             try:
                 result = await self._watched(work(), began)
@@ -58,7 +59,9 @@ class Patience:
                 if self._given_up or waited >= self.seconds:
                     self._given_up = True
                     raise
-                self._line(f"{error}; waiting for {self._who}, {self._minutes(waited)}")
+                failures += 1
+                if failures > 1:  # a single one is no outage, and a busy store answers so every now and then
+                    self._line(f"{error}; waiting for {self._who}, {self._minutes(waited)}")
                 wanted = max(error.retry_after or 0.0, pause * random.uniform(0.75, 1.25))
                 await self._sleep(min(wanted, self.seconds - waited))
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from include.core.errors import VerificationError
 from include.core.text import format_bytes, pluralize
-from include.plates.delete import PROOF_DAYS
 from include.plates.delete_preview import PartPreview
 from include.plates.layout import manifest_key
-from include.plates.models import Level, PlatePlan, Verdict
+from include.plates.models import PROOF_DAYS, Level, PlatePlan, Verdict
 from include.plates.request import BackupRequest
 from include.s3.bucket import Bucket, KeyVersion
 
@@ -121,12 +121,28 @@ def _older(request: BackupRequest, plates: Sequence[Proved]) -> list[str]:
     return lines
 
 
+def days_to_answer(request: BackupRequest, plates: Sequence[Proved], now: float) -> float:
+    """For how many days the question stands: as the request says, but no longer than the oldest proof counts, since a later
+    answer would allow nothing. Raises VerificationError where that time is over."""
+    oldest = _oldest_proof(plates)
+    left = PROOF_DAYS if oldest is None else PROOF_DAYS - (now - oldest) / 86_400
+    if left <= 0:
+        raise VerificationError(
+            f"the oldest proof is {PROOF_DAYS - left:.0f} days old, and a proof counts {PROOF_DAYS:g} days: nothing is asked. "
+            "Clear verify of the plates, which reads them again, and this task"
+        )
+    return min(request.approval_days, left)
+
+
+def _oldest_proof(plates: Sequence[Proved]) -> float | None:
+    return min((plate.verdict.verified_at for plate in plates if plate.verdict.verified_at is not None), default=None)
+
+
 def _proofs(plates: Sequence[Proved]) -> list[str]:
     """How old the oldest proof is: after a time it does not count any more."""
-    times = [plate.verdict.verified_at for plate in plates if plate.verdict.verified_at is not None]
-    if not times:
+    oldest = _oldest_proof(plates)
+    if oldest is None:
         return []
-    oldest = min(times)
     read, until = (datetime.fromtimestamp(at, UTC).date().isoformat() for at in (oldest, oldest + PROOF_DAYS * 86_400))
     return [
         "",

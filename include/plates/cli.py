@@ -366,7 +366,7 @@ async def _proof(plate: Plate, layout: Layout, access: S3Access, options: Option
     plate, and its age is said. One that is too old is read again: all of it that concerns the tarballs.
     """
     from include.plates.compare import changes
-    from include.plates.delete import PROOF_DAYS
+    from include.plates.models import PROOF_DAYS
     from include.plates.verify import verify_archive
 
     path = _journal(options) / f"{options.approve}.verdict.json"

@@ -23,12 +23,11 @@ from include.plates.delete_report import DeleteReport, looked_after, tally
 from include.plates.errors import ApprovalVoid, RetentionRefused
 from include.plates.layout import fill
 from include.plates.measurements import shared_parts
-from include.plates.models import DeleteOrder, Level, ManifestMember, Outcome, Verdict
+from include.plates.models import PROOF_DAYS, DeleteOrder, Level, ManifestMember, Outcome, Verdict
 from include.s3.bucket import Bucket, ListedObject
 from include.s3.condition_probe import detect_conditional_delete, removed
 from include.s3.guarded_delete import AroundBatch, Batches, DeleteBatch, DeleteGuard, Deleter, Target, just_send
 
-PROOF_DAYS = 30.0  # how long what was read back counts; the time to undo comes on top
 _PROBE = b"Waybill asks whether this store honours conditional deletes.\n"
 
 

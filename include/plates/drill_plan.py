@@ -16,7 +16,7 @@ from include.core.text import format_bytes
 from include.plates.file_index import Archived, Listing, tarball_base
 from include.plates.models import GIB, MIB, Frozen
 from include.plates.plan import PLAN_METADATA
-from include.plates.proof import SUFFIX, time_text
+from include.plates.proof import MANIFEST_SUFFIX, SUFFIX, time_text
 from include.s3.bucket import Bucket
 
 _READ_BYTES = 8 * MIB  # of one GET of the verifier
@@ -142,6 +142,8 @@ async def _faults(bucket: Bucket, listing: Listing) -> list[str]:
     for key in listing.tarballs_alone:
         base = tarball_base(key) or key
         head = None if base in lost else await bucket.head(key)
+        if head is not None and await bucket.head(base + MANIFEST_SUFFIX):
+            continue  # it was written since the prefix was listed
         if base in lost or (head is not None and PLAN_METADATA in head.metadata):
             faults.append(f"{key}: its manifest is missing, so nothing says what it should hold")
         lost.discard(base)

@@ -27,6 +27,7 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 MOST_VOLUMES = 100_000  # of one tarball: a claim of more is no manifest's
 GROUP_LIMIT = 16 * MIB  # no compressed group ever holds more: what is unpacked at once is bounded by it
+PROOF_DAYS: float = 30  # how long what was read back lets something be deleted; the time to undo comes on top
 Compression = Literal["none", "gzip", "zstd"]
 Retention = Literal["none", "versioned", "locked"]
 OlderVersions = Literal["refuse", "keep_hidden", "delete"]

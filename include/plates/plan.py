@@ -41,6 +41,7 @@ from include.plates.models import (
 from include.plates.tar_format import END_MARKER, folder_time, header_length, member_rows, padding, place
 from include.s3.bucket import Bucket, Head, KeyVersion
 from include.s3.errors import ColdObject, RequesterPays, SourceChanged, Unsupported
+from include.s3.staging import kept_pieces
 
 if TYPE_CHECKING:  # the command line plans without a request, and need not load its models
     from include.plates.request import BackupRequest
@@ -88,6 +89,8 @@ async def plan_plate(
         problems.append(f"plate {plate.plate_id_full} has no object under any of its {len(listed)} prefixes")
     if settings.copy_by == "server" and settings.compression != "none":
         problems.append("copying inside the store (copy_by) needs compression none")
+    refused, doubted = await kept_pieces(archive) if settings.copy_by == "server" else ([], [])
+    problems += refused
     inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
     objects = await inspector.run(every)
     problems += inspector.problems()
@@ -113,6 +116,7 @@ async def plan_plate(
             *_warnings(plate, parts, others),
             *_older_warning(older),
             *name_warnings(one.key for one in objects),
+            *doubted,
         ),
         older_versions=len(older),
         older_bytes=sum(one.size for one in older),

@@ -25,6 +25,7 @@ from include.plates.layout import (
 )
 from include.plates.models import (
     GIB,
+    PROOF_DAYS,
     ArchiveSettings,
     DeleteOrder,
     Layout,
@@ -291,9 +292,10 @@ class BackupRequest(PlatesRequest):
     approval_days: float = pydantic.Field(
         14,
         gt=0,
-        le=365,
+        le=PROOF_DAYS,
         title="Wait for the approval (days)",
-        description="Without an answer in this time nothing is deleted.",
+        description="Without an answer in this time nothing is deleted. A proof counts 30 days, so a later answer would allow "
+        "nothing.",
         json_schema_extra=ANSWER,
     )
     compression: Literal["default", "none", "gzip", "zstd"] = pydantic.Field(

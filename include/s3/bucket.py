@@ -18,6 +18,7 @@ import obstore
 from obstore.exceptions import BaseError
 
 from include.core.errors import Forbidden, NotFound, RequestError, TransientError, VerificationError
+from include.core.text import pluralize
 from include.s3.client import S3Client, obstore_error
 from include.s3.errors import (
     BucketMissing,
@@ -286,6 +287,22 @@ class Bucket:
         except Unsupported:
             return ""
         return str(answer.get("Status", ""))
+
+    async def default_retention(self) -> str:
+        """How long Object Lock keeps every new object, as "GOVERNANCE, 30 days"; "" where it does not. Raises Forbidden."""
+        try:
+            answer = await self.access.call(
+                "get_object_lock_configuration", f"Object Lock of {self.name}", Bucket=self.name
+            )
+        except BucketMissing:
+            raise
+        except (NotFound, Unsupported):
+            return ""
+        rule = answer.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {})
+        for unit in ("Days", "Years"):
+            if rule.get(unit):
+                return f"{rule.get('Mode')}, {pluralize(int(rule[unit]), unit.lower()[:-1])}"
+        return ""
 
     async def objects_under(self, prefix: str, *, versions: bool) -> AsyncIterator[ListedObject]:
         """Every current object under a prefix, in the store's order; with version ids where `versions`."""

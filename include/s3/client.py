@@ -48,14 +48,16 @@ _SKEWED = {"RequestTimeTooSkewed", "RequestInTheFuture"}
 _REGION = {"PermanentRedirect", "TemporaryRedirect", "IllegalLocationConstraintException", "301", "307"}
 _BUSY = {"SlowDown", "RequestTimeout", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException"}
 _NOT_REPEATED = {"delete_object", "delete_objects"}  # between the look before it and its repetition anything may happen
+_READ_SECONDS, _WHOLE_READ_SECONDS = 120, 180  # without a byte; and of a read by obstore from its begin to its end
 _PAYER_HEADER = "x-amz-request-payer"
 
 
 class S3Client:
     """One endpoint and one identity. `session` is a boto3 session (an Airflow hook's), None for the usual environment.
 
-    `patience` waits for a store that is out of reach (None: it is not waited for). `request_payer`: agrees to pay for
-    reading buckets whose owners do not. Close it (or use it as an async context manager) to free its threads.
+    `patience` waits for a store that is out of reach (None: it is not waited for); a store that hangs outlasts it by the
+    timeout of one request at most. `request_payer`: agrees to pay for reading buckets whose owners do not. Close it (or use
+    it as an async context manager) to free its threads.
     """
 
     def __init__(
@@ -78,8 +80,9 @@ class S3Client:
         self._payers: dict[str, bool] = {}
         self.patience = patience or Patience(0)
         # Who is patient asks again anyway, and a store that hangs costs two minutes each time.
-        self.client = self._client(attempts=2 if self.patience.seconds else 6)
+        self.client = self._client(attempts=1 if self.patience.seconds else 6)
         self._once: Any = None
+        self._twice: Any = None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="s3")
 
     def _client(self, *, attempts: int) -> Any:
@@ -96,7 +99,7 @@ class S3Client:
 
         config = Config(
             connect_timeout=10,
-            read_timeout=120,
+            read_timeout=_READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=self._threads + 2,
             request_checksum_calculation="when_required",
@@ -133,29 +136,31 @@ class S3Client:
             client_options={
                 "allow_http": self.endpoint.startswith("http://"),
                 "connect_timeout": timedelta(seconds=10),
-                "timeout": timedelta(seconds=180),
+                "timeout": timedelta(seconds=_WHOLE_READ_SECONDS),
             },
-            retry_config={"max_retries": 1 if self.patience.seconds else 6, "retry_timeout": timedelta(minutes=3)},
+            retry_config={"max_retries": 0 if self.patience.seconds else 6, "retry_timeout": timedelta(minutes=3)},
             **options,
         )
 
     async def call(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
         """One botocore call in a thread. `what` is the subject of the error's sentence.
 
-        A store that is out of reach is waited for, except by what deletes.
+        A store that is out of reach is waited for, except by what deletes: that is tried twice.
         """
-
-        async def once() -> dict[str, Any]:
-            answer: dict[str, Any] = await self.in_thread(self._call, self.client, operation, what, parameters)
-            return answer
-
-        return await (once() if operation in _NOT_REPEATED else self.patience.call(once))
+        if operation in _NOT_REPEATED and self.patience.seconds:
+            self._twice = self._twice or self._client(attempts=2)
+            return await self._in_thread(self._twice, operation, what, parameters)
+        return await self.patience.call(lambda: self._in_thread(self.client, operation, what, parameters))
 
     async def call_without_retry(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
         """The same without repeating: for asking whether a store can do something, where failing is an answer."""
-        if self._once is None:
-            self._once = self._client(attempts=1)
-        answer: dict[str, Any] = await self.in_thread(self._call, self._once, operation, what, parameters)
+        if self.patience.seconds:
+            return await self._in_thread(self.client, operation, what, parameters)
+        self._once = self._once or self._client(attempts=1)
+        return await self._in_thread(self._once, operation, what, parameters)
+
+    async def _in_thread(self, client: Any, operation: str, what: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = await self.in_thread(self._call, client, operation, what, parameters)
         return answer
 
     async def in_thread(self, function: Any, *arguments: Any) -> Any:

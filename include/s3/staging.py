@@ -1,16 +1,16 @@
 """Objects that exist only while another one is put together: where they lie, how they are known, how they are removed.
 
 Invariant: only what lies under the target's own staging prefix *and* carries our mark is removed, each version by its id. What
-is left by a run that is never continued is for a lifecycle rule on `waybill-staging/` (docs/operations.md).
+is left by a run that is never continued is for staging_sweep.py, or a lifecycle rule on `waybill-staging/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from include.core.concurrency import map_concurrently
-from include.core.errors import WaybillError
+from include.core.errors import Forbidden, WaybillError
 from include.s3.bucket import Bucket
 from include.s3.errors import Unsupported, UploadLost
 
@@ -23,6 +23,19 @@ def staging_prefix(key: str) -> str:
     return f"{STAGING}{key}/"
 
 
+async def kept_pieces(bucket: Bucket) -> tuple[list[str], list[str]]:
+    """Why pieces could not be removed from this bucket, and what of it may not be asked: a sentence or none of each."""
+    try:
+        retention = await bucket.default_retention()
+    except Forbidden:
+        why = "may not be asked for its Object Lock (s3:GetBucketObjectLockConfiguration)"
+        return [], [f"{bucket.name} {why}: if it retains new objects by default, pieces of copy_by server stay there"]
+    if not retention:
+        return [], []
+    why = f"copy_by server: {bucket.name} retains every new object by default (Object Lock: {retention}), so its pieces under"
+    return [f"{why} {STAGING} could not be removed; say copy_by worker, or archive to a bucket without a default"], []
+
+
 async def remove_staged(bucket: Bucket, key: str, made: Collection[tuple[str, str | None]] = ()) -> list[str]:
     """Removes all pieces of `key`, also those of runs that were killed; gives a sentence where something is left.
 
@@ -30,15 +43,9 @@ async def remove_staged(bucket: Bucket, key: str, made: Collection[tuple[str, st
     """
     prefix = staging_prefix(key)
     try:
-        await _abort_uploads(bucket, prefix)
-        rows = await _versions(bucket, prefix)
-        known = {(name, version or "null") for name, version in made}
-        ours = await map_concurrently(rows, lambda row: _is_ours(bucket, row, known), 8)
-        mine = [row for row, yes in zip(rows, ours, strict=True) if yes]
-        left = [row["Key"] for row, yes in zip(rows, ours, strict=True) if not yes]
-        for at in range(0, len(mine), 1000):
-            answer = await bucket.delete_many([_target(row) for row in mine[at : at + 1000]])
-            left += [str(error.get("Key")) for error in answer.get("Errors", [])]
+        await abort(bucket, await uploads_under(bucket, prefix))
+        mine, foreign = await told_apart(bucket, await versions_under(bucket, prefix), made)
+        left = foreign + await remove(bucket, mine)
     except Unsupported:
         return []  # without versions of objects there is no copying either
     except WaybillError as error:
@@ -46,24 +53,29 @@ async def remove_staged(bucket: Bucket, key: str, made: Collection[tuple[str, st
     return [f"{len(left)} objects are left under s3://{bucket.name}/{prefix}, the first {left[0]!r}"] if left else []
 
 
-async def _abort_uploads(bucket: Bucket, prefix: str) -> None:
+async def uploads_under(bucket: Bucket, prefix: str) -> list[dict[str, Any]]:
+    """Every upload under a prefix that nobody has completed."""
+    found: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {"Bucket": bucket.name, "Prefix": prefix}
     while True:
         answer = await bucket.access.call("list_multipart_uploads", f"uploads under {prefix}", **parameters)
-        for row in answer.get("Uploads", []):
-            if str(row["Key"]).startswith(prefix):
-                where = {"Bucket": bucket.name, "Key": row["Key"], "UploadId": row["UploadId"]}
-                try:
-                    await bucket.access.call("abort_multipart_upload", f"aborting {row['Key']}", **where)
-                except UploadLost:
-                    pass  # completed or aborted meanwhile
+        found += [row for row in answer.get("Uploads", []) if str(row["Key"]).startswith(prefix)]
         if not answer.get("IsTruncated"):
-            return
+            return found
         markers = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
-        parameters |= {name: answer[found] for name, found in markers.items() if answer.get(found)}
+        parameters |= {name: answer[given] for name, given in markers.items() if answer.get(given)}
 
 
-async def _versions(bucket: Bucket, prefix: str) -> list[dict[str, Any]]:
+async def abort(bucket: Bucket, uploads: Iterable[Mapping[str, Any]]) -> None:
+    for row in uploads:
+        where = {"Bucket": bucket.name, "Key": row["Key"], "UploadId": row["UploadId"]}
+        try:
+            await bucket.access.call("abort_multipart_upload", f"aborting {row['Key']}", **where)
+        except UploadLost:
+            pass  # completed or aborted meanwhile
+
+
+async def versions_under(bucket: Bucket, prefix: str) -> list[dict[str, Any]]:
     """Every version and delete marker under a prefix."""
     found: list[dict[str, Any]] = []
     parameters: dict[str, Any] = {"Bucket": bucket.name, "Prefix": prefix}
@@ -74,7 +86,26 @@ async def _versions(bucket: Bucket, prefix: str) -> list[dict[str, Any]]:
         if not answer.get("IsTruncated"):
             return found
         markers = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
-        parameters |= {name: answer[found] for name, found in markers.items() if answer.get(found)}
+        parameters |= {name: answer[given] for name, given in markers.items() if answer.get(given)}
+
+
+async def told_apart(
+    bucket: Bucket, rows: Sequence[dict[str, Any]], made: Collection[tuple[str, str | None]] = ()
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Those that are ours, by their mark or because the caller made them; and the keys of the others."""
+    known = {(name, version or "null") for name, version in made}
+    ours = await map_concurrently(rows, lambda row: _is_ours(bucket, row, known), 8)
+    mine = [row for row, yes in zip(rows, ours, strict=True) if yes]
+    return mine, [str(row["Key"]) for row, yes in zip(rows, ours, strict=True) if not yes]
+
+
+async def remove(bucket: Bucket, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Removes exactly these versions; gives the keys of those that are left."""
+    left: list[str] = []
+    for at in range(0, len(rows), 1000):
+        answer = await bucket.delete_many([_target(row) for row in rows[at : at + 1000]])
+        left += [str(error.get("Key")) for error in answer.get("Errors", [])]
+    return left
 
 
 async def _is_ours(bucket: Bucket, row: Mapping[str, Any], known: Collection[tuple[str, str]]) -> bool:

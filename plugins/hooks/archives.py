@@ -36,10 +36,18 @@ class Archives:
 
 def archives() -> Archives:
     """Raises RequestError where the connection does not exist, or names no prefix."""
+    found = archives_if_any()
+    if found is None:
+        raise RequestError(f"connection {ARCHIVES} does not exist: create it with the extra {_EXAMPLE}")
+    return found
+
+
+def archives_if_any() -> Archives | None:
+    """None where the connection does not exist. Raises RequestError where it names no prefix."""
     try:
         extra = BaseHook.get_connection(ARCHIVES).extra_dejson
     except AirflowNotFoundException:
-        raise RequestError(f"connection {ARCHIVES} does not exist: create it with the extra {_EXAMPLE}") from None
+        return None
     prefixes, reports = _prefixes(extra, "prefixes"), _prefixes(extra, "reports")
     index = extra.get("index")
     if not prefixes or not (index is None or (isinstance(index, str) and Path(index).is_absolute())):

@@ -38,10 +38,10 @@ class AwsHook(BaseHook):
         """Buckets, for tasks; a store that is out of reach is waited for so long. Use as an async context manager."""
         return s3_access(self.get_connection(self.aws_conn_id), Patience(patience_minutes * 60))
 
-    async def aaccess(self) -> S3Access:
-        """Buckets, for triggers."""
+    async def aaccess(self, *, patience_minutes: float = 0) -> S3Access:
+        """The same for triggers."""
         connection = await self.aget_connection(self.aws_conn_id)
-        return await asyncio.to_thread(s3_access, connection)
+        return await asyncio.to_thread(s3_access, connection, Patience(patience_minutes * 60))
 
 
 @dataclass(frozen=True)

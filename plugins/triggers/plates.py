@@ -13,14 +13,16 @@ from include.core.watch import BulkWatch, Item, Observe, Wake
 
 
 class PlateThawTrigger(WatchTrigger):
-    """Wakes when no tarball is cold any more, or one is missing. Options: `bucket`, and `keys`, the tarballs of one plate."""
+    """Wakes when no tarball is cold any more, or one is missing. Options: `bucket`, `keys`, the tarballs of one plate, and
+    `store_patience`: for how many minutes a look waits for a store that is out of reach."""
 
     system = "plates"
     can_cancel = False  # what cold storage is asked for, it gives
 
     @asynccontextmanager
     async def observer(self) -> AsyncIterator[Observe]:
-        async with await AwsHook(self.conn_id).aaccess() as access:
+        patience = float(self.options.get("store_patience", 0))  # a wait that an earlier release began has none
+        async with await AwsHook(self.conn_id).aaccess(patience_minutes=patience) as access:
             bucket = access.bucket(self.options["bucket"])
 
             async def look(keys: Collection[str]) -> dict[str, Item]:

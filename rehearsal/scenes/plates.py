@@ -1,6 +1,6 @@
 """The plates' demo scenario: plates of the published BBBC022 list, archived and proved; those of one run are approved and
 deleted, those of the other rejected and kept. One deleted file is given back; and a whole plate, by a restore that is
-interrupted, goes on, and is then repeated.
+interrupted, goes on, and is then repeated. A restore drill reads two plates back meanwhile, and makes the index that finds files.
 
 Invariant: `check` looks at the buckets and the store's journal, and reads tarballs with Python's own tarfile.
 """
@@ -30,9 +30,10 @@ DATA = Path(__file__).resolve().parents[2] / "simulators" / "data" / "plates" / 
 PROJECT, BATCH = "2013_Gustafsdottir_PLOSONE", "BBBC022"
 LIVE, COLD = "imaging-platform", "imaging-platform-cold"
 PARTS = ("images", "illum", "analysis", "backend")
-BACKUP, RESTORE, POOL = "plate_backup", "plate_restore", "waybill_plates"
+BACKUP, RESTORE, DRILL, POOL = "plate_backup", "plate_restore", "plate_drill", "waybill_plates"
 APPROVER = "amy"
 TIMEOUT_SECONDS = 600
+DRILLED = 2
 KEYS = {"aws_access_key_id": "rehearsal", "aws_secret_access_key": "rehearsal-secret"}  # of the simulator; open nothing
 CHANNELS = ("DNA", "ER", "RNA", "AGP", "Mito")
 
@@ -59,12 +60,13 @@ def plate_files(plate_id: str, *, wells: int = 2) -> dict[str, bytes]:
     return files
 
 
-def connections(address: str) -> dict[str, str]:
-    """The connections of the plates' DAGs, from the S3 simulator's address."""
+def connections(address: str, folder: Path) -> dict[str, str]:
+    """The connections of the plates' DAGs, from the S3 simulator's address; the index of archived files lies in the folder."""
     extra = {"endpoint_url": address, "region_name": "us-east-1"}
     aws = {"conn_type": "aws", "login": KEYS["aws_access_key_id"], "password": KEYS["aws_secret_access_key"]}
     approvals = {"conn_type": "generic", "extra": {"approvers": [APPROVER]}}
-    archives = {"conn_type": "generic", "extra": {"prefixes": [f"s3://{COLD}/imaging_analysis/"]}}
+    where = {"prefixes": [f"s3://{COLD}/imaging_analysis/"], "index": str(folder / "index.sqlite")}
+    archives = {"conn_type": "generic", "extra": where}
     return {
         "AIRFLOW_CONN_WAYBILL_AWS": json.dumps({**aws, "extra": extra}),
         "AIRFLOW_CONN_WAYBILL_APPROVALS": json.dumps(approvals),
@@ -100,7 +102,7 @@ class PlatesScene:
     """Two backups at once, one for each answer that will be given; then a file of a deleted plate is restored, and all of
     another."""
 
-    dag_ids = (BACKUP, RESTORE)
+    dag_ids = (BACKUP, RESTORE, DRILL)
     activity = "archiving and verifying plates, then deleting what is approved (about a minute)"
 
     def __init__(self, stack: Stack, ledger: Ledger, *, approved: int = 4, rejected: int = 2):
@@ -114,10 +116,12 @@ class PlatesScene:
         self.whole = self.plates["Approve"][1:2]
         self._backups: dict[str, Run] = {}
         self._interrupted = "not begun"
+        self._drill: Run | None = None
+        self._where = ""
 
     @staticmethod
-    def connections(addresses: Mapping[str, str]) -> dict[str, str]:
-        return connections(addresses["s3"])
+    def connections(addresses: Mapping[str, str], folder: Path) -> dict[str, str]:
+        return connections(addresses["s3"], folder)
 
     @staticmethod
     def command_environment(addresses: Mapping[str, str]) -> dict[str, str]:
@@ -152,13 +156,23 @@ class PlatesScene:
         for answer, run in self._backups.items():
             say(f"{APPROVER} says {answer} to: {approve(self._stack, run.run_id, answer)}")
         backups = api.wait_all(list(self._backups.values()), TIMEOUT_SECONDS, on_poll)
+        self._drill = api.trigger(DRILL, {"plates": DRILLED}, new_run_id("drill"))
         conf = {**self.conf(self.plates["Approve"][:1]), "files": [self.wanted]}
         restores = api.wait_all([api.trigger(RESTORE, conf, new_run_id("one-file"))], TIMEOUT_SECONDS, on_poll)
         if self.whole:
             restores.append(self._interrupted_restore(say, on_poll))
             again = api.trigger(RESTORE, self.conf(self.whole), new_run_id("whole-plate-again"))
             restores += api.wait_all([again], TIMEOUT_SECONDS, on_poll)
-        return backups + restores
+        drills = api.wait_all([self._drill], TIMEOUT_SECONDS, on_poll)
+        drills = api.wait_all(api.runs(DRILL), TIMEOUT_SECONDS, on_poll)  # and one by its schedule, where that was due
+        self._where = self._found(self.wanted)
+        return backups + restores + drills
+
+    def _found(self, name: str) -> str:
+        """What the page that finds archived files says of a name."""
+        page, token = f"{self._stack.address}/waybill/where/{DRILL}", self._stack.api.token()
+        bearer = {"Authorization": f"Bearer {token}"}
+        return httpx.get(page, params={"name": name}, headers=bearer, timeout=60, trust_env=False).text
 
     def _interrupted_restore(self, say: Callable[[str], None], on_poll: OnPoll) -> Run:
         """The store refuses half of a plate's files; then it does not, and the task is cleared."""
@@ -193,6 +207,8 @@ class PlatesScene:
             problems += self._wrong_in_buckets(plate_id)
         if self.whole:
             problems += self._wrong_in_restores()
+        if self._drill is not None:
+            problems += self._wrong_in_drill(by_run.get(self._drill.run_id))
         deleted = self._deletions()
         approved = sorted(key for plate_id in self.plates["Approve"] for key in self.files[plate_id])
         if deleted != approved:
@@ -208,6 +224,15 @@ class PlatesScene:
                 yield f"plate {item['plate']} is {item['state']} ({item['why']})"
         if [one["by"] for one in receipt["questions"]] != [APPROVER]:
             yield f"the receipt of {receipt['run_id']} does not say who answered"
+
+    def _wrong_in_drill(self, receipt: Receipt | None) -> Iterator[str]:
+        """So many plates were found sound, and the page names the tarball of a file."""
+        states = [item["state"] for item in receipt["items"]] if receipt else []
+        if states != ["sound"] * DRILLED:
+            yield f"the drill found {', '.join(states) or 'nothing'}"
+        tarball = f"_{self.plates['Approve'][0]}_backend.tar.gz"
+        if self.wanted not in self._where or tarball not in self._where:
+            yield f"the page that finds files does not say that {self.wanted} is in …{tarball}"
 
     def _wrong_in_restores(self) -> Iterator[str]:
         """The interrupted restore and its repetition wrote each file once, beside the one time that it was put there."""

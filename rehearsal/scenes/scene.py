@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
@@ -51,8 +52,9 @@ class Scene(Protocol):
         """What people read while it has no table to show."""
 
     @staticmethod
-    def connections(addresses: Mapping[str, str]) -> dict[str, str]:
-        """Connections (AIRFLOW_CONN_... and value) from the simulators' addresses by name, before Airflow starts."""
+    def connections(addresses: Mapping[str, str], folder: Path) -> dict[str, str]:
+        """Connections (AIRFLOW_CONN_... and value) from the simulators' addresses by name, before Airflow starts; `folder` is
+        for files that they name."""
 
     @staticmethod
     def command_environment(addresses: Mapping[str, str]) -> dict[str, str]:

@@ -41,6 +41,14 @@ class S3World(Simulator):
         """Make an object one from before 2025: it has no checksum."""
         self._store.forget_checksum(bucket, key)
 
+    def compute_checksum(self, bucket: str, key: str) -> dict[str, str]:
+        """What S3 Batch Operations, operation "Compute checksum", reports of an object: read at rest, in any storage class."""
+        return self._store.compute_checksum(bucket, key)
+
+    def flip_bit(self, bucket: str, key: str) -> bool:
+        """Rot: one bit of an object at rest; whether there was such an object."""
+        return self._store.flip_bit(bucket, key)
+
     def dump(self, bucket: str) -> list[tuple[str, str]]:
         """Every version in a bucket as (key, version id), in key order; delete markers are none."""
         self.run_due()

@@ -99,6 +99,17 @@ class MotoStore:
         with self.running():
             checksums.forget(self.buckets, bucket, key)
 
+    def compute_checksum(self, bucket: str, key: str) -> dict[str, str]:
+        """The CRC64NVME of the bytes at rest, as a completion report of S3 Batch Operations has it."""
+        with self.running():
+            stored = self.buckets[bucket].keys[key]
+            return {
+                "checksum_base64": checksums.crc64nvme(stored.value),
+                "etag": stored.etag.strip('"'),
+                "checksumAlgorithm": checksums.ALGORITHM,
+                "checksumType": "FULL_OBJECT",
+            }
+
     def versions(self, bucket: str) -> list[tuple[str, str]]:
         """Every version as (key, version id), in key order; delete markers are none."""
         with self.running():

@@ -129,8 +129,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         simulators=("--seed", "5", "--scenario", "sop"),
         extra_env=lambda addresses: {
             **connections,
-            **ICAv2Scene.connections(addresses),
-            **plates.connections(addresses["s3"]),
+            **ICAv2Scene.connections(addresses, home),
+            **plates.connections(addresses["s3"], home),
         },
     )
     with stack:

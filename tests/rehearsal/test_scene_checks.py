@@ -118,6 +118,17 @@ def test_a_restore_that_wrote_a_file_twice_or_never_or_was_not_interrupted_is_wr
     )
 
 
+def test_a_drill_that_found_damage_or_an_index_that_knows_nothing_is_wrong(after: After) -> None:
+    after.scene._drill = drill = Run(plates.DRILL, "drill", "success", {})
+    after.scene._where = f"{after.scene.wanted} lies in P_{after.gone}_backend.tar.gz"
+    sound = receipt(drill, "sound")
+    after.receipts.append({**sound, "items": sound["items"] * plates.DRILLED})
+    assert after.problems() == []
+    after.receipts[-1] = receipt(drill, "damaged")
+    after.scene._where = "No file of this name"
+    assert len(after.problems()) == 2
+
+
 def test_requests_that_delete_nothing_of_a_plate_do_not_count(after: After) -> None:
     path = f"/{plates.LIVE}/projects/x"
     after.journal += [

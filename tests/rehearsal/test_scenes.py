@@ -71,7 +71,7 @@ def test_no_two_scenarios_share_a_dag() -> None:
 
 
 def test_the_connections_of_all_scenarios_go_together() -> None:
-    connections = demo.scene_connections(SCENES, ADDRESSES)
+    connections = demo.scene_connections(SCENES, ADDRESSES, Path("/a/folder"))
     assert all(name.startswith("AIRFLOW_CONN_WAYBILL_") for name in connections)
     assert len(connections) >= len(SCENES)
 
@@ -139,7 +139,7 @@ class MadeUp:
         stack.scene = self
 
     @staticmethod
-    def connections(addresses: Mapping[str, str]) -> dict[str, str]:
+    def connections(addresses: Mapping[str, str], folder: Path) -> dict[str, str]:
         return {"AIRFLOW_CONN_WAYBILL_MADE_UP": min(addresses.values())}
 
     @staticmethod
@@ -277,11 +277,12 @@ def test_what_is_kept_running_is_shown_with_its_logins(tmp_path: Path, printed: 
 
 
 def test_two_scenarios_may_share_a_connection_but_not_disagree() -> None:
-    other = made_up(connections=staticmethod(lambda addresses: {"AIRFLOW_CONN_WAYBILL_MADE_UP": "elsewhere"}))
+    place = Path("/a/folder")
+    other = made_up(connections=staticmethod(lambda addresses, folder: {"AIRFLOW_CONN_WAYBILL_MADE_UP": "elsewhere"}))
     same = made_up()
-    assert demo.scene_connections([made_up(), same], ADDRESSES) == same.connections(ADDRESSES)
+    assert demo.scene_connections([made_up(), same], ADDRESSES, place) == same.connections(ADDRESSES, place)
     with pytest.raises(StackError, match="AIRFLOW_CONN_WAYBILL_MADE_UP"):
-        demo.scene_connections([made_up(), other], ADDRESSES)
+        demo.scene_connections([made_up(), other], ADDRESSES, place)
 
 
 def test_a_demo_begins_without_what_the_one_before_left(tmp_path: Path) -> None:

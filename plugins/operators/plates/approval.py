@@ -10,6 +10,7 @@ Longer than 120 lines: question and gate compare the same things, and stand toge
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from include.core.concurrency import map_concurrently
 from include.core.errors import VerificationError, WaybillError
 from include.core.questions import Question, Record
 from include.core.receipt import Receipt
-from include.plates.approval import Proved, body, digest_of, subject
+from include.plates.approval import Proved, body, days_to_answer, digest_of, subject
 from include.plates.compare import changes
 from include.plates.delete import check_order
 from include.plates.delete_preview import PartPreview, preview, refuses_older
@@ -74,7 +75,7 @@ async def look_again(
 
     A plate whose deletion has begun (and whose approval is asked or read again) differs by our own doing, and goes on.
     """
-    async with AwsHook(aws_conn_id).access() as access:
+    async with AwsHook(aws_conn_id).access(patience_minutes=request.store_patience) as access:
         found = await map_concurrently(list(plates), lambda plate: _look(request, plate, access), _PLATES_AT_ONCE)
     pairs = list(zip(plates, found, strict=True))
     kept = {plate.label: one for plate, one in pairs if isinstance(one, Kept)}
@@ -126,7 +127,7 @@ class PlateApprovalOperator(ApprovalOperator):
             subject(request, plates),
             body(request, plates, {label: kept.why for label, kept in changed.items()}),
             digest_of(request, plates),
-            request.approval_days,
+            days_to_answer(request, plates, time.time()),
             about={"plates": [plate.label for plate in plates], "parts": _rows_of(plates)},
             silence="nothing is deleted",
         )

@@ -60,7 +60,7 @@ def backup_request(context: Context) -> BackupRequest:
 
 
 def store_of(operator: Any, context: Context) -> S3Access:
-    """The store of an operator's connection, with the patience that the run's conf asks for."""
+    """The store of an operator's connection, with the patience that the run's conf asks for, or else the usual one."""
     return AwsHook(operator.aws_conn_id).access(patience_minutes=patience_of(context["dag_run"].conf))
 
 

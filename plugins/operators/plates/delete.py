@@ -15,11 +15,10 @@ from typing import Any
 
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
-from hooks.aws import AwsHook
 from hooks.task import owner_of, run_folder
 from hooks.waybill import journals, ledger, receipts
 from operators.common.gate import let_through
-from operators.plates.base import PlateOperator, backup_request, progress_log, read_model, records_of
+from operators.plates.base import PlateOperator, backup_request, progress_log, read_model, records_of, store_of
 from triggers.leg import DAY_SECONDS, Leg, Legs, Wait
 
 from include.core.errors import VerificationError
@@ -77,7 +76,7 @@ class PlateDeleteOperator(Legs, PlateOperator):
     async def _delete(self, context: Context, verdict: Verdict, order: DeleteOrder) -> DeleteReport:
         place = f"{run_folder(context)}/plates/{self.plate['plate']}"
         with ledger() as book:
-            async with AwsHook(self.aws_conn_id).access() as access:
+            async with store_of(self, context) as access:
                 source = access.bucket(verdict.bucket)
                 return await delete_plate(
                     verdict,

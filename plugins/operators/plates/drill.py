@@ -6,8 +6,7 @@ from typing import Any
 
 from airflow.sdk import Context
 from hooks.archives import split_uri
-from hooks.aws import AwsHook
-from operators.plates.base import PlateOperator, progress_log, read_model
+from operators.plates.base import PlateOperator, progress_log, read_model, store_of
 from operators.plates.drill_plan import drill_request
 
 from include.core.errors import VerificationError
@@ -25,7 +24,7 @@ class PlateDrillOperator(PlateOperator):
     async def work(self, context: Context, notes: StepRecords) -> dict[str, Any]:
         uri = drill_request(context).report_uri
         plan = await read_model(DrillPlan, self.plate["plan"])
-        async with AwsHook(self.aws_conn_id).access() as access:
+        async with store_of(self, context) as access:
             report = await read_report(*split_uri(uri), access) if uri else None
             say = progress_log(self.log.info)
             look, error = await look_at_plate(

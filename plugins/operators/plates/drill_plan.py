@@ -10,7 +10,7 @@ from hooks.aws import AwsHook
 from hooks.task import run_async, run_folder
 from hooks.waybill import receipts
 from operators.common.base import WaybillOperator
-from operators.plates.base import progress_log, records_of
+from operators.plates.base import progress_log, records_of, store_of
 
 from include.core.objects import Document
 from include.core.request import load
@@ -46,7 +46,7 @@ class PlateDrillPlanOperator(WaybillOperator):
     def execute(self, context: Context) -> list[dict[str, Any]]:
         with self.refusing(context) as facts:
             request = drill_request(context)
-            plan = run_async(self._plan(request, check_drill(request, None), request.seed or context["ti"].run_id))
+            plan = run_async(self._plan(context, request, check_drill(request, None)))
             facts["plan"] = document = run_async(self._keep(context, plan, facts))
         context["ti"].xcom_push(key="cost", value=plan.cost())
         self.log.info("seed %s: %d of %d plates are drawn", plan.seed, len(plan.drawn), plan.plates_there)
@@ -62,9 +62,9 @@ class PlateDrillPlanOperator(WaybillOperator):
         ]
         return [] if request.dry_run else rows
 
-    async def _plan(self, request: DrillRequest, prefixes: list[str], seed: str) -> DrillPlan:
-        listed = []
-        async with AwsHook(self.aws_conn_id).access() as access:
+    async def _plan(self, context: Context, request: DrillRequest, prefixes: list[str]) -> DrillPlan:
+        listed, seed = [], request.seed or context["ti"].run_id
+        async with store_of(self, context) as access:
             with file_index(archives()) as index:
                 for bucket, prefix in map(split_uri, prefixes):
                     archive = access.bucket(bucket)

@@ -44,7 +44,7 @@ class PlateThawOperator(Legs, PlateOperator):
         return Wait(
             request.wait_hours * 3600,
             f"still in cold storage: {pluralize(len(cold), 'tarball')}, asked for ({request.tier}), the first {cold[0]}",
-            {"bucket": request.archive_bucket, "keys": cold},
+            {"bucket": request.archive_bucket, "keys": cold, "store_patience": request.store_patience},
             request.poll_seconds,
         )
 

@@ -45,6 +45,12 @@ def test_an_outage_is_waited_for_with_a_line_a_minute():
     )
 
 
+def test_one_busy_answer_is_no_outage_and_is_not_told():
+    clock = Clock()
+    assert asyncio.run(clock.patience(600).call(failing(1, []))) == "there"
+    assert clock.lines == []
+
+
 def test_it_is_given_up_in_time_and_no_other_call_waits_again():
     clock, calls = Clock(), list[int]()
     patience = clock.patience(600)

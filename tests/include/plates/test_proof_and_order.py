@@ -14,9 +14,8 @@ from harness.plates.servers import ENVIRONMENT, plate, plate_files
 from harness.proxy import proxied
 from include.core.errors import VerificationError, WaybillError
 from include.plates.compare import changes
-from include.plates.delete import PROOF_DAYS
 from include.plates.errors import ApprovalVoid
-from include.plates.models import Outcome
+from include.plates.models import PROOF_DAYS, Outcome
 from tests.include.plates.test_archive import IMAGES, through
 from tests.include.plates.test_cli import call
 from tests.include.plates.test_delete import delete, order, plate_keys, proved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from include.plates.tar_format import header
 from include.plates.verify_store import ustar_header
 from include.s3.errors import SourceChanged
 from include.s3.multipart import Upload
+from include.s3.staging import MARK
+from include.s3.staging_sweep import find_staged, remove_abandoned
 
 BY_SERVER = ArchiveSettings(compression="none", part_bytes=5 * MIB, volume_bytes=1 << 30, copy_by="server")
 IMAGES = "projects/2013_Gustafsdottir_PLOSONE/BBBC022/images/20586/Images/"
@@ -342,6 +345,142 @@ def test_a_store_that_fails_in_the_middle_leaves_no_pieces(store: Simulated):
     with pytest.raises(WaybillError):
         archive(store)
     assert store.left_in_staging() == []
+
+
+# Pieces of a run that nobody continues
+
+DAY = 86_400.0
+
+
+@pytest.fixture
+def killed(versions: Simulated, monkeypatch: pytest.MonkeyPatch) -> Simulated:
+    """A store with the pieces of a run that was killed at its end."""
+    fill(versions)
+    with monkeypatch.context() as patch:
+        patch.setattr("include.plates.archive.remove_staged", _dies)
+        with pytest.raises(Killed):
+            archive(versions)
+    versions.bench.client.create_multipart_upload(Bucket=versions.bench.cold, Key=f"{STAGED}/0-9.lead")
+    assert len(versions.left_in_staging()) > 1
+    return versions
+
+
+STAGED = f"waybill-staging/{MAIN}.tar/{'0' * 16}"
+
+
+def swept(store: Simulated, days: float = 8) -> tuple[list[str], list[str]]:
+    """Why targets were kept, and what was left of the others, by a sweep so many days from now."""
+    now = time.time() + days * DAY
+    listed = run(find_staged(store.bench.archive, now=now))
+    return [one.kept for one in listed if one.kept], [
+        run(remove_abandoned(store.bench.archive, one, now=now)) for one in listed if not one.kept
+    ]
+
+
+def test_pieces_that_no_run_uses_any_more_are_removed_and_nothing_else_is(killed: Simulated):
+    before = killed.bench.keys(killed.bench.cold)
+    (listed,) = run(find_staged(killed.bench.archive, now=time.time() + 8 * DAY))
+    assert listed.target == MAIN + ".tar" and len(listed.uploads) == 1 and listed.size_bytes > 0
+    assert "and 1 open upload, the last of 8.0 days ago" in listed.told(time.time() + 8 * DAY)
+    assert swept(killed) == ([], [""])
+    assert killed.left_in_staging() == []
+    assert killed.bench.keys(killed.bench.cold) == {key for key in before if not key.startswith("waybill-staging/")}
+    archive(killed)
+    assert proof(killed).outcome is Outcome.VERIFIED
+
+
+def test_young_pieces_are_kept(killed: Simulated):
+    before = killed.left_in_staging()
+    assert swept(killed, days=6) == (["it is young: a run may be at work"], [])
+    assert killed.left_in_staging() == before
+
+
+@pytest.mark.parametrize("which", ["begun", "part"])
+def test_pieces_of_a_run_at_work_are_kept_however_old_they_are(killed: Simulated, which: str):
+    """The run that owns them has sent nothing to them for a week, but to the tarball."""
+    client, where = killed.bench.client, {"Bucket": killed.bench.cold, "Key": MAIN + ".tar"}
+    later = (lambda: time.time() + 3 * DAY) if which == "begun" else time.time
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(killed.sim._store, "_now", later)
+        upload = client.create_multipart_upload(**where)["UploadId"]
+        patch.setattr(killed.sim._store, "_now", lambda: time.time() + 3 * DAY)
+        client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"part")
+    before = killed.left_in_staging()
+    assert swept(killed) == (["an upload of its target is at work"], [])
+    assert killed.left_in_staging() == before
+    assert swept(killed, days=11) == ([], [""])
+
+
+def test_a_run_that_begins_after_the_list_keeps_its_pieces(killed: Simulated):
+    now = time.time() + 8 * DAY
+    (listed,) = run(find_staged(killed.bench.archive, now=now))
+    killed.bench.client.put_object(Bucket=killed.bench.cold, Key=f"{STAGED}/9-18", Body=b"x", Metadata={MARK: "1"})
+    before = killed.left_in_staging()
+    assert "changed since it was listed" in run(remove_abandoned(killed.bench.archive, listed, now=now))
+    assert killed.left_in_staging() == before
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        (f"{STAGED}/9-18", "do not carry Waybill's mark"),
+        (f"waybill-staging/{MAIN}.tar/notes.txt", "none that Waybill gives"),
+    ],
+)
+def test_what_is_not_ours_is_never_swept(versions: Simulated, key: str, why: str):
+    versions.bench.client.put_object(Bucket=versions.bench.cold, Key=key, Body=b"mine")
+    (kept,), left = swept(versions, days=1000)
+    assert why in kept and left == []
+    assert versions.left_in_staging() == [key]
+
+
+def test_what_the_store_does_not_remove_is_told(killed: Simulated):
+    killed.fault("status", times=None, code=403, problem={"code": "AccessDenied"}, method="POST", query="^delete")
+    ((told,),) = [swept(killed)[1]]
+    assert "pieces may be left under" in told
+
+
+def lock(store: Simulated, **rule: Any) -> None:
+    """An archive bucket with Object Lock; `rule` is its default retention, if it has one."""
+    store.bench.cold += "-locked"
+    store.bench.client.create_bucket(Bucket=store.bench.cold, ObjectLockEnabledForBucket=True)
+    if rule:
+        configuration = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": rule}}
+        store.bench.client.put_object_lock_configuration(Bucket=store.bench.cold, ObjectLockConfiguration=configuration)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"Mode": "GOVERNANCE", "Days": 30}, "GOVERNANCE, 30 days"),
+        ({"Mode": "COMPLIANCE", "Years": 1}, "COMPLIANCE, 1 year"),
+    ],
+)
+def test_a_bucket_that_retains_every_object_is_refused_since_pieces_would_stay(
+    store: Simulated, rule: dict[str, Any], said: str
+):
+    fill(store)
+    lock(store, **rule)
+    (problem,) = run(store.bench.plan(plate())).problems
+    assert said in problem and "say copy_by worker" in problem
+    store.bench.settings = BY_SERVER.model_copy(update={"copy_by": "worker"})
+    assert run(store.bench.plan(plate())).problems == ()
+
+
+def test_object_lock_without_a_default_lets_pieces_be_removed(store: Simulated):
+    fill(store)
+    lock(store)
+    archive(store)
+    assert store.left_in_staging() == []
+
+
+def test_a_bucket_that_may_not_be_asked_for_its_object_lock_is_told(store: Simulated):
+    fill(store)
+    lock(store)
+    store.fault("status", times=None, code=403, problem={"code": "AccessDenied"}, method="GET", query="object-lock")
+    plan = run(store.bench.plan(plate()))
+    assert plan.problems == ()
+    assert any("GetBucketObjectLockConfiguration" in warning for warning in plan.warnings)
 
 
 # Encryption and split bodies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -219,3 +220,30 @@ def test_a_deletion_is_not_repeated_after_a_wait(front: Front):
     with pytest.raises(TransientError):
         asyncio.run(main())
     assert sum(one.method == "DELETE" and key_of(one) == "a.tiff" for one in front.requests) <= 2
+
+
+@pytest.mark.parametrize("verb", ["HEAD", "GET"])
+def test_a_store_that_hangs_outlasts_the_patience_by_one_request(
+    front: Front, monkeypatch: pytest.MonkeyPatch, verb: str
+):
+    """A client that repeats by itself would hang again, each time for as long."""
+    monkeypatch.setattr("include.s3.client._READ_SECONDS", 0.3)
+    monkeypatch.setattr("include.s3.client._WHOLE_READ_SECONDS", 0.3)
+    over, came = threading.Event(), list[Call]()
+
+    def hang(request: Call, forward: Forward) -> Answer | None:
+        came.append(request)
+        over.wait(60)
+        raise ConnectionDropped("it has hung")
+
+    front.add({"fault": "call", "hook": hang, "method": verb, "path": "a.tiff", "times": None})
+
+    async def main() -> None:
+        async with servers.access(front.url, patience=Patience(0.1)) as access:
+            bucket = access.bucket("there")
+            await (bucket.head("a.tiff") if verb == "HEAD" else bucket.read("a.tiff", 0, 3, etag="x", size=10))
+
+    with pytest.raises(TransientError):
+        asyncio.run(main())
+    over.set()
+    assert len(came) == 1

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from operators.common.load_request import LoadRequestOperator
@@ -13,10 +18,12 @@ from operators.plates.drill_plan import PlateDrillPlanOperator, check_drill
 from operators.plates.drill_receipt import PlateDrillReceiptOperator
 
 from harness.fixtures import Connect
+from harness.plates.simulated import simulated
 from include.core.errors import RequestError, TransientError, VerificationError
 from include.core.receipt import Receipt, page
 from include.plates.drill_request import DrillRequest
 from include.plates.file_index import FileIndex, store_of
+from simulators.s3 import S3Simulator
 from tests.plugins.plates.conftest import Store, generic
 from tests.plugins.plates.doubles import Run
 from tests.plugins.plates.test_backup_steps import archive, plan
@@ -149,6 +156,72 @@ def test_a_cold_plate_is_listed_for_s3_batch_operations(archived: Store):
     place = Path(told.documents["cold_tarballs"]["uri"].removeprefix("file://"))
     assert place.read_text() == f"{archived.cold},{key}\n"
     assert sorted(item["state"] for item in told.items) == ["not looked at", "sound"]
+
+
+@dataclass
+class Cold(Store):
+    """A store that keeps checksums as S3 does, and can compute them at rest."""
+
+    sim: S3Simulator = field(default_factory=S3Simulator)
+
+    def compute_checksums(self, listed: str) -> str:
+        """What S3 Batch Operations does with that list, operation Compute checksum, and where its completion report lies."""
+        out = io.StringIO()
+        for line in listed.splitlines():
+            name, _, key = line.partition(",")
+            said = json.dumps(self.sim.compute_checksum(name, unquote(key)))
+            csv.writer(out).writerow([name, key, "", "succeeded", "", "200", said])
+        self.put("job-1/results/1.csv", out.getvalue().encode())
+        results = [{"Bucket": self.live, "Key": "job-1/results/1.csv"}]
+        manifest = {"ReportCreationDate": "2033-05-01T10:00:00.000Z", "Results": results}
+        self.put("job-1/manifest.json", json.dumps(manifest).encode())
+        return f"s3://{self.live}/job-1/manifest.json"
+
+
+@pytest.fixture
+def kept(store: Store, connect: Connect, tmp_path: Path) -> Iterator[Cold]:
+    """A plate whose tarballs lie in cold storage."""
+    with simulated(tmp_path / "journals") as made:
+        bench = made.bench
+        keys = {"login": "rehearsal", "password": "rehearsal-secret"}
+        extra = {"endpoint_url": bench.url, "region_name": "us-east-1"}
+        connect("waybill_aws", json.dumps({"conn_type": "aws", **keys, "extra": extra}))
+        cold = Cold(bench.url, bench.live, bench.cold, store.receipts, store.inputs, bench.access, sim=made.sim)
+        cold.seed("20585", sites=2)
+        backup = cold.run("20585", storage_class="DEEP_ARCHIVE")
+        archive(backup, plan(backup)[0])
+        configure(cold, connect)
+        yield cold
+
+
+@pytest.mark.parametrize("rotten", [False, True])
+def test_cold_tarballs_are_checked_by_the_checksums_that_s3_computed(kept: Cold, connect: Connect, rotten: bool):
+    """From the list that a drill leaves, by the job that a person makes of it, to the drill that reads its report."""
+    configure(kept, connect, reports=[f"s3://{kept.live}/job-1/"])
+    run = Run("plate_drill", {"seed": "a"})
+    drilled(run)
+    listed = Path(receipt(run, kept).documents["cold_tarballs"]["uri"].removeprefix("file://")).read_text()
+    assert len(listed.splitlines()) == 2
+    if rotten:
+        key = next(key for key in kept.keys(kept.cold) if "_images" in key and key.endswith(".tar.gz"))
+        assert kept.sim.flip_bit(kept.cold, key)
+    again = Run("plate_drill", {"seed": "a", "report_uri": kept.compute_checksums(listed)}, "manual__2")
+    assert {entry["name"].split()[-1] for entry in drilled(again)} == {"20585"}
+    told = receipt(again, kept)
+    assert told.items[0]["state"] == ("damaged" if rotten else "cold: checked by Compute checksum")
+    assert told.state == ("incomplete" if rotten else "complete")
+    assert told.totals["read bytes"] == told.totals["planned bytes"] < 20_000, "no tarball was read"
+    proofs = [key for key in kept.keys(kept.cold) if key.endswith(".proof.json")]
+    assert len(proofs) == 2
+    assert ("Do not run plate_backup over it" in told.remedy) is rotten
+
+
+def test_cold_tarballs_whose_checksum_the_store_keeps_are_compared_with_it(kept: Cold):
+    run = Run("plate_drill", {})
+    drilled(run)
+    told = receipt(run, kept)
+    assert told.items[0]["state"] == "cold: checked by the checksum that the store keeps"
+    assert not [key for key in kept.keys(kept.cold) if key.endswith(".proof.json")], "nothing was read, by nobody"
 
 
 def test_a_store_that_fails_leaves_the_error_for_the_retry_and_the_receipt_says_so(

@@ -6,7 +6,8 @@ import hashlib
 import html
 import json
 import re
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -335,6 +336,29 @@ def test_a_gate_that_is_cleared_judges_the_same_answer_again(store: Store):
     run, _entries = proved(store, "20585")
     ask(run)
     assert answer(run) == gate(run) != []
+
+
+def aged(store: Store, label: str, days: float) -> None:
+    """The proof of a plate is so old."""
+    at = f'"verified_at":{time.time() - days * 86_400:.1f}'.encode()
+    forge(store, label, lambda data: re.sub(rb'"verified_at":[\d.]+', at, data))
+
+
+@pytest.mark.parametrize(("given", "age", "days"), [(5, 1, 5), (14, 20, 10), (30, 0, 30)])
+def test_a_question_stands_no_longer_than_the_oldest_proof_counts(store: Store, given: float, age: float, days: float):
+    run, _ = proved(store, "20585", "20586", approval_days=given)
+    aged(store, "002_20586", age)
+    ask(run)
+    until = datetime.strptime(record(run).until, "%Y-%m-%d %H:%M UTC").replace(tzinfo=UTC)
+    left = (until - datetime.now(UTC)).total_seconds() / 86_400
+    assert days - 0.1 < left <= days
+
+
+def test_nothing_is_asked_where_a_proof_does_not_count_any_more(store: Store):
+    run, _ = proved(store, "20585", "20586")
+    aged(store, "002_20586", 31)
+    with pytest.raises(VerificationError, match=r"31 days old, and a proof counts 30 days.*Clear verify"):
+        run.execute(PlateApprovalOperator(task_id="approval"))
 
 
 def judged(

@@ -88,6 +88,7 @@ def test_what_both_refuse(conf: dict[str, Any], word: str):
         ({"level": 12}, "zstd only"),
         ({"storage_class": "deep archive"}, "storage_class"),
         ({"approval_days": 0}, "approval_days"),
+        ({"approval_days": 31}, "approval_days"),
     ],
 )
 def test_what_a_backup_refuses(conf: dict[str, Any], word: str):
