@@ -25,11 +25,11 @@ from harness.plates.approval_stories import (
 from harness.plates.drill_stories import DRILLS
 from harness.plates.fault_copies import COPIES
 from harness.plates.fault_shapes import (
-    CUT_CURRENT,
     CUT_UPLOAD,
     CUT_VERSIONS,
     FORGOTTEN_PART,
     NO_MARKER,
+    OBJECTS_CUT,
     ONE_ERROR,
     SOME_FAIL,
     add,
@@ -156,13 +156,6 @@ CASES = (
     Case("F21 a new object while the deletion runs", (DELETED,), between_batches=add),
     Case("F22 the first listing lags behind", (MISMATCH,), hidden="plan"),
     Case("F22 the listing of the proof lags behind", (UNVERIFIABLE,), hidden="verify"),
-    Case("F22 the listing before the deletion lags behind", (DELETED,), hidden="delete"),
-    Case(
-        "F22 the listing of versions is cut short, and says that it is whole",
-        (REFUSED,),
-        versioned=True,
-        rules=lambda _: {"plan": [CUT_VERSIONS], "verify": [CUT_VERSIONS]},
-    ),
     Case(
         "F22 the listing of a bucket without versions is cut short, and says that it is whole",
         (REFUSED,),
@@ -172,13 +165,20 @@ CASES = (
         "F22 the listing of current objects is cut short, and says that it is whole",
         (REFUSED,),
         versioned=True,
-        rules=lambda _: {"plan": [CUT_CURRENT], "verify": [CUT_CURRENT]},
+        rules=lambda _: {"plan": [OBJECTS_CUT], "verify": [OBJECTS_CUT]},
     ),
     Case(
         "F22 the listing of versions goes on, and does not say where",
         (UNVERIFIABLE,),
         versioned=True,
         rules=at("verify", NO_MARKER),
+    ),
+    Case("F22 the listing before the deletion lags behind", (DELETED,), hidden="delete"),
+    Case(
+        "F22 the listing of versions is cut short, and says that it is whole",
+        (REFUSED,),
+        versioned=True,
+        rules=lambda _: {"plan": [CUT_VERSIONS], "verify": [CUT_VERSIONS]},
     ),
     Case("F23 an object changed between listing and reading", (REFUSED,), after_listing=overwrite),
     Case("F23 an object changed while others were read", (REFUSED, MISMATCH), while_reading=overwrite),

@@ -131,7 +131,6 @@ CUT_UPLOAD = peculiarity("cut_body", method="PUT", path=r"\.tar\.gz$")
 FORGOTTEN_PART = peculiarity("forget_part", method="POST", query="uploadId=")
 CUT_CURRENT = peculiarity("cut_listing", method="GET", query="list-type=2.*images(%2F|/)", element="Contents", keep=1)
 CUT_VERSIONS = peculiarity("cut_listing", method="GET", query="^versions", element="Version", keep=3)
-CUT_CURRENT = peculiarity("cut_listing", method="GET", query="list-type=", element="Contents", keep=3)
 ONE_ERROR = peculiarity("fail_one_key", method="POST", query="^delete", times=1)
 SOME_FAIL = peculiarity("fail_one_key", method="POST", query="^delete")
 
@@ -142,6 +141,7 @@ def _goes_on(request: Call, forward: Forward) -> Answer:
     return answer
 
 
+OBJECTS_CUT = peculiarity("cut_listing", method="GET", query="list-type=", element="Contents", keep=3)
 NO_MARKER = call(_goes_on, method="GET", query="^versions")
 
 

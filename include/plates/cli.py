@@ -541,7 +541,13 @@ async def _sink(options: Options, access: S3Access) -> AsyncIterator[Sink]:
     with contextlib.suppress(Forbidden):  # whoever may write there need not be allowed to list
         async for _ in bucket.objects_under(prefix, versions=False):
             break
-    with uploads_in(restores_folder(bucket.name, options.endpoint_url)) as uploads:
+    folder = restores_folder(bucket.name, options.endpoint_url)
+    with contextlib.ExitStack() as stack:
+        uploads = None
+        try:
+            uploads = stack.enter_context(uploads_in(folder))
+        except OSError as error:
+            screen.say(f"{folder}: {error.strerror}; should this be killed, its uploads stay in the bucket", "yellow")
         yield BucketSink(bucket, prefix, uploads=uploads)
 
 

@@ -184,7 +184,9 @@ async def _not_held(seen: Sequence[Inspection], source: Bucket) -> list[str]:
     missing = [key for line, key in rows if line not in held and _tarball_of(layout, plate, key) in names]
     if not missing:
         return []
-    return [f"by the script's listing, {pluralize(len(missing), 'file')} missing in the tarballs, the first {missing[0]!r}"]
+    return [
+        f"by the script's listing, {pluralize(len(missing), 'file')} missing in the tarballs, the first {missing[0]!r}"
+    ]
 
 
 async def _sidecars(tarball: ScriptTarball, archive: Bucket) -> tuple[str | None, str | None]:

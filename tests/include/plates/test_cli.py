@@ -205,6 +205,17 @@ def test_restore_to_a_prefix_without_a_slash(bench: Bench):
     assert back == {"projects", "back", "again"}
 
 
+def test_a_restore_into_a_bucket_needs_no_place_for_its_journal(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    assert call(bench, "restore", "--part", "illum", "--to", f"s3://{bench.live}/back") == 0
+    assert "its uploads stay in the bucket" in "".join(capsys.readouterr())
+
+
 def test_one_plate_without_an_archive_stops_no_other(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "plates.csv").write_text("plate_id,plate_id_full\n20585,20585\n20586,20586\n")
     bench.put(plate_files(plate()))

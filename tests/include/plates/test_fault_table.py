@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harness.plates import approval_stories
 from harness.plates.fault_cases import CASES
 from harness.plates.fault_table import DELETED, LEFT, REFUSED, UNVERIFIABLE, Case, play, procedure
 from include.plates import delete as deleting
@@ -18,7 +18,8 @@ from include.plates.compare import PlateListing
 from include.plates.models import Level, Outcome, Verdict
 from include.plates.restore_target import FolderSink
 from include.s3 import guarded_delete
-from include.s3.bucket import Bucket
+from include.s3.bucket import Bucket, Head
+from include.s3.multipart import Upload
 
 BY_NAME = {case.name: case for case in CASES}
 Patch = pytest.MonkeyPatch
@@ -182,18 +183,13 @@ def no_marker_stays(patch: Patch) -> None:
     patch.setattr(guarded_delete.Deleter, "remove_markers", all_removed)
 
 
-def older_last(patch: Patch) -> None:
-    batches = guarded_delete.batches_of
+def older_taken_for_deleted(patch: Patch) -> None:
+    """The archived version is deleted although the older one below it is there still."""
 
-    def reversed_batches(targets: Any, *more: Any) -> Any:
-        turned = [replace(one, older=not one.older) for one in targets]
-        return [
-            replace(batch, targets=tuple(replace(one, older=not one.older) for one in batch.targets))
-            for batch in batches(turned, *more)
-        ]
+    async def taken(_: Any, targets: Any, *, resumed: bool) -> Any:
+        return [guarded_delete._outcome(one, guarded_delete.Result.DELETED) for one in targets]
 
-    patch.setattr(guarded_delete, "batches_of", reversed_batches)
-    patch.setattr(deleting, "batches_of", reversed_batches, raising=False)
+    patch.setattr(guarded_delete.Deleter, "_older", taken)
 
 
 def no_places(patch: Patch) -> None:
@@ -210,8 +206,23 @@ def no_time_of_proof(patch: Patch) -> None:
     patch.setattr(delete_journal.DeletionJournal, "_take_any", without)
 
 
-def no_plate_in_the_order(patch: Patch) -> None:
-    patch.setattr(deleting, "_check_order", lambda *_: None)
+def any_digest(patch: Patch) -> None:
+    """An order whose approval is of whatever was proved."""
+
+    class Whatever(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, _: object) -> bool:
+            return True
+
+        def __ne__(self, _: object) -> bool:
+            return False
+
+    order = approval_stories.DeleteOrder
+    patch.setattr(
+        approval_stories, "DeleteOrder", lambda digest, *more, **options: order(Whatever(digest), *more, **options)
+    )
 
 
 def no_age(patch: Patch) -> None:
@@ -246,8 +257,8 @@ def nobody_looks(patch: Patch) -> None:
 
 MUTANTS = [
     (no_condition, "F20 past every look, and the store has no DeleteObjects"),
-    (older_last, "older versions that are to be deleted, too"),
-    (no_plate_in_the_order, "F34 an approval of one plate for the deletion of another"),
+    (older_taken_for_deleted, "older versions that are to be deleted, too"),
+    (any_digest, "F34 an approval of one plate for the deletion of another"),
     (no_age, "F34 a proof of too long ago"),
     (no_headers, "restored with metadata, content type and tags"),
     (replacing, "restored into a folder that cannot take two files"),
@@ -285,15 +296,23 @@ def test_without_its_guard_a_case_loses_objects(guard_off: Any, name: str, moto_
     assert any(play(BY_NAME[name], moto_url, seed=seed).ours > 0 for seed in (1, 2, 3)), "what happens is drawn"
 
 
-@pytest.mark.parametrize("which", ["versions", "current objects"])
-def test_without_the_second_listing_a_cut_one_is_taken_for_the_plate(which: str, moto_url: str, monkeypatch: Patch):
-    async def one_listing(*_: Any) -> Any:
-        return [], ()
+CUT = "is cut short, and says that it is whole"
 
-    case = BY_NAME[f"F22 the listing of {which} is cut short, and says that it is whole"]
+
+async def one_listing(*_: Any) -> Any:
+    return [], ()
+
+
+@pytest.mark.parametrize("which", ["versions", "current objects"])
+def test_without_the_plan_s_second_listing_the_proof_has_its_own(which: str, moto_url: str, monkeypatch: Patch):
     monkeypatch.setattr("include.plates.plan._versions_of", one_listing)
-    assert play(case, moto_url, seed=1).ended == UNVERIFIABLE, "the proof lists twice as well"
+    assert play(BY_NAME[f"F22 the listing of {which} {CUT}"], moto_url, seed=1).ended == UNVERIFIABLE
+
+
+def test_without_the_second_listing_a_cut_one_is_taken_for_the_plate(moto_url: str, monkeypatch: Patch):
+    monkeypatch.setattr("include.plates.plan._versions_of", one_listing)
     monkeypatch.setattr("include.plates.compare.PlateListing", lambda found, _=(): PlateListing(found))
+    case = BY_NAME[f"F22 the listing of versions {CUT}"]
     assert play(case, moto_url, seed=1).ended not in (UNVERIFIABLE, REFUSED)
 
 
@@ -319,6 +338,10 @@ def test_without_knowing_its_own_tarball_an_archive_that_is_run_again_is_refused
     class Never(Exception):
         pass
 
+    def as_told(self: Any, answer: Any) -> Head:
+        return Head(self.key, self.stored_bytes, answer["ETag"].strip('"'), None, 0, metadata=self._metadata)
+
+    monkeypatch.setattr(Upload, "_named_in", as_told)
     monkeypatch.setattr("include.plates.archive.ObjectExists", Never)
     case = BY_NAME["archived twice, and the store has two ETags for one upload"]
     assert play(case, moto_url, seed=1).ended == REFUSED

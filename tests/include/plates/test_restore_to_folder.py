@@ -17,7 +17,7 @@ from harness.plates.servers import noise, plate, plate_files
 from include.core.errors import ConflictingRequest
 from include.plates import partial_files
 from include.plates.models import Plate
-from include.plates.partial_files import give_name, partial_file, partial_of, remove_dead_in
+from include.plates.partial_files import finish_naming, give_name, partial_file, partial_of, remove_dead_in
 from include.plates.restore import Restored
 from include.plates.restore_target import FolderSink
 from tests.include.plates.test_archive import IMAGES, MAIN
@@ -172,6 +172,9 @@ def test_an_empty_file_that_no_restore_has_put_there_is_not_replaced(left: str, 
             file.write(data if left.startswith("all") else data[:1000])
     if left == "a half":
         target.touch()
+    if left.startswith("all"):  # the clock of a file system may be coarse
+        while partial_of(target).stat().st_ctime_ns <= target.stat().st_ctime_ns:
+            partial_of(target).chmod(0o600)
     report = back(bench, one, FolderSink(tmp_path))
     assert [f.key for f in report.files if f.result is Restored.REFUSED] == [f"{IMAGES}big.tiff"]
     assert target.read_bytes() == b"" and not list(tmp_path.rglob(LEFT))
@@ -199,6 +202,19 @@ def test_what_a_living_restore_writes_is_left_alone(tmp_path: Path):
         living.communicate("")
     remove_dead_in(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_name_that_a_living_restore_has_taken_is_left_to_it(tmp_path: Path):
+    target = tmp_path / "f"
+    living = other_restore(target, "living")
+    try:
+        target.touch()
+        finish_naming(target, lambda _: True)
+        assert target.read_bytes() == b"" and partial_of(target).read_bytes() == b"half of it"
+    finally:
+        living.communicate("")
+    finish_naming(target, lambda _: True)
+    assert target.read_bytes() == b"half of it"
 
 
 def test_other_hidden_files_are_left_alone(tmp_path: Path):

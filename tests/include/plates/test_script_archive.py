@@ -304,7 +304,9 @@ def test_files_of_the_scripts_listing_that_are_not_there_are_told(
     file_missing(bench)
     assert call(bench, "restore", "--to", str(tmp_path / "back")) == 1
     lost = {key for key in files if "_IllumDNA" in key}
-    assert f"by the script's listing, 1 file missing in the tarballs, the first {min(lost)!r}" in capsys.readouterr().err
+    assert (
+        f"by the script's listing, 1 file missing in the tarballs, the first {min(lost)!r}" in capsys.readouterr().err
+    )
     assert restored(tmp_path / "back").keys() == files.keys() - lost
 
 

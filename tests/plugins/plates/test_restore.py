@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+from hooks.waybill import journals
 from operators.common.load_request import LoadRequestOperator
 from operators.plates.base import read_plates
 from operators.plates.restore import PlateRestoreOperator
@@ -80,6 +81,17 @@ def test_a_whole_plate_comes_back_byte_for_byte_and_again_is_harmless(archived: 
         assert told.totals["files proved"] == len(archived.files)
     assert there(archived) == archived.files
     assert "identical" in told.items[0]["why"]
+
+
+def test_the_upload_of_a_worker_that_was_killed_is_aborted_by_the_next_run_and_no_other(archived: Store):
+    key = next(key for key in archived.files if key.endswith(".sqlite"))
+    ids = [archived.client.create_multipart_upload(Bucket=archived.live, Key=key)["UploadId"] for _ in range(2)]
+    run = request(archived)
+    (entry,) = found(run)
+    journals("restore", archived.live)(entry["plate"]).append({"upload": ids[0], "key": key})
+    restored(run)
+    left = archived.client.list_multipart_uploads(Bucket=archived.live).get("Uploads", [])
+    assert [row["UploadId"] for row in left] == ids[1:] and there(archived) == archived.files
 
 
 @pytest.mark.parametrize(
