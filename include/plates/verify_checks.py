@@ -1,4 +1,4 @@
-"""What was found wrong, could not be told, or is proved, check by check (V1 to V5 of docs/faults.md).
+"""What was found wrong, could not be found out, or is proved, check by check (V1 to V5 of docs/faults.md).
 
 Invariant: a mismatch outweighs what could not be looked at, and both outweigh what is right; a check of which nothing was said
 was not looked at, so it is unverifiable.

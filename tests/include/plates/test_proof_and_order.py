@@ -240,7 +240,7 @@ def test_where_a_second_listing_is_not_to_be_had_nothing_is_planned_proved_or_de
         with pytest.raises(WaybillError, match=needed):
             run(blind.plan(plate()))
         again = run(blind.verify(plate()))
-        assert again.outcome is Outcome.UNVERIFIABLE and needed in again.reasons[0]
+        assert again.outcome is Outcome.UNVERIFIABLE and any(needed in reason for reason in again.reasons)
         with pytest.raises(WaybillError, match=needed):
             delete(blind, verdict)
     assert plate_keys(bench) == set(bench.files)
