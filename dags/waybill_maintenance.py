@@ -17,14 +17,15 @@ adopts them. *list_in_doubt* warns of submissions of which nobody has known for 
 resolves none of them, and it does not fail: the warning is in its log, in XCom and, where notes are on, on the run.
 
 With connection `waybill_archives`, *index_archives* takes new archives into the index that finds files, where one is named;
-*sweep_staging* lists the pieces that lie under `waybill-staging/` of the archive buckets (log, XCom `staging`), and then removes
-those of killed runs: no piece, and no part of an upload that could use one, is younger than 7 days. Without it both are skipped.
+*clean_up_staging* lists the pieces that lie under `waybill-staging/` of the archive buckets (log, XCom `staging`), and then
+removes those of killed runs: no piece, and no part of an upload that could use one, is younger than 7 days. Without it both are
+skipped.
 
 **When it is red.** *check_ledger* names every problem in its log (and XCom `problems`). An event or a row that differs was
 changed by hand; a receipt that names an event which the ledger does not hold means that events were lost, as after an older
 backup was restored; a receipt of another ledger means that connection waybill_ledger or waybill_receipts points to the
 wrong place. Start no other run before that is explained: `python -m include.core.ledger verify` checks again. A red
-*cancellations* names what could not be cancelled and why; *clear* it, or wait for the next day. A red *sweep_staging* names
+*cancellations* names what could not be cancelled and why; *clear* it, or wait for the next day. A red *clean_up_staging* names
 the pieces that the store did not remove: give the right to, or remove them by hand; no archive rests on them.
 """
 
@@ -33,7 +34,7 @@ from __future__ import annotations
 from airflow.sdk import dag
 from operators.common.base import DEFAULT_ARGS
 from operators.common.maintenance import CancellationsOperator, CheckLedgerOperator, ListInDoubtOperator
-from operators.plates.upkeep import IndexArchivesOperator, SweepStagingOperator
+from operators.plates.upkeep import CleanUpStagingOperator, IndexArchivesOperator
 
 
 @dag(
@@ -51,7 +52,7 @@ def waybill_maintenance() -> None:
     ListInDoubtOperator(task_id="list_in_doubt")  # by itself: it is worth listing in a broken ledger too
     check >> cancellations
     IndexArchivesOperator(task_id="index_archives")
-    SweepStagingOperator(task_id="sweep_staging")
+    CleanUpStagingOperator(task_id="clean_up_staging")
 
 
 waybill_maintenance()

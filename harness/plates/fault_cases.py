@@ -159,7 +159,7 @@ CASES = (
     Case(
         "F22 the listing of a bucket without versions is cut short, and says that it is whole",
         (REFUSED,),
-        rules=lambda _: {"plan": [CUT_CURRENT], "verify": [CUT_CURRENT]},
+        rules=lambda _: {"plan": [OBJECTS_CUT], "verify": [OBJECTS_CUT]},
     ),
     Case(
         "F22 the listing of current objects is cut short, and says that it is whole",

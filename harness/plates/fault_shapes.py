@@ -129,7 +129,6 @@ def at(step: str, *rules: RuleDict) -> Any:
 
 CUT_UPLOAD = peculiarity("cut_body", method="PUT", path=r"\.tar\.gz$")
 FORGOTTEN_PART = peculiarity("forget_part", method="POST", query="uploadId=")
-CUT_CURRENT = peculiarity("cut_listing", method="GET", query="list-type=2.*images(%2F|/)", element="Contents", keep=1)
 CUT_VERSIONS = peculiarity("cut_listing", method="GET", query="^versions", element="Version", keep=3)
 ONE_ERROR = peculiarity("fail_one_key", method="POST", query="^delete", times=1)
 SOME_FAIL = peculiarity("fail_one_key", method="POST", query="^delete")

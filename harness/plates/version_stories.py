@@ -23,7 +23,7 @@ from harness.plates.fault_table import (
 from harness.plates.servers import noise, plate
 from harness.plates.sop_world import SopWorld, backed_up
 from include.core.errors import WaybillError
-from include.plates.delete import DeleteReport
+from include.plates.delete_report import DeleteReport
 from include.plates.models import Plate
 from include.s3.guarded_delete import DeleteBatch, Outcomes, SendBatch
 

@@ -1,7 +1,7 @@
 """Objects that exist only while another one is put together: where they lie, how they are known, how they are removed.
 
 Invariant: only what lies under the target's own staging prefix *and* carries our mark is removed, each version by its id. What
-is left by a run that is never continued is for staging_sweep.py, or a lifecycle rule on `waybill-staging/`.
+is left by a run that is never continued is for staging_cleanup.py, or a lifecycle rule on `waybill-staging/`.
 """
 
 from __future__ import annotations

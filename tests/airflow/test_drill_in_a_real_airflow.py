@@ -60,7 +60,7 @@ def test_a_drill_finds_planted_rot_and_the_page_finds_files_by_the_index(stack: 
 
     api.unpause(MAINTENANCE)
     run_id = api.trigger(MAINTENANCE, {}).run_id
-    for task_id in ("index_archives", "sweep_staging"):
+    for task_id in ("index_archives", "clean_up_staging"):
         assert api.wait_task(MAINTENANCE, run_id, task_id, 120).state == "success"
     api.pause(MAINTENANCE)
     assert "read back and sound" in page_of(stack, f"{SOUND}.sqlite"), (

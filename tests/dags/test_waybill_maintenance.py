@@ -43,7 +43,7 @@ def test_it_is_green_after_a_copy_and_red_once_the_ledger_was_changed(world: Wor
         "cancellations": "upstream_failed",
         "list_in_doubt": "success",
         "index_archives": "skipped",  # no archive of plates is configured here
-        "sweep_staging": "skipped",
+        "clean_up_staging": "skipped",
     }
 
 

@@ -26,7 +26,7 @@ from include.core.request import truncate_for_xcom
 from include.core.text import pluralize
 from include.s3.bucket import S3Access
 from include.s3.staging import STAGING
-from include.s3.staging_sweep import ABANDONED_DAYS, Staged, find_staged, remove_abandoned
+from include.s3.staging_cleanup import ABANDONED_DAYS, Staged, find_staged, remove_abandoned
 
 _UNSET = f"connection {ARCHIVES} does not exist: there is nothing to look after"
 
@@ -61,7 +61,7 @@ class IndexArchivesOperator(WaybillOperator):
         return "; ".join(said)
 
 
-class SweepStagingOperator(WaybillOperator):
+class CleanUpStagingOperator(WaybillOperator):
     """Lists what lies under `waybill-staging/` (log, XCom `staging`, and `staging.json` beside the receipts), then removes what
     is abandoned. Fails where the store did not remove it."""
 
@@ -71,10 +71,10 @@ class SweepStagingOperator(WaybillOperator):
 
     def execute(self, context: Context) -> str:
         with self.recording(context) as facts:
-            facts["outcome"] = outcome = run_async(self._swept(context, facts))
+            facts["outcome"] = outcome = run_async(self._cleaned_up(context, facts))
         return outcome
 
-    async def _swept(self, context: Context, facts: dict[str, Any]) -> str:
+    async def _cleaned_up(self, context: Context, facts: dict[str, Any]) -> str:
         place = archives_if_any()
         if place is None:
             raise AirflowSkipException(_UNSET)

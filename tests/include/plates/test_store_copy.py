@@ -27,7 +27,7 @@ from include.plates.verify_store import ustar_header
 from include.s3.errors import SourceChanged
 from include.s3.multipart import Upload
 from include.s3.staging import MARK
-from include.s3.staging_sweep import find_staged, remove_abandoned
+from include.s3.staging_cleanup import find_staged, remove_abandoned
 
 BY_SERVER = ArchiveSettings(compression="none", part_bytes=5 * MIB, volume_bytes=1 << 30, copy_by="server")
 IMAGES = "projects/2013_Gustafsdottir_PLOSONE/BBBC022/images/20586/Images/"
@@ -368,8 +368,8 @@ def killed(versions: Simulated, monkeypatch: pytest.MonkeyPatch) -> Simulated:
 STAGED = f"waybill-staging/{MAIN}.tar/{'0' * 16}"
 
 
-def swept(store: Simulated, days: float = 8) -> tuple[list[str], list[str]]:
-    """Why targets were kept, and what was left of the others, by a sweep so many days from now."""
+def cleaned_up(store: Simulated, days: float = 8) -> tuple[list[str], list[str]]:
+    """Why targets were kept, and what was left of the others, by a clean-up so many days from now."""
     now = time.time() + days * DAY
     listed = run(find_staged(store.bench.archive, now=now))
     return [one.kept for one in listed if one.kept], [
@@ -382,7 +382,7 @@ def test_pieces_that_no_run_uses_any_more_are_removed_and_nothing_else_is(killed
     (listed,) = run(find_staged(killed.bench.archive, now=time.time() + 8 * DAY))
     assert listed.target == MAIN + ".tar" and len(listed.uploads) == 1 and listed.size_bytes > 0
     assert "and 1 open upload, the last of 8.0 days ago" in listed.told(time.time() + 8 * DAY)
-    assert swept(killed) == ([], [""])
+    assert cleaned_up(killed) == ([], [""])
     assert killed.left_in_staging() == []
     assert killed.bench.keys(killed.bench.cold) == {key for key in before if not key.startswith("waybill-staging/")}
     archive(killed)
@@ -391,7 +391,7 @@ def test_pieces_that_no_run_uses_any_more_are_removed_and_nothing_else_is(killed
 
 def test_young_pieces_are_kept(killed: Simulated):
     before = killed.left_in_staging()
-    assert swept(killed, days=6) == (["it is young: a run may be at work"], [])
+    assert cleaned_up(killed, days=6) == (["it is young: a run may be at work"], [])
     assert killed.left_in_staging() == before
 
 
@@ -406,9 +406,9 @@ def test_pieces_of_a_run_at_work_are_kept_however_old_they_are(killed: Simulated
         patch.setattr(killed.sim._store, "_now", lambda: time.time() + 3 * DAY)
         client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"part")
     before = killed.left_in_staging()
-    assert swept(killed) == (["an upload of its target is at work"], [])
+    assert cleaned_up(killed) == (["an upload of its target is at work"], [])
     assert killed.left_in_staging() == before
-    assert swept(killed, days=11) == ([], [""])
+    assert cleaned_up(killed, days=11) == ([], [""])
 
 
 def test_a_run_that_begins_after_the_list_keeps_its_pieces(killed: Simulated):
@@ -427,16 +427,16 @@ def test_a_run_that_begins_after_the_list_keeps_its_pieces(killed: Simulated):
         (f"waybill-staging/{MAIN}.tar/notes.txt", "none that Waybill gives"),
     ],
 )
-def test_what_is_not_ours_is_never_swept(versions: Simulated, key: str, why: str):
+def test_what_is_not_ours_is_never_cleaned_up(versions: Simulated, key: str, why: str):
     versions.bench.client.put_object(Bucket=versions.bench.cold, Key=key, Body=b"mine")
-    (kept,), left = swept(versions, days=1000)
+    (kept,), left = cleaned_up(versions, days=1000)
     assert why in kept and left == []
     assert versions.left_in_staging() == [key]
 
 
 def test_what_the_store_does_not_remove_is_told(killed: Simulated):
     killed.fault("status", times=None, code=403, problem={"code": "AccessDenied"}, method="POST", query="^delete")
-    ((told,),) = [swept(killed)[1]]
+    ((told,),) = [cleaned_up(killed)[1]]
     assert "pieces may be left under" in told
 
 

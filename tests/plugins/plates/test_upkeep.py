@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 from operators.plates import upkeep
-from operators.plates.upkeep import IndexArchivesOperator, SweepStagingOperator
+from operators.plates.upkeep import CleanUpStagingOperator, IndexArchivesOperator
 
 from harness.fixtures import Connect
 from include.core.errors import Forbidden, RemoteError, RequestError, VerificationError
@@ -62,7 +62,7 @@ def test_what_was_archived_since_is_in_the_index_after_the_maintenance(store: St
     assert "2 manifests, 0 read now" in execute(IndexArchivesOperator)[1]
 
 
-@pytest.mark.parametrize("kind", [IndexArchivesOperator, SweepStagingOperator])
+@pytest.mark.parametrize("kind", [IndexArchivesOperator, CleanUpStagingOperator])
 def test_without_an_archive_there_is_nothing_to_look_after(store: Store, connect: Connect, kind: type[Any]):
     with pytest.raises(AirflowSkipException, match="waybill_archives does not exist"):
         execute(kind)
@@ -79,18 +79,18 @@ def test_without_an_index_none_is_made(store: Store, connect: Connect):
 
 def test_abandoned_pieces_are_listed_and_removed(piece: Store, later: Callable[[float], None]):
     later(8)
-    run, outcome = execute(SweepStagingOperator)
+    run, outcome = execute(CleanUpStagingOperator)
     assert outcome == "1 target of abandoned pieces removed, 0 kept"
     (line,) = run.xcoms["task", "staging"]
     assert "imaging_analysis/P/plates/a.tar: 1 object of 6 bytes" in line and "to be removed" in line
     (listed,) = json.loads((piece.receipts / "waybill_maintenance" / run.run_id / "staging.json").read_text())
     assert listed["bucket"] == piece.cold and listed["versions"] == [[PIECE, "null"]] and listed["kept"] == ""
     assert PIECE not in piece.keys(piece.cold)
-    assert execute(SweepStagingOperator)[1] == "0 targets of abandoned pieces removed, 0 kept"
+    assert execute(CleanUpStagingOperator)[1] == "0 targets of abandoned pieces removed, 0 kept"
 
 
 def test_young_pieces_are_listed_and_kept(piece: Store):
-    run, outcome = execute(SweepStagingOperator)
+    run, outcome = execute(CleanUpStagingOperator)
     assert outcome == "0 targets of abandoned pieces removed, 1 kept"
     assert "to be kept: it is young" in run.xcoms["task", "staging"][0]
     assert PIECE in piece.keys(piece.cold)
@@ -106,7 +106,7 @@ def test_what_cannot_be_listed_beside_the_receipts_is_not_removed(
 
     monkeypatch.setattr(upkeep, "receipts", lambda: SimpleNamespace(objects=SimpleNamespace(put=full)))
     with pytest.raises(RemoteError, match="full"):
-        execute(SweepStagingOperator)
+        execute(CleanUpStagingOperator)
     assert PIECE in piece.keys(piece.cold)
 
 
@@ -115,7 +115,7 @@ def test_what_may_not_be_looked_at_is_said_and_is_no_failure(piece: Store, monke
         raise Forbidden("access is denied")
 
     monkeypatch.setattr(upkeep, "find_staged", refused)
-    assert "s3://cold-bucket/waybill-staging/ may not be listed" in execute(SweepStagingOperator)[1]
+    assert "s3://cold-bucket/waybill-staging/ may not be listed" in execute(CleanUpStagingOperator)[1]
 
 
 def test_what_the_store_does_not_remove_fails_with_the_right_that_is_needed(
@@ -126,6 +126,6 @@ def test_what_the_store_does_not_remove_fails_with_the_right_that_is_needed(
     async def left(*_: object) -> list[str]:
         return [PIECE]
 
-    monkeypatch.setattr("include.s3.staging_sweep.remove", left)
+    monkeypatch.setattr("include.s3.staging_cleanup.remove", left)
     with pytest.raises(VerificationError, match=r"did not remove .*Waybill needs s3:DeleteObject"):
-        execute(SweepStagingOperator)
+        execute(CleanUpStagingOperator)
