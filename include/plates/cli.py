@@ -572,7 +572,7 @@ def _show(
     """A table, or one JSON line per result."""
     if options.json:
         for model in models:
-            print(model.model_dump_json())
+            print(_json_of(model))
         if not models:
             for row in rows:
                 print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False))
@@ -580,6 +580,14 @@ def _show(
     if not rows:
         return
     screen.table(columns, rows)
+
+
+def _json_of(model: BaseModel) -> str:
+    """The tag first: a layout has a template of that name, which whoever searches the text would find before it."""
+    if not hasattr(model, "tag"):
+        return model.model_dump_json()
+    row = model.model_dump(mode="json")
+    return json.dumps({"tag": row.pop("tag"), **row}, ensure_ascii=False, separators=(",", ":"))
 
 
 COMMANDS: dict[str, Callable[[Options], Coroutine[Any, Any, int]]] = {

@@ -188,10 +188,10 @@ class VolumePlan(Frozen):
 class PlatePlan(Frozen):
     """All that archiving a plate will do. `problems` must be empty before it may be archived."""
 
-    tag: str  # first, since a layout has a template of that name, which whoever searches the JSON would find before it
     plate: Plate
     layout: Layout
     settings: ArchiveSettings
+    tag: str
     bucket: str
     archive_bucket: str
     parts: tuple[PartSummary, ...]
@@ -386,9 +386,9 @@ class Verdict(Frozen):
     `stopped_by` names the class of the store's error that ended the verification before its end, if one did.
     """
 
-    tag: str
     plate: Plate
     layout: Layout
+    tag: str
     bucket: str
     archive_bucket: str
     outcome: Outcome

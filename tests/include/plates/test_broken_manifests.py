@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
@@ -19,7 +18,6 @@ from include.plates.verify_evidence import parse_manifest
 from tests.docs import examples
 from tests.include.plates.test_archive import MAIN
 
-Lines = list[Any]
 readers = pytest.mark.parametrize(
     "read", [decode_manifest, lambda data: parse_manifest("key", data)], ids=["archiver", "verifier"]
 )
