@@ -27,7 +27,6 @@ from include.core.errors import Forbidden, NotFound, RequestError, VerificationE
 from include.core.journal import journals_in
 from include.core.patience import Patience
 from include.core.progress import OnProgress
-from include.core.text import printable
 from include.plates.exit_status import NOT_YET, PROBLEM, status_of, status_of_outcome
 from include.plates.journal_place import journal_folder, restores_folder
 from include.plates.layout import PRESETS, check_layout, disambiguate, layout_faults, plates_from_csv
@@ -228,7 +227,7 @@ def _print_member(options: Options, tarball: str, member: ManifestMember) -> Non
         row = {"key": member.key, "size": member.size, "part": member.part, "sha256": member.sha256}
         print(json.dumps(row | {"tarball": tarball}, ensure_ascii=False))
     else:
-        print(f"{member.size:>14} {member.part or '-':<10} {printable(member.key, 2_000, quotes=False)}")
+        print(f"{member.size:>14} {member.part or '-':<10} {screen.shown(member.key or '')}")
 
 
 async def restore_files(options: Options) -> int:

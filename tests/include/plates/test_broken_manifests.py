@@ -163,3 +163,18 @@ def test_a_key_that_is_there_twice_does_not_end_the_index(two_plates: Bench, cap
     more = json.dumps(json.loads(head) | {"members": json.loads(head)["members"] + 1})
     bench.client.put_object(Bucket=bench.cold, Key=key, Body=packed([more, *rows, twice]))
     assert command(bench, "where", "20587.sqlite", "--prefix", f"s3://{bench.cold}/imaging_analysis/") == 0
+
+
+def test_a_key_that_would_move_the_cursor_is_shown_and_does_not(
+    two_plates: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    bench, key = two_plates, f"{MAIN}.manifest.jsonl.zst"
+    lines = [line.replace("IllumDNA", "\\u001b[31mDNA") for line in text_of(bench.get(key))]
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=packed(lines))
+    capsys.readouterr()
+    assert command(bench, "where", "*DNA.npy", "--prefix", f"s3://{bench.cold}/imaging_analysis/") == 0
+    assert command(bench, "ls", "--plate-id", "20586") == 0
+    assert command(bench, "restore", "--plate-id", "20586", "--file", "*DNA.npy", "--to", str(tmp_path / "back")) == 0
+    assert command(bench, "verify", "--plate-id", "20586") == 1
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err and "\\x1b[31mDNA" in told.out
