@@ -9,7 +9,7 @@ import bisect
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from include.core.journal import PartJournal
 from include.core.packed import Packed
@@ -23,13 +23,13 @@ from include.s3.multipart import Mark, PartDone, Upload
 
 
 class Learned(NamedTuple):
-    """What reading a member proved; `member` is its index. As in stored journals; those of before have no headers."""
+    """What reading a member proved; `member` is its index. As in journals; `headers` is "" in those of before."""
 
     member: int
     sha256: str
     crc64nvme: str
     etag_is_md5: bool
-    headers: Headers | None = None
+    headers: Headers | Literal[""] | None = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class VolumePart(PartDone):
     def row(self) -> dict[str, Any]:
         """Without `bodies` where there are none: as earlier versions wrote it."""
         row = {one.name: getattr(self, one.name) for one in fields(self) if self.bodies or one.name != "bodies"}
-        return row | {"members": list(self.members)}
+        return row | {"members": [one[:4] if one.headers == "" else one for one in self.members]}
 
 
 def part_of_row(row: Mapping[str, Any]) -> VolumePart:
@@ -80,7 +80,8 @@ class LearnedMembers(Mapping[int, ReadMember]):
         at = bisect.bisect_left(self._indexes, index)
         if at == len(self._indexes) or self._indexes[at] != index:
             raise KeyError(index)
-        return ReadMember(*self._members[at][1:])
+        _, sha256, crc64nvme, etag_is_md5, headers = self._members[at]
+        return ReadMember(sha256, crc64nvme, etag_is_md5, None if headers == "" else headers)
 
 
 def upload_of(
