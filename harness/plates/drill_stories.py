@@ -1,4 +1,4 @@
-"""Damage that lies at rest after the deletion, as the restore drill meets it. What is lost here: damage that nobody is told of.
+"""Damage that lies at rest after the deletion, as the restore drill meets it. What is lost here: damage that is not reported.
 
 The procedure never looks at an archive again before it is wanted back.
 """
