@@ -34,7 +34,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`needs` is the program without which it cannot run; `check` are steps that are measured by themselves."""
+    """`needs` is the program without which it cannot run; `check` are steps that are measured by themselves. What is `slow`
+    has fewer rounds."""
 
     name: str
     steps: Callable[[Place], list[Step]]
@@ -43,6 +44,7 @@ class Pipeline:
     needs: str | None = None
     check: Callable[[Place], list[Step]] | None = None
     only: tuple[str, ...] = ()  # workloads; all where it is empty
+    slow: bool = False
     tars: bool = True  # the floor makes no tarball, only an object of as many bytes
 
 
@@ -106,20 +108,23 @@ def _s3_tar(place: Place) -> list[Step]:
 
 
 NONE, GZIP, SIX = "ours, uncompressed", "ours, gzip (default)", "ours, gzip level 6"
+NONE_BARE, GZIP_BARE = "ours, uncompressed, --no-probe", "ours, gzip, --no-probe"
 SOP, SOP_GZIP = "SOP chain without gzip", "SOP chain with gzip"
 S5CMD, RCLONE, S3_TAR = "s5cmd + tar + s5cmd", "rclone + tar + rclone", "s3-tar (PyPI)"
 FLOOR, FLOOR_GZIP = "floor: get and put alone", "floor: get, gzip and put alone"
 PIPELINES = (
     Pipeline(NONE, _archive("--compression", "none"), False, check=_plan_and_verify("--compression", "none")),
     Pipeline(GZIP, _archive(), True, check=_plan_and_verify()),
-    Pipeline(SIX, _archive("--level", "6"), True, only=("tiff",)),
+    Pipeline(NONE_BARE, _archive("--compression", "none", "--no-probe"), False),
+    Pipeline(GZIP_BARE, _archive("--no-probe"), True),
+    Pipeline(SIX, _archive("--level", "6"), True, only=("tiff",), slow=True),
     Pipeline(FLOOR, _floor, False, tars=False),
     Pipeline(FLOOR_GZIP, lambda place: _floor(place, "gzip"), True, tars=False),
-    Pipeline(SOP, lambda place: _sop(place, gzip=False), False, needs="aws"),
-    Pipeline(SOP_GZIP, lambda place: _sop(place, gzip=True), True, needs="aws"),
+    Pipeline(SOP, lambda place: _sop(place, gzip=False), False, needs="aws", slow=True),
+    Pipeline(SOP_GZIP, lambda place: _sop(place, gzip=True), True, needs="aws", slow=True),
     Pipeline(S5CMD, _s5cmd, False, needs="s5cmd"),
     Pipeline(RCLONE, _rclone, False, needs="rclone"),
-    Pipeline(S3_TAR, _s3_tar, False, lead="", needs="s3-tar"),
+    Pipeline(S3_TAR, _s3_tar, False, lead="", needs="s3-tar", slow=True),
 )
 
 

@@ -74,17 +74,19 @@ class Patience:
 
     async def _watched(self, work: Coroutine[Any, Any, T], began: float) -> T:
         """The work, with a line a minute while it does not end: a remote that hangs says nothing by itself."""
-        task = asyncio.create_task(work)
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def remind() -> None:
+            nonlocal timer
+            self._line(f"no answer yet from {self._who}, {self._minutes(self._now() - began)}")
+            timer = loop.call_later(self._say_every, remind)
+
+        timer = loop.call_later(self._say_every, remind)
         try:
-            while True:
-                done, _ = await asyncio.wait({task}, timeout=self._say_every)
-                if done:
-                    return task.result()
-                self._line(f"no answer yet from {self._who}, {self._minutes(self._now() - began)}")
+            return await work
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            timer.cancel()
 
     def _line(self, text: str) -> None:
         if self._said is None or self._now() - self._said >= self._say_every:

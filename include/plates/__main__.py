@@ -12,11 +12,11 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from include.core.errors import RequestError, WaybillError
-from include.plates.exit_status import NOT_YET, PROBLEM, STORE_FAILED, status_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     writing.add_argument(
         "--no-probe",
         action="store_true",
-        help="plan: do not try to read every object; archive: do not try all where one may not be read",
+        help="do not try whether every object may be read (archive: of 8 GiB and more), nor look for tags",
     )
     journal = argparse.ArgumentParser(add_help=False)
     journal.add_argument(
@@ -133,8 +133,10 @@ def _delete(command: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")  # to look for some takes longer than to list a plate
     from include.core.terminal import say
     from include.plates.cli import COMMANDS, check_options
+    from include.plates.exit_status import NOT_YET, PROBLEM, STORE_FAILED, status_of
 
     try:
         check_options(options)

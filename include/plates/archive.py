@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from include.core.concurrency import map_concurrently
+from include.core.concurrency import map_concurrently, stop
 from include.core.errors import NotFound, RemoteError, RequestError, WaybillError
 from include.core.journal import JournalFor, PartJournal
 from include.core.progress import OnProgress, silent
@@ -57,34 +59,54 @@ async def archive_plate(
     recognised. Raises RequestError for a plan with problems or of other buckets, SourceChanged where a source object is
     not the one that was planned, ObjectExists where a name is taken, and the core's errors.
     """
-    if plan.problems:
-        raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
-    if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
-        raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
+    _refuse_unfit(plan, source, archive)
     keep_memory_steady(compressing=plan.settings.compression != "none")
     limits = InFlightLimits(parts_in_flight)
     failures: list[Exception] = []
+    ending: dict[str, asyncio.Task[VolumeResult]] = {}
+    members: dict[str, PlacedMembers] = {}
 
-    async def one(volume: VolumePlan) -> VolumeResult | None:
+    async def one(volume: VolumePlan) -> None:
         if failures:
-            return None
+            return
         try:
-            return await _VolumeJob(plan, volume, source, archive, limits, on_progress).run(journal_for)
+            job = _VolumeJob(plan, volume, source, archive, limits, on_progress)
+            members[volume.key] = job.members
+            sidecars = await job.run(journal_for)
         except Exception as error:
             failures.append(error)  # a volume that has begun is finished all the same: its parts count for the next run
-            return None
+        else:
+            ending[volume.key] = asyncio.create_task(sidecars)  # while the next volume is read
 
-    results = await map_concurrently(plan.volumes, one, 2)
+    names: tuple[str, ...] = ()
+    try:
+        await map_concurrently(plan.volumes, one, 2)
+        if write_listings and not failures:
+            placed = [members[volume.key] for volume in plan.volumes]
+            names = await _write_listings(plan, placed, source, archive)
+    except Exception as error:
+        failures.append(error)
+    except BaseException:
+        await stop(ending.values())
+        raise
+    ended = await asyncio.gather(*ending.values(), return_exceptions=True)
+    failures += [error for error in ended if isinstance(error, Exception)]
     if failures:
         raise failures[0]
-    names = await _write_listings(plan, source, archive) if write_listings else ()
     return ArchiveResult(
         plate=plan.plate,
         tag=plan.tag,
         plan_digest=plan.digest,
-        volumes=tuple(result for result in results if result is not None),
+        volumes=tuple(ending[volume.key].result() for volume in plan.volumes),
         listings=names,
     )
+
+
+def _refuse_unfit(plan: PlatePlan, source: Bucket, archive: Bucket) -> None:
+    if plan.problems:
+        raise RequestError([f"plate {plan.plate.plate_id_full}: {problem}" for problem in plan.problems])
+    if (plan.bucket, plan.archive_bucket) != (source.name, archive.name):
+        raise RequestError(f"the plan is for {plan.bucket} and {plan.archive_bucket}, not for the buckets given")
 
 
 def planned_members(plan: PlatePlan, volume: VolumePlan) -> PlacedMembers:
@@ -92,7 +114,7 @@ def planned_members(plan: PlatePlan, volume: VolumePlan) -> PlacedMembers:
 
 
 class _VolumeJob:
-    """One volume from plan to stored tarball, manifest and sidecars."""
+    """One volume: `run` stores the tarball, and what it gives writes the manifest and the other sidecars."""
 
     def __init__(
         self,
@@ -110,10 +132,12 @@ class _VolumeJob:
         self.limits = limits
         self.on_progress = on_progress
         self.members = planned_members(plan, volume)
+        self.found = False
 
-    async def run(self, journal_for: JournalFor) -> VolumeResult:
+    async def run(self, journal_for: JournalFor) -> Coroutine[Any, Any, VolumeResult]:
         journal = journal_for(self.volume.name)
         there = await self.archive.head(self.volume.key)
+        self.found = there is not None
         if there is not None:
             finished = await self._finished_before(there)
             if finished is not None:
@@ -138,13 +162,10 @@ class _VolumeJob:
         data = self._manifest(written, await self._headers(written))
         digest = hashlib.sha256(data).hexdigest()
         if written.single is not None:
-            there = await self._put_single(written.single, metadata | {MANIFEST_METADATA: digest})
+            there = await self._put_single(written, metadata | {MANIFEST_METADATA: digest})
         else:
             there = await writer.upload.complete()
-        await self.archive.put_new(manifest_key(self.volume.key), data)
-        notes = [] if written.single is not None else await self._tag(digest, there)
-        notes += await self._remove_staged(writer.copying.made)
-        return await self._sidecars(there, written, digest, notes)
+        return self._sidecars(there, replace(written, single=None, read={}), digest, data, writer.copying.made)
 
     async def _refuse_foreign(self, there: Head, journal: PartJournal) -> None:
         """Without a manifest beside it, a tarball under our name is ours by its metadata, or may be by our journal."""
@@ -157,7 +178,7 @@ class _VolumeJob:
             "move it away, or plan again if the plate changed."
         )
 
-    async def _finished_before(self, there: Head) -> VolumeResult | None:
+    async def _finished_before(self, there: Head) -> Coroutine[Any, Any, VolumeResult] | None:
         """An earlier run got as far as the manifest: everything is there, and the verifier will prove it."""
         key = manifest_key(self.volume.key)
         try:
@@ -172,15 +193,14 @@ class _VolumeJob:
                 f"s3://{self.archive.name}/{self.volume.key} and its manifest are another archive. Nothing was overwritten; "
                 "move both away, or plan again if the plate changed."
             )
-        notes = await self._tag(manifest.sha256, there) if MANIFEST_METADATA not in there.metadata else []
-        notes += await self._remove_staged()
         done = Written(None, head.stored_bytes, head.stored_crc64nvme, (), {}, 0, head.upload_parts)
-        return await self._sidecars(there, done, manifest.sha256, [*notes, "found finished"])
+        return self._sidecars(there, done, manifest.sha256, None)
 
-    async def _put_single(self, body: bytes, metadata: dict[str, str]) -> Head:
+    async def _put_single(self, written: Written, metadata: dict[str, str]) -> Head:
         """A volume of one part needs no multipart upload, and can carry its manifest's digest from the start."""
         extra = {"StorageClass": self.plan.settings.storage_class} if self.plan.settings.storage_class else {}
-        await self.archive.put_new(self.volume.key, body, metadata=metadata, **extra)
+        body = written.single or b""
+        await self.archive.put_new(self.volume.key, body, metadata=metadata, crc64nvme=written.crc64nvme, **extra)
         there = await self.archive.head(self.volume.key)
         if there is None or there.size != len(body):
             raise RemoteError(f"s3://{self.archive.name}/{self.volume.key} was written and is not there as written")
@@ -270,9 +290,8 @@ class _VolumeJob:
             where["VersionId"] = there.version_id
         probe = {"Bucket": self.archive.name, "Key": manifest_key(self.volume.key)}
         try:
-            answer = await self.archive.access.call_without_retry(
-                "get_object_tagging", f"tags of {probe['Key']}", **probe
-            )
+            what = f"tags of {probe['Key']}"
+            answer = await self.archive.access.call_without_waiting("get_object_tagging", what, **probe)
             if answer.get("TagSet") != []:
                 raise Unsupported("the store does not answer for tags", no_effect=True)
             tags = {"TagSet": [{"Key": MANIFEST_METADATA, "Value": digest}]}
@@ -286,9 +305,22 @@ class _VolumeJob:
             return []
         return await remove_staged(self.archive, self.volume.key, made)
 
-    async def _sidecars(self, there: Head, written: Written, digest: str, notes: Sequence[str]) -> VolumeResult:
-        base = base_of(self.volume.key)
-        notes = [*notes, *await self._etag_file(base + ".etag", there.etag, found="found finished" in notes)]
+    async def _sidecars(
+        self,
+        there: Head,
+        written: Written,
+        digest: str,
+        manifest: bytes | None,
+        staged: Collection[tuple[str, str | None]] = (),
+    ) -> VolumeResult:
+        """All at once, and while the next volume is read. Without a `manifest` the one that lies there is the right one."""
+        steps: list[Callable[[], Awaitable[list[str]]]] = [
+            lambda: self._bind(there, digest, manifest),
+            lambda: self._etag_file(there),
+            lambda: self._remove_staged(staged),
+        ]
+        every = await map_concurrently(steps, lambda step: step(), len(steps))
+        notes = [note for notes in every for note in notes]
         return VolumeResult(
             key=self.volume.key,
             etag=there.etag,
@@ -299,25 +331,33 @@ class _VolumeJob:
             manifest_sha256=digest,
             sent_parts=written.sent,
             resumed_parts=written.parts - written.sent,
-            notes=tuple(notes),
+            notes=(*notes, "found finished") if manifest is None else tuple(notes),
         )
 
-    async def _etag_file(self, key: str, etag: str, *, found: bool) -> list[str]:
-        """Of a tarball that is proved ours (by plan, manifest and size), a `.etag` with another text is the earlier run's:
-        some stores name one ETag when an upload is completed and another one at HEAD."""
+    async def _bind(self, there: Head, digest: str, manifest: bytes | None) -> list[str]:
+        """The manifest, and its digest on the tarball, which carries it from the start where it was sent in one piece."""
+        if manifest is not None:
+            await self.archive.put_new(manifest_key(self.volume.key), manifest)
+        return [] if MANIFEST_METADATA in there.metadata else await self._tag(digest, there)
+
+    async def _etag_file(self, there: Head) -> list[str]:
+        """Of a tarball that was there before and is proved ours (by plan, manifest and size), a `.etag` with another text is
+        the earlier run's: some stores name one ETag when an upload is completed and another one at HEAD."""
         try:
-            await self.archive.put_new(key, listings.etag_line(etag))
+            await self.archive.put_new(base_of(self.volume.key) + ".etag", listings.etag_line(there.etag))
         except ObjectExists:
-            if not found:
+            if not self.found:
                 raise
-            return [f"the .etag of {self.volume.name} is not the ETag that the store gives now, {etag}"]
+            return [f"the .etag of {self.volume.name} is not the ETag that the store gives now, {there.etag}"]
         return []
 
 
-async def _write_listings(plan: PlatePlan, source: Bucket, archive: Bucket) -> tuple[str, ...]:
+async def _write_listings(
+    plan: PlatePlan, placed: Sequence[PlacedMembers], source: Bucket, archive: Bucket
+) -> tuple[str, ...]:
     """The SOP's three listings: the untrimmed one beside the tarballs, the two that it compares on the live bucket."""
     raw = listings.plan_listing(plan)
-    members = ((m.name, m.size) for volume in plan.volumes for m in planned_members(plan, volume))
+    members = ((member.name, member.size) for volume in placed for member in volume)
     cold, live = fill(plan.layout.archive_prefix, plan.plate), fill(plan.layout.backup_prefix, plan.plate)
     places = [
         (archive, f"{cold}{plan.tag}_file_listing_untrimmed_s3.txt", raw),

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 Options = argparse.Namespace
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # a Path has made one slash of two
 _OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib"}
+_PROBE_FROM_BYTES = 8 * GIB  # what is read in a minute or two tells by itself whether it may be read
 R = TypeVar("R")
 
 
@@ -159,16 +160,17 @@ async def _plan_and_archive(
 ) -> ArchiveResult | PlatePlan:
     """The result, or a plan with problems.
 
-    Each object is read in a moment anyway, so none is tried before. Where one may not be read, all are tried: whoever repairs
-    it wants to know them all.
+    A large plate's objects are all tried before, since it would take hours to come to the one that may not be read. Those of a
+    smaller one are read within minutes; where one may not be read, all are tried: whoever repairs it wants to know them all.
     """
-    planned = await _plan(options, plate, access, report, probe=False)
+    try_all = not options.no_probe
+    planned = await _plan(options, plate, access, report, probe=try_all, probe_from_bytes=_PROBE_FROM_BYTES)
     if planned.problems:
         return planned
     try:
         return await _archive(options, planned, access, report)
     except (Forbidden, ColdObject):
-        tried = planned if options.no_probe else await _plan(options, plate, access, report, probe=True)
+        tried = await _plan(options, plate, access, report, probe=True) if try_all else planned
         if tried.problems:
             return tried
         raise
@@ -421,13 +423,24 @@ async def _verify(options: Options) -> tuple[list[Verdict], int]:
             )
 
 
-async def _plan(options: Options, plate: Plate, access: S3Access, report: OnProgress, *, probe: bool) -> PlatePlan:
+async def _plan(
+    options: Options, plate: Plate, access: S3Access, report: OnProgress, *, probe: bool, probe_from_bytes: int = 0
+) -> PlatePlan:
     from include.plates.plan import plan_plate
 
     layout = _layout(options)
     settings = _settings(options, layout)
     source, cold = access.bucket(options.bucket), access.bucket(options.cold_bucket)
-    return await plan_plate(plate, layout, settings, source=source, archive=cold, probe=probe, on_progress=report)
+    return await plan_plate(
+        plate,
+        layout,
+        settings,
+        source=source,
+        archive=cold,
+        probe=probe,
+        probe_from_bytes=probe_from_bytes,
+        on_progress=report,
+    )
 
 
 def _settings(options: Options, layout: Layout) -> ArchiveSettings:

@@ -54,7 +54,7 @@ _NOT_OURS = (
 _DELETION = re.compile(r"\.(deleted|marked|purged)\.[0-9a-f]+\.jsonl$")
 FULL_ID_METADATA = "waybill-plate-id-full"
 _SHOWN = 5
-_SAMPLE = 6
+_SAMPLE = {True: 6, False: 2}  # objects of each part that are looked at: of a large plate, of a small one
 _COLD_IN_LISTING = ("GLACIER", "DEEP_ARCHIVE", "INTELLIGENT_TIERING")
 
 
@@ -66,13 +66,15 @@ async def plan_plate(
     source: Bucket,
     archive: Bucket,
     probe: bool = True,
+    probe_from_bytes: int = 0,
     concurrency: int = 32,
     on_progress: OnProgress = silent,
 ) -> PlatePlan:
     """The plan of one plate; it changes nothing anywhere, so it is also the dry run.
 
-    `probe` reads one byte of every object, which is what finds keys that may be listed but not read. Raises RequestError
-    for empty or unfit ids; everything else is in the plan's `problems`.
+    `probe` tries to read every object, which is what finds keys that may be listed but not read. Of a plate of less than
+    `probe_from_bytes` only a few are looked at. Raises RequestError for empty or unfit ids; everything else is in the plan's
+    `problems`.
     """
     check_layout(layout)
     unfit = problems_of(plate, layout)
@@ -91,7 +93,14 @@ async def plan_plate(
         problems.append("copying inside the store (copy_by) needs compression none")
     refused, doubted = await kept_pieces(archive) if settings.copy_by == "server" else ([], [])
     problems += refused
-    inspector = _Inspector(source, probe=probe, concurrency=concurrency, on_progress=on_progress)
+    large = sum(one.size for one in every) >= probe_from_bytes
+    inspector = _Inspector(
+        source,
+        probe=probe and large,
+        sample=_SAMPLE[large] if probe else 0,
+        concurrency=concurrency,
+        on_progress=on_progress,
+    )
     objects = await inspector.run(every)
     problems += inspector.problems()
     parts = [
@@ -325,9 +334,10 @@ async def plan_digest_of(archive: Bucket, head: Head) -> str | None:
 class _Inspector:
     """Looks at each object once: can it be read, is it archived, which checksum does the store hold."""
 
-    def __init__(self, source: Bucket, *, probe: bool, concurrency: int, on_progress: OnProgress):
+    def __init__(self, source: Bucket, *, probe: bool, sample: int, concurrency: int, on_progress: OnProgress):
         self._source = source
         self._probe = probe
+        self._most = sample
         self._concurrency = concurrency
         self._on_progress = on_progress
         self._cold: set[str] = set()
@@ -337,9 +347,12 @@ class _Inspector:
         self._all_tags = False
 
     async def run(self, objects: Packed[SourceObject]) -> Packed[SourceObject]:
-        """Tags are looked for in a few objects of each part; where one has any, in all."""
-        self._sample = {one.key for one in _sample(objects)} if self._probe else set()
+        """Tags, and what may not be read, are looked for in a few objects of each part; where one has any, in all."""
+        self._sample = _sample(objects, self._most)
         looked = await self._run(objects, self._look)
+        if self._unreadable and self._sample and not self._probe:
+            self._probe = True
+            looked = await self._run(objects, self._look)
         if any(one.tags for one in looked):
             self._all_tags = True
             looked = await self._run(looked, self._look_for_tags)
@@ -348,14 +361,16 @@ class _Inspector:
     async def _run(
         self, objects: Packed[SourceObject], look: Callable[[SourceObject], Coroutine[Any, Any, SourceObject]]
     ) -> Packed[SourceObject]:
-        if not self._probe and not any(map(self._has_reason, objects)):
+        asked = len(objects) if self._probe else sum(map(self._has_reason, objects))
+        if not asked:
             return objects
         found = Packed(SourceObject)
-        jobs = ((1, functools.partial(look, one)) for one in objects)
+        looks = (look if self._probe or self._has_reason(one) else _as_it_is for one in objects)
+        jobs = ((1, functools.partial(one_look, one)) for one_look, one in zip(looks, objects, strict=True))
         async with aclosing(prefetch(jobs, budget=self._concurrency, count=self._concurrency)) as looked:
             async for one in looked:
                 found.append(one)
-                self._on_progress(Progress("plan", 0, 0, len(found), len(objects), "looking at each object"))
+                self._on_progress(Progress("plan", 0, 0, min(len(found), asked), asked, "looking at objects"))
         return found
 
     async def _look_for_tags(self, one: SourceObject) -> SourceObject:
@@ -377,7 +392,8 @@ class _Inspector:
             head = await self._head(one)
             if head is not None and head.cold:
                 self._cold.add(one.key)
-            elif self._probe and one.size:
+            elif self._probe and one.size and (head is None or head.encryption not in (None, "AES256")):
+                # HEAD needs the same right as GET, except to the key of what is encrypted with one.
                 await self._source.read(one.key, 0, 1, etag=one.etag, size=one.size, version_id=one.version_id)
             tags = await self._tags(one, head) if head else None
             checksum = head.checksum if head else None
@@ -411,16 +427,21 @@ class _Inspector:
         ]
 
 
-def _sample(objects: Sequence[SourceObject]) -> list[SourceObject]:
-    """A few objects of each part, from the first to the last."""
+def _sample(objects: Iterable[SourceObject], most: int) -> set[str]:
+    """Keys of a few objects of each part, from the first to the last."""
     counts = Counter(one.part for one in objects)
+    places = {part: {round(n * (count - 1) / max(most - 1, 1)) for n in range(most)} for part, count in counts.items()}
     passed: Counter[str] = Counter()
-    found = []
+    found = set()
     for one in objects:
-        if passed[one.part] % max(1, counts[one.part] // _SAMPLE) == 0:
-            found.append(one)
+        if passed[one.part] in places[one.part]:
+            found.add(one.key)
         passed[one.part] += 1
     return found
+
+
+async def _as_it_is(one: SourceObject) -> SourceObject:
+    return one
 
 
 def _some(keys: Sequence[str], what: str) -> list[str]:

@@ -32,11 +32,13 @@ async def same_bytes(bucket: Bucket, there: Head, member: ManifestMember, *, by_
     if not member.size:
         return "by its size, which is none"
     told = _by_checksum(there.checksum, member)
-    if told is None and member.etag_is_md5 and plain_md5(there.etag) and there.encryption in (None, "AES256"):
-        told = False  # both are MD5s, and they differ
+    # Both look like MD5s, and they differ: so do the bytes, unless the archived ETag was none.
+    unlike = plain_md5(there.etag) and plain_md5(member.etag) and there.encryption in (None, "AES256")
+    if told is None and unlike and member.etag_is_md5:
+        told = False
     if told is not None:
         return "by the store's checksum" if told else None
-    if by_metadata and member.sha256 and there.metadata.get(SHA256_METADATA) == member.sha256:
+    if by_metadata and not unlike and member.sha256 and there.metadata.get(SHA256_METADATA) == member.sha256:
         return "by the sha256 kept with it"
     return "by reading it" if await _read_alike(bucket, there, member) else None
 

@@ -101,11 +101,11 @@ class TarballCheck:
         where = {"Bucket": self._archive.name, "Key": volume.manifest_key}
         try:
             # Asked of the small manifest first: a store without tags may answer with the whole object instead.
-            await self._archive.access.call_without_retry("get_object_tagging", "tags", **where)
+            await self._archive.access.call_without_waiting("get_object_tagging", "tags", **where)
             where["Key"] = volume.key
             if there.version_id:
                 where["VersionId"] = there.version_id
-            answer = await self._archive.access.call_without_retry("get_object_tagging", "tags", **where)
+            answer = await self._archive.access.call_without_waiting("get_object_tagging", "tags", **where)
         except WaybillError:
             return None
         return {tag["Key"]: str(tag["Value"]) for tag in answer.get("TagSet", [])}.get("waybill-manifest-sha256")

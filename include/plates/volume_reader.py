@@ -2,7 +2,8 @@
 
 Invariant: any stretch of the volume can be asked for, because a resumed upload has gaps. A member is hashed
 where its last byte is produced, so a member that began in a finished part is read from its start again (and not sent).
-Every read names the ETag that was listed; a digest that contradicts the source's ETag or checksum stops the volume.
+Every read names the ETag that was listed; a digest that contradicts the checksum that the source's store holds stops the
+volume. No MD5 is made here: the verifier makes that of each member, from the stored tarball, and compares it with the ETag.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from include.core.errors import VerificationError
 from include.plates.models import MIB, SourceObject
 from include.plates.tar_format import END_MARKER, PlannedMember, header, padding
 from include.s3.bucket import Bucket, Buffer
-from include.s3.checksums import Digester, Digests, plain_md5, whole_checksum
+from include.s3.checksums import Digester, Digests, whole_checksum
 from include.s3.headers import Headers
 
 FETCH_BYTES = 12 * MIB
@@ -30,20 +31,22 @@ AHEAD_COUNT = 32
 
 @dataclass(frozen=True, slots=True)
 class ReadMember:
-    """What reading a member proved: its digests, and whether the source's ETag is its MD5 (with KMS it is not).
+    """The digests of a member that was read.
 
-    `headers` came with the bytes; None where there was nothing to read, or in a journal of before.
+    `etag_is_md5` is in journals of before, when the MD5 was made here. `headers` came with the bytes; None where there was
+    nothing to read, or in a journal of before that.
     """
 
     sha256: str
     crc64nvme: str
-    etag_is_md5: bool
+    etag_is_md5: bool = False
     headers: Headers | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     index: int
+    member: PlannedMember
     start: int
     length: int
     whole: bool
@@ -86,7 +89,7 @@ class VolumeReader:
         jobs = ((step.length, functools.partial(self._fetch, step)) for step in self._steps(start, end))
         async with aclosing(prefetch(jobs, budget=self._ahead_bytes, count=AHEAD_COUNT)) as fetched:
             async for step, data in fetched:
-                member = self.members[step.index]
+                member = step.member
                 if step.first:
                     lead = header(member.name, member.size, member.modified)
                     for piece in _clip(lead, member.header_offset, start, end):
@@ -95,7 +98,7 @@ class VolumeReader:
                     digester = _digester(member.source) if step.start == 0 or digester is None else digester
                     await digester.update(memoryview(data))
                     if step.last:
-                        self.read[step.index] = await self._judge(step.index, digester.result())
+                        self.read[step.index] = self._judge(step, digester.result())
                         digester = None
                 for piece in _clip(data, member.data_offset + step.start, start, end):
                     yield piece
@@ -107,12 +110,11 @@ class VolumeReader:
 
     def _steps(self, start: int, end: int) -> Iterator[_Step]:
         index = bisect.bisect_right(self.members, start, key=lambda m: m.end)
-        while index < len(self.members) and self.members[index].header_offset < end:
-            yield from self._steps_of(index, start, end)
+        while index < len(self.members) and (member := self.members[index]).header_offset < end:
+            yield from self._steps_of(index, member, start, end)
             index += 1
 
-    def _steps_of(self, index: int, start: int, end: int) -> Iterator[_Step]:
-        member = self.members[index]
+    def _steps_of(self, index: int, member: PlannedMember, start: int, end: int) -> Iterator[_Step]:
         hashed = index not in self._copied and start <= member.data_end - 1 < end
         low, high = 0, member.size
         if not hashed:
@@ -122,25 +124,25 @@ class VolumeReader:
         at = low
         while True:
             length = min(FETCH_BYTES, high - at)
-            yield _Step(index, at, length, whole, at == low, at + length >= high, hashed)
+            yield _Step(index, member, at, length, whole, at == low, at + length >= high, hashed)
             at += length
             if at >= high:
                 return
 
     async def _fetch(self, step: _Step) -> tuple[_Step, Buffer]:
-        source = self.members[step.index].source
+        source = step.member.source
         if source is None or step.length == 0:
             if step.hashed:
-                self.read[step.index] = await self._judge(step.index, Digester(md5=False).result())
+                self.read[step.index] = self._judge(step, Digester(md5=False).result())
             return step, b""
         data = await self._get(source, step)
         if step.hashed and step.whole:
             try:
-                self.read[step.index] = await self._judge(step.index, await _digest(source, data))
+                self.read[step.index] = self._judge(step, await _digest(source, data))
             except VerificationError:
                 # A bit lost on the way is cheap to settle while the bytes are still ours alone: read once more.
                 data = await self._get(source, step)
-                self.read[step.index] = await self._judge(step.index, await _digest(source, data))
+                self.read[step.index] = self._judge(step, await _digest(source, data))
         return step, data
 
     async def _get(self, source: SourceObject, step: _Step) -> Buffer:
@@ -157,28 +159,21 @@ class VolumeReader:
             learn=learn if step.hashed and step.start == 0 else None,
         )
 
-    async def _judge(self, index: int, digests: Digests) -> ReadMember:
-        """Compares what was read with what the source says of itself (docs/faults.md, V2)."""
-        source = self.members[index].source
-        etag_is_md5 = digests.md5 is not None
+    def _judge(self, step: _Step, digests: Digests) -> ReadMember:
+        """Compares what was read with what the source's store says of it, as far as that costs next to nothing."""
+        source = step.member.source
         if source is not None:
             stored = whole_checksum(source.checksum)
             if digests.size != source.size:
                 raise VerificationError(f"{source.key}: {digests.size} bytes were read, {source.size} were listed")
             if stored is not None and digests.size and digests.stored != stored[1]:
                 raise VerificationError(f"{source.key}: the bytes read have another {stored[0]} than the store holds")
-            if digests.md5 is not None and digests.md5 != source.etag:
-                head = await self._source.head(source.key, source.version_id)
-                # With SSE-KMS and SSE-C an ETag looks like an MD5 and is none (docs/protocols/s3.md 2.1).
-                if head is None or head.encryption in (None, "AES256"):
-                    raise VerificationError(f"{source.key}: the MD5 of the bytes read is not the listed ETag")
-                etag_is_md5 = False
-        return ReadMember(digests.sha256, digests.crc64nvme, etag_is_md5, self._headers.pop(index, None))
+        return ReadMember(digests.sha256, digests.crc64nvme, headers=self._headers.pop(step.index, None))
 
 
 def _digester(source: SourceObject | None) -> Digester:
     stored = whole_checksum(source.checksum) if source else None
-    return Digester(md5=bool(source and plain_md5(source.etag)), stored=stored[0] if stored else None)
+    return Digester(md5=False, stored=stored[0] if stored else None)
 
 
 async def _digest(source: SourceObject, data: Buffer) -> Digests:

@@ -89,7 +89,7 @@ def upload_of(
 ) -> Upload[VolumePart]:
     """The upload of a tarball, which carries the digest of its plan."""
     mark = Mark(PLAN_METADATA, digest)
-    return Upload(archive, key, mark, settings, journal, part_of_row, read_bytes=FETCH_BYTES)
+    return Upload(archive, key, mark, settings, journal, part_of_row, read_back=True, read_bytes=FETCH_BYTES)
 
 
 @dataclass(frozen=True)

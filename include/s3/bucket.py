@@ -270,7 +270,7 @@ class Bucket:
     async def tags(self, key: str, version_id: str | None = None) -> str:
         """An object's tags, as in header x-amz-tagging. Raises AuthError without the right to read them, Unsupported."""
         what, where = self.what("tags of", key), self._versioned(key, version_id)
-        return tagging((await self.access.call_without_retry("get_object_tagging", what, **where)).get("TagSet", []))
+        return tagging((await self.access.call_without_waiting("get_object_tagging", what, **where)).get("TagSet", []))
 
     def _versioned(self, key: str, version_id: str | None) -> dict[str, Any]:
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key}
@@ -392,17 +392,25 @@ class Bucket:
     # Writing
 
     async def put_new(
-        self, key: str, data: bytes, *, metadata: Mapping[str, str] | None = None, **extra: Any
+        self,
+        key: str,
+        data: bytes,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        crc64nvme: str | None = None,
+        **extra: Any,
     ) -> tuple[str, str | None]:
         """Writes an object that must not exist yet; gives its ETag and version. Raises ObjectExists.
 
-        The same bytes found there count as written: a crash between PUT and the answer leaves exactly that.
+        The same bytes found there count as written: a crash between PUT and the answer leaves exactly that. `crc64nvme`
+        (base64) is sent in place of an MD5: large bodies are read back anyway, and a store that knows it keeps it.
         """
         before = await self.head(key)  # settles the case of a store that ignores If-None-Match
         if before is not None:
             return await self._same_or_refuse(key, data, before)
         parameters: dict[str, Any] = {"Bucket": self.name, "Key": key, "Body": data, "IfNoneMatch": "*", **extra}
-        parameters |= {"Metadata": dict(metadata or {}), "ContentMD5": _content_md5(data)}
+        parameters |= {"Metadata": dict(metadata or {})}
+        parameters |= {"ChecksumCRC64NVME": crc64nvme} if crc64nvme else {"ContentMD5": _content_md5(data)}
         try:
             answer = await self.access.call("put_object", self.what("PUT", key), **parameters)
         except PreconditionFailed:
@@ -473,10 +481,16 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
 
 
 class S3Access(S3Client):
-    """A store whose buckets can be opened."""
+    """A store whose buckets can be opened. `options` are those of S3Client."""
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self._buckets: dict[str, Bucket] = {}
 
     def bucket(self, name: str) -> Bucket:
-        """A bucket by name. Nothing is asked of the store yet. Raises RequestError for an empty name."""
+        """A bucket by name, the same one each time. Nothing is asked of the store yet. Raises RequestError for an empty name."""
         if not name or "/" in name:
             raise RequestError(f"{name!r} is no bucket name: give the bare name")
-        return Bucket(name, self, self.obstore(name))
+        if name not in self._buckets:
+            self._buckets[name] = Bucket(name, self, self.obstore(name))
+        return self._buckets[name]

@@ -70,9 +70,7 @@ class S3Client:
         patience: Patience | None = None,
         request_payer: bool = False,
     ):
-        import boto3
-
-        self._session = session or boto3.session.Session(region_name=region or region_of_environment())
+        self._session = session or session_of_environment(region)
         self._region = region or self._session.region_name or region_of_environment() or "us-east-1"
         self._threads = threads
         self._given_endpoint = endpoint_url
@@ -86,7 +84,7 @@ class S3Client:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="s3")
 
     def _client(self, *, attempts: int) -> Any:
-        # Making one costs a tenth of a second: twice only where the endpoint comes from the environment.
+        # Making one takes time: twice only where the endpoint comes from the environment.
         given = self._given_endpoint
         if not given or _aws_host(given):
             client = self._make_client(attempts, "auto")
@@ -152,8 +150,12 @@ class S3Client:
             return await self._in_thread(self._twice, operation, what, parameters)
         return await self.patience.call(lambda: self._in_thread(self.client, operation, what, parameters))
 
+    async def call_without_waiting(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
+        """The same without patience: for asking whether a store can do something, where failing is an answer."""
+        return await self._in_thread(self.client, operation, what, parameters)
+
     async def call_without_retry(self, operation: str, what: str, **parameters: Any) -> dict[str, Any]:
-        """The same without repeating: for asking whether a store can do something, where failing is an answer."""
+        """The same, sent once at most: for what must not be done twice. It may need a client of its own, which takes time."""
         if self.patience.seconds:
             return await self._in_thread(self.client, operation, what, parameters)
         self._once = self._once or self._client(attempts=1)
@@ -254,6 +256,27 @@ class S3Client:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
+
+
+class _EveryService(list[str]):
+    """botocore looks through the folders of all its 400 services before it opens one. A service that is not there is found
+    missing when its model is read."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
+def session_of_environment(region: str | None) -> Any:
+    """A boto3 session by the usual environment."""
+    import boto3
+    import botocore.session
+    from botocore.loaders import create_loader
+
+    core = botocore.session.get_session()
+    loader = create_loader(core.get_config_variable("data_path"))
+    setattr(loader, "list_available_services", lambda *_, **__: _EveryService())  # noqa: B010
+    core.register_component("data_loader", loader)
+    return boto3.session.Session(botocore_session=core, region_name=region or region_of_environment())
 
 
 def _is_aws(client: Any) -> bool:

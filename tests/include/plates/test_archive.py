@@ -263,7 +263,7 @@ def through(bench: Bench, front: Front) -> Bench:
 def test_keys_that_may_be_listed_but_not_read_are_found_up_front(bench: Bench):
     one = full_plate(bench)
     with proxied(bench.url) as front:
-        front.add(proxy.refuse("GET", r"Index\.idx\.xml", 403, "AccessDenied"))
+        front.add(proxy.refuse(None, r"Index\.idx\.xml", 403, "AccessDenied"))
         plan = run(through(bench, front).plan(one))
     assert any("may not be read" in problem and "Index.idx.xml" in problem for problem in plan.problems)
 

@@ -13,6 +13,7 @@ from harness.plates import servers
 from harness.plates.bench import Bench
 from harness.plates.servers import BATCH, ENVIRONMENT, PROJECT, plate, plate_files
 from harness.proxy import proxied, refuse
+from include.plates import cli
 from include.plates.__main__ import main
 from include.plates.journal_place import journal_folder
 from include.plates.layout import BROAD2018
@@ -153,7 +154,7 @@ def test_archiving_again_from_the_command_line_changes_nothing(bench: Bench):
 
 
 @pytest.mark.parametrize("options", [[], ["--no-probe"]])
-def test_archive_tries_every_object_only_once_one_may_not_be_read(
+def test_archive_tries_every_object_of_a_small_plate_only_once_one_may_not_be_read(
     bench: Bench, capsys: pytest.CaptureFixture[str], options: list[str]
 ):
     bench.put(plate_files(plate()))
@@ -165,12 +166,25 @@ def test_archive_tries_every_object_only_once_one_may_not_be_read(
         bench.client.delete_object(Bucket=bench.cold, Key=key)
     with proxied(bench.url) as front:
         for name in ("IllumDNA", "Index.idx.xml"):
-            front.add(refuse("GET", name, 403, "AccessDenied"))
+            front.add(refuse(None, name, 403, "AccessDenied"))
         capsys.readouterr()
         assert call(replace(bench, url=front.url), "archive", "--journal", "other", "--json", *options) != 0
     said = capsys.readouterr()
     both = all(name in said.out for name in ("IllumDNA", "Index.idx.xml"))
     assert both is not bool(options) and "manifest_key" not in said.out
+
+
+def test_archive_tries_every_object_of_a_large_plate_before_it_writes_anything(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Hours may pass until its reading comes to the one that may not be read."""
+    monkeypatch.setattr(cli, "_PROBE_FROM_BYTES", 9)
+    bench.put({f"{IMAGES}{n}": b"1" for n in range(9)})
+    with proxied(bench.url) as front:
+        front.add(refuse(None, f"{IMAGES}5", 403, "AccessDenied"))
+        assert call(replace(bench, url=front.url), "archive") == 1
+        assert "may not be read" in capsys.readouterr().out
+        assert all(r.method in ("GET", "HEAD") for r in front.requests)
 
 
 def test_a_batch_of_58_plates_of_which_one_is_empty_and_one_damaged(

@@ -112,6 +112,22 @@ def test_without_a_journal_the_right_to_list_parts_is_not_needed(bench: Bench):
     assert bench.get("k") == DATA
 
 
+@pytest.mark.parametrize("times", [1, None])
+def test_a_part_that_arrives_changed_is_sent_again_and_never_joined(times: int | None, bench: Bench):
+    """What nobody reads back is proved by its ETag, the MD5 of what arrived, on a store that confirms no checksum."""
+    with proxied(bench.url) as front:
+        front.add(proxy.peculiarity("damage_body", times=times, query="partNumber=2"))
+        access = servers.access(front.url)
+        if times:
+            run(upload(access.bucket(bench.cold)))
+            assert bench.get("k") == DATA
+        else:
+            with pytest.raises(WaybillError, match="part 2 of k"):  # some stores refuse it themselves
+                run(upload(access.bucket(bench.cold)))
+            assert "k" not in bench.keys(bench.cold)
+        access.close()
+
+
 class RacedUpload(Upload[PartDone]):
     """Another writer replaces the object right after it was joined, and the answer of the store names nothing."""
 
@@ -147,3 +163,7 @@ def test_an_etag_is_compared_with_the_bytes_unless_the_answer_to_the_part_says_t
 ):
     made: Upload[PartDone] = Upload(bench.archive, "k")
     assert run(made._confirmed(answer, "0" * 32, "crc", Pieces([memoryview(b"bytes")]))) is confirmed
+    made.read_back = True
+    assert run(made._confirmed(answer, "0" * 32, "crc", Pieces([memoryview(b"bytes")])))
+    made.checksummed = True
+    assert not run(made._confirmed(answer | {"ChecksumCRC64NVME": "other"}, "0" * 32, "crc", Pieces([])))

@@ -14,7 +14,7 @@ from harness.proxy import Answer, Call, ConnectionDropped, Forward, Front, key_o
 from include.core.errors import AuthError, Forbidden, NotFound, TransientError
 from include.core.patience import Patience
 from include.s3.bucket import S3Access
-from include.s3.client import region_of_environment
+from include.s3.client import region_of_environment, session_of_environment
 from include.s3.errors import (
     BucketMissing,
     ClockWrong,
@@ -247,3 +247,14 @@ def test_a_store_that_hangs_outlasts_the_patience_by_one_request(
         asyncio.run(main())
     over.set()
     assert len(came) == 1
+
+
+def test_the_session_of_the_environment_makes_clients_of_other_services_too():
+    """Credentials by a role or by single sign-on need them; a service that does not exist is still an error."""
+    from botocore.exceptions import BotoCoreError
+
+    session = session_of_environment("us-east-1")
+    for service in ("sts", "sso", "sso-oidc"):
+        assert session.client(service).meta.region_name == "us-east-1"
+    with pytest.raises(BotoCoreError, match="no-such-service"):
+        session.client("no-such-service")
