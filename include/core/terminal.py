@@ -35,7 +35,12 @@ def end_with(main: Callable[[], int]) -> NoReturn:
 def say(text: str, style: str = "red") -> None:
     from rich.console import Console
 
-    Console(stderr=True).print(text, markup=False, style=style, soft_wrap=True)
+    Console(stderr=True).print(shown(text), markup=False, style=style, soft_wrap=True)
+
+
+def shown(text: str) -> str:
+    """As it may go to a terminal: names of objects hold what their owners like, also what moves the cursor or sets colours."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
 _PIPE_COLUMNS = 160
@@ -47,10 +52,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     from rich.markup import escape
     from rich.table import Column, Table
 
-    shown = Table(*(Column(name, overflow="fold") for name in columns), show_lines=False)
+    drawn = Table(*(Column(name, overflow="fold") for name in columns), show_lines=False)
     for row in rows:
-        shown.add_row(*(escape(str(cell)) for cell in row))
-    whole_width().print(shown)
+        drawn.add_row(*(escape(shown(str(cell))) for cell in row))
+    whole_width().print(drawn)
 
 
 def whole_width() -> Console:

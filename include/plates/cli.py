@@ -13,11 +13,12 @@ import contextlib
 import functools
 import importlib
 import json
+import os
+import re
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -48,9 +49,11 @@ from include.s3.bucket import S3Access
 from include.s3.errors import ColdObject
 
 if TYPE_CHECKING:
+    from include.plates.restore import RestoreReport
     from include.plates.restore_target import Sink
 
 Options = argparse.Namespace
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")  # a Path has made one slash of two
 _OPTION = {"part_bytes": "--part-mib", "volume_bytes": "--volume-gib"}
 _PROBE_FROM_BYTES = 8 * GIB  # what is read in a minute or two tells by itself whether it may be read
 R = TypeVar("R")
@@ -58,11 +61,13 @@ R = TypeVar("R")
 
 def check_options(options: Options) -> None:
     """Raises RequestError with every fault of the options that shows without the store."""
-    if "layout" not in options:
-        return  # `where` and `index` are asked for no plate
-    problems: list[str] = []
+    problems = _path_faults(options)
+    if "layout" not in options:  # `where` and `index` are asked for no plate
+        if problems:
+            raise RequestError(problems)
+        return
     layout: Layout | None = None
-    for check in (_plates, _layout):
+    for check in (_plates, _layout, *((_target,) if options.command == "restore" and _gives_files(options) else ())):
         try:
             found = check(options)
             layout = found if isinstance(found, Layout) else layout
@@ -77,6 +82,22 @@ def check_options(options: Options) -> None:
             problems += error.problems
     if problems:
         raise RequestError(problems)
+
+
+def _path_faults(options: Options) -> list[str]:
+    """Addresses where only a folder or file of this machine can be meant; a folder's name may begin with `./`."""
+    given = ((f"--{name}", getattr(options, name, None)) for name in ("plates", "journal", "index"))
+    faults = [
+        f"{name} {path}: give a path of this machine" for name, path in given if path and _ADDRESS.match(str(path))
+    ]
+    journal: Path | None = getattr(options, "journal", None)
+    if journal is not None and journal.exists() and not journal.is_dir():
+        faults.append(f"--journal {journal}: it is no folder; give one, or a name that nothing has")
+    return faults
+
+
+def _gives_files(options: Options) -> bool:
+    return not options.request and not options.status
 
 
 async def plan(options: Options) -> int:
@@ -210,45 +231,75 @@ def _print_member(options: Options, tarball: str, member: ManifestMember) -> Non
         row = {"key": member.key, "size": member.size, "part": member.part, "sha256": member.sha256}
         print(json.dumps(row | {"tarball": tarball}, ensure_ascii=False))
     else:
-        print(f"{member.size:>14} {member.part or '-':<10} {member.key}")
+        print(f"{member.size:>14} {member.part or '-':<10} {screen.shown(member.key or '')}")
 
 
 async def restore_files(options: Options) -> int:
+    """Every plate by itself. A name that no plate's archive holds is a problem; of several plates, one may lack it."""
     from include.core.text import pluralize
-    from include.plates.restore import request_restore, restore, select, tarball_states
-    from include.plates.script_archive import NO_MANIFEST, find_archive, inspect
+    from include.plates.restore import not_in_archive
 
     async with _access(options) as access:
-        cold = access.bucket(options.cold_bucket)
-        found, status = await _each(options, lambda plate: find_archive(plate, _layout(options), cold))
-        manifests = [manifest for held, _ in found for manifest in held]
-        without = [tarball for _, tarballs in found for tarball in tarballs]
-        if options.request or options.status:
-            tarballs = [*manifests, *(tarball.manifest() for tarball in without)]
-            if options.request:
-                states = await request_restore(tarballs, cold, days=options.days, tier=options.tier)
-            else:
-                states = await tarball_states(tarballs, cold)
-            rows = [(s.key, s.status.value, s.storage_class, s.size_bytes) for s in states]
-            _show(options, [], ("tarball", "state", "class", "bytes"), rows)
-            return max(status, 0 if all(state.status.value == "ready" for state in states) else NOT_YET)
-        if not manifests and not without:
-            return status
-        with _sink(options, access) as sink, screen.bars() as report:
-            for tarball in without:
-                seen = await inspect(tarball, cold, on_progress=report)
-                manifests.append(seen.manifest)
-                screen.say(f"{tarball.key} {NO_MANIFEST}: its files are restored as they lie in it", "yellow")
-                for reason in seen.left_out:
-                    status = max(status, PROBLEM)
-                    screen.say(f"{tarball.key}: {reason}")
-            wanted = select(manifests, parts=options.part, files=options.file)
-            done = await restore(wanted, sink, archive=cold, overwrite=options.overwrite, on_progress=report)
-    told = [one for one in done.files if one.result.value != "restored" or one.detail]
-    _show(options, [done], ("key", "result", "detail"), [(one.key, one.result.value, one.detail) for one in told])
-    restored = pluralize(sum(one.result.value == "restored" for one in done.files), "file")
-    screen.say(f"{restored} restored, {done.read_bytes} bytes read", "green")
-    return max(status, 0 if done.complete else PROBLEM)
+        if not _gives_files(options):
+            return await _tarball_states(options, access)
+        async with _sink(options, access) as sink:
+            with screen.bars() as report:
+                ended, status = await _each(options, lambda plate: _restore_plate(options, plate, access, sink, report))
+    done = [one for one, _, _ in ended]
+    files = [one for report in done for one in report.files]
+    told = [(one.key, one.result.value, one.detail) for one in files if one.result.value != "restored" or one.detail]
+    _show(options, done, ("key", "result", "detail"), told)
+    nowhere = [name for name in (ended[0][1] if ended else ()) if all(name in missing for _, missing, _ in ended)]
+    if nowhere:
+        screen.say(not_in_archive(nowhere))
+    restored = pluralize(sum(one.result.value == "restored" for one in files), "file")
+    screen.say(f"{restored} restored, {sum(one.read_bytes for one in done)} bytes read", "green")
+    right = not nowhere and all(one.complete and not doubts for one, _, doubts in ended)
+    return max(status, 0 if right else PROBLEM)
+
+
+async def _restore_plate(
+    options: Options, plate: Plate, access: S3Access, sink: Sink, report: OnProgress
+) -> tuple[RestoreReport, list[str], list[str]]:
+    """What came back, the names that this plate's archive does not hold, and what of its tarballs is not as it should be."""
+    from include.plates.restore import not_in_archive, restore, search
+    from include.plates.script_archive import NO_MANIFEST, find_archive, inspect_to_restore
+
+    source, cold, doubts = access.bucket(options.bucket), access.bucket(options.cold_bucket), list[str]()
+    manifests, without = await find_archive(plate, _layout(options), cold)
+    if without:
+        seen, doubts = await inspect_to_restore(without, source=source, archive=cold, on_progress=report)
+        manifests = [*manifests, *(one.manifest for one in seen)]
+    for tarball in without:
+        screen.say(f"{tarball.key} {NO_MANIFEST}: its files are restored as they lie in it", "yellow")
+    for doubt in doubts:
+        screen.say(f"{plate.plate_id_full}: {doubt}")
+    wanted, missing = search(manifests, parts=options.part, files=options.file)
+    if missing and len(_plates(options)) == 1:
+        raise NotFound(not_in_archive(missing))
+    done = await restore(wanted, sink, archive=cold, overwrite=options.overwrite, on_progress=report)
+    return done, missing, doubts
+
+
+async def _tarball_states(options: Options, access: S3Access) -> int:
+    """How near each plate's tarballs are, with `--request` after cold storage was asked for them."""
+    from include.plates.restore import TarballState, request_restore, tarball_states
+    from include.plates.script_archive import find_archive
+
+    cold = access.bucket(options.cold_bucket)
+
+    async def one(plate: Plate) -> list[TarballState]:
+        manifests, without = await find_archive(plate, _layout(options), cold)
+        tarballs = [*manifests, *(tarball.manifest() for tarball in without)]
+        if options.request:
+            return await request_restore(tarballs, cold, days=options.days, tier=options.tier)
+        return await tarball_states(tarballs, cold)
+
+    found, status = await _each(options, one)
+    states = [state for of_plate in found for state in of_plate]
+    rows = [(s.key, s.status.value, s.storage_class, s.size_bytes) for s in states]
+    _show(options, [], ("tarball", "state", "class", "bytes"), rows)
+    return max(status, 0 if all(state.status.value == "ready" for state in states) else NOT_YET)
 
 
 async def delete(options: Options) -> int:
@@ -434,12 +485,19 @@ def _layout(options: Options) -> Layout:
     if options.layout in PRESETS:
         return PRESETS[options.layout]
     try:
-        layout = Layout.model_validate_json(Path(options.layout).read_bytes())
+        layout = Layout.model_validate_json(_read(Path(options.layout), "--layout"))
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)]
         raise RequestError([f"layout {options.layout}: {fault}" for fault in faults]) from None
     check_layout(layout)
     return layout
+
+
+def _read(path: Path, option: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"{option} {path}: {error.strerror or error}; give the name of a file") from None
 
 
 def _plates(options: Options) -> list[Plate]:
@@ -451,7 +509,7 @@ def _plates(options: Options) -> list[Plate]:
 
 def _read_plates(options: Options) -> list[Plate]:
     if options.plates is not None:
-        document, name = options.plates.read_bytes(), str(options.plates)
+        document, name = _read(options.plates, "--plates"), str(options.plates)
         ids = {"project": options.project, "batch": options.batch, "source": options.source}
         plates = plates_from_csv(document, name=name, **ids)
         told = read_plates_csv(document, name).told
@@ -465,28 +523,49 @@ def _read_plates(options: Options) -> list[Plate]:
     return disambiguate([Plate(plate_id=options.plate_id, plate_id_full=full, **ids)])
 
 
-@contextlib.contextmanager
-def _sink(options: Options, access: S3Access) -> Iterator[Sink]:
+def _target(options: Options) -> tuple[str, str] | Path:
+    """Bucket and prefix, or a folder. Raises RequestError for what is neither, and for a folder that cannot be written to."""
+    to = options.to
+    if not to:
+        raise RequestError("give --to: a folder, or s3://bucket/prefix")
+    if to.startswith("s3://"):
+        bucket, _, path = to.removeprefix("s3://").partition("/")
+        prefix = path.strip("/")  # `s3://b/back` means a folder: back/projects/..., not backprojects/...
+        if not bucket:
+            raise RequestError(f"--to {to}: it names no bucket; give s3://bucket/prefix")
+        return bucket, f"{prefix}/" if prefix else ""
+    if _ADDRESS.match(to):
+        raise RequestError(f"--to {to}: give a folder of this machine, or s3://bucket/prefix")
+    folder = Path(to).absolute()
+    there = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        why = "you may not write there" if there.is_dir() else "it is no folder"
+        raise RequestError(f"--to {to}: {there}: {why}; give another folder")
+    return folder
+
+
+@contextlib.asynccontextmanager
+async def _sink(options: Options, access: S3Access) -> AsyncIterator[Sink]:
+    """Where files go to; a bucket is asked for before any tarball is read."""
     from include.plates.restore_target import BucketSink, FolderSink
     from include.plates.restore_uploads import uploads_in
 
-    if not options.to:
-        raise RequestError("give --to: a folder, or s3://bucket/prefix")
-    parts = urlsplit(options.to)
-    if parts.scheme == "s3":
-        prefix = parts.path.strip("/")  # `s3://b/back` means a folder: back/projects/..., not backprojects/...
-        folder = restores_folder(parts.netloc, options.endpoint_url)
-        with contextlib.ExitStack() as stack:
-            uploads = None
-            try:
-                uploads = stack.enter_context(uploads_in(folder))
-            except OSError as error:
-                screen.say(
-                    f"{folder}: {error.strerror}; should this be killed, its uploads stay in the bucket", "yellow"
-                )
-            yield BucketSink(access.bucket(parts.netloc), f"{prefix}/" if prefix else "", uploads=uploads)
-    else:
-        yield FolderSink(Path(options.to))
+    target = _target(options)
+    if isinstance(target, Path):
+        yield FolderSink(target)
+        return
+    bucket, prefix = access.bucket(target[0]), target[1]
+    with contextlib.suppress(Forbidden):  # whoever may write there need not be allowed to list
+        async for _ in bucket.objects_under(prefix, versions=False):
+            break
+    folder = restores_folder(bucket.name, options.endpoint_url)
+    with contextlib.ExitStack() as stack:
+        uploads = None
+        try:
+            uploads = stack.enter_context(uploads_in(folder))
+        except OSError as error:
+            screen.say(f"{folder}: {error.strerror}; should this be killed, its uploads stay in the bucket", "yellow")
+        yield BucketSink(bucket, prefix, uploads=uploads)
 
 
 def _show_plans(options: Options, plans: Sequence[PlatePlan]) -> None:
@@ -510,7 +589,7 @@ def _show(
     """A table, or one JSON line per result."""
     if options.json:
         for model in models:
-            print(model.model_dump_json())
+            print(_json_of(model))
         if not models:
             for row in rows:
                 print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False))
@@ -518,6 +597,14 @@ def _show(
     if not rows:
         return
     screen.table(columns, rows)
+
+
+def _json_of(model: BaseModel) -> str:
+    """The tag first: a layout has a template of that name, which whoever searches the text would find before it."""
+    if not hasattr(model, "tag"):
+        return model.model_dump_json()
+    row = model.model_dump(mode="json")
+    return json.dumps({"tag": row.pop("tag"), **row}, ensure_ascii=False, separators=(",", ":"))
 
 
 COMMANDS: dict[str, Callable[[Options], Coroutine[Any, Any, int]]] = {

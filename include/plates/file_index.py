@@ -28,11 +28,13 @@ from include.plates.name_match import is_named
 from include.plates.proof import MANIFEST_SUFFIX, SUFFIX, Proof, parse_proof, proof_key
 from include.s3.bucket import Bucket, ListedObject
 
-FORMAT = 1
+FORMAT = 2
+_LARGEST_PROOF = 1 << 20
 _FILES_OF_A_STRETCH = 5_000
 TARBALL_SUFFIXES = (".tar.gz", ".tar.zst", ".tar")
 _SCHEMA = """
-CREATE TABLE places (store TEXT, bucket TEXT, prefix TEXT, listed_at REAL, PRIMARY KEY (store, bucket, prefix));
+CREATE TABLE places (
+    store TEXT, bucket TEXT, prefix TEXT, listed_at REAL, alone TEXT, PRIMARY KEY (store, bucket, prefix));
 CREATE TABLE manifests (
     id INTEGER PRIMARY KEY AUTOINCREMENT, store TEXT, bucket TEXT, key TEXT, mark TEXT, head TEXT, problem TEXT, gone_at REAL,
     tarball TEXT, tarball_etag TEXT, tarball_bytes INTEGER, storage_class TEXT, proof_mark TEXT, proof TEXT,
@@ -98,15 +100,21 @@ class FileIndex:
     def __init__(self, path: Path, store: str, *, read_only: bool = False):
         self.path, self.store = path, store
         if not read_only:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RequestError(
+                    f"{path} cannot be an index ({error.strerror}): {path.parent} must be a folder"
+                ) from None
         elif not path.exists():
             raise NotFound(f"there is no index at {path}: `python -m include.plates index` makes it")
-        self._database = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}",
-            uri=True,
-            timeout=60,
-            isolation_level=None,
-        )
+        address = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        try:
+            self._database = sqlite3.connect(address, uri=True, timeout=60, isolation_level=None)
+        except sqlite3.Error as error:
+            raise RequestError(
+                f"{path} cannot be an index ({error}): give the name of a file that may be written"
+            ) from None
         self._database.create_function("is_named", 2, is_named, deterministic=True)
         try:
             self._check()
@@ -150,18 +158,19 @@ class FileIndex:
             files += await self._read(archive, listed[key])
             on_progress(Progress("index", 0, 0, count, len(fresh), key))
         gone = sorted(known.keys() - set(there))
+        bases = {key.removesuffix(MANIFEST_SUFFIX) for key in there}
+        alone = tuple(key for key in sorted(listed) if (base := tarball_base(key)) is not None and base not in bases)
         await self._beside(archive, prefix, listed)
         with self._transaction():
             where = "store = ? AND bucket = ? AND key = ?"
             for key in gone:
                 changed = f"UPDATE manifests SET gone_at = ? WHERE {where} AND gone_at IS NULL"
                 self._database.execute(changed, (now, self.store, archive.name, key))
-            place = "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)"
-            self._database.execute(place, (self.store, archive.name, prefix, now))
+            place = "INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?, ?)"
+            self._database.execute(place, (self.store, archive.name, prefix, now, json.dumps(alone)))
             if known.keys() & set(fresh):  # the rows of manifests that were replaced
                 self._database.execute("DELETE FROM files WHERE manifest NOT IN (SELECT id FROM manifests)")
         rows = self.archived(archive.name, prefix)
-        bases = {key.removesuffix(MANIFEST_SUFFIX) for key in there}
         return Listing(
             prefix=prefix,
             listed_at=now,
@@ -173,9 +182,7 @@ class FileIndex:
                 key for key in sorted(listed) if key.endswith(SUFFIX) and key.removesuffix(SUFFIX) not in bases
             ),
             broken=tuple(f"{row.manifest_key}: {row.problem}" for row in rows if row.problem and row.gone_at is None),
-            tarballs_alone=tuple(
-                key for key in sorted(listed) if (base := tarball_base(key)) is not None and base not in bases
-            ),
+            tarballs_alone=alone,
         )
 
     async def _read(self, archive: Bucket, listed: ListedObject) -> int:
@@ -209,7 +216,7 @@ class FileIndex:
             for (path, name), member in zip(split, members, strict=True)
         )
         ids = "(SELECT id FROM names WHERE name = ?), (SELECT id FROM folders WHERE path = ?)"
-        self._database.executemany(f"INSERT INTO files VALUES ({ids}, ?, ?, ?, ?, ?, ?)", rows)
+        self._database.executemany(f"INSERT OR REPLACE INTO files VALUES ({ids}, ?, ?, ?, ?, ?, ?)", rows)
         return len(members)
 
     async def _beside(self, archive: Bucket, prefix: str, listed: Mapping[str, ListedObject]) -> None:
@@ -236,8 +243,8 @@ class FileIndex:
 
     async def _proof(self, archive: Bucket, key: str) -> str | None:
         try:
-            proof = parse_proof(await archive.read_all(key))
-        except NotFound:
+            proof = parse_proof(await archive.read_all(key, _LARGEST_PROOF))
+        except (NotFound, VerificationError):
             return None
         return proof.model_dump_json() if proof else None
 
@@ -249,6 +256,14 @@ class FileIndex:
             "SELECT bucket, prefix, listed_at FROM places WHERE store = ? ORDER BY 1, 2", (self.store,)
         )
         return [(str(bucket), str(prefix), float(at)) for bucket, prefix, at in found]
+
+    def tarballs_alone(self, bucket: str, prefix: str) -> tuple[str, ...]:
+        """The tarballs that the listing of a prefix showed without a manifest: what is in them is not known here."""
+        which = "store = ? AND bucket = ? AND prefix = ?"
+        found = self._database.execute(
+            f"SELECT alone FROM places WHERE {which}", (self.store, bucket, prefix)
+        ).fetchone()
+        return tuple(json.loads(found[0])) if found else ()
 
     def archived(self, bucket: str, prefix: str) -> list[Archived]:
         """All tarballs under a prefix that a manifest was ever seen of, by manifest key."""

@@ -203,6 +203,11 @@ def base_of(key: str) -> str:
     raise RequestError(f"{key} is no tarball: its name ends in .tar, .tar.gz or .tar.zst")
 
 
+def not_archived(bucket: str, base: str) -> str:
+    """What is said of a plate where neither tarball nor manifest lies."""
+    return f"no manifest lies under s3://{bucket}/{base}_...: the plate is not archived there"
+
+
 def manifest_key(key: str) -> str:
     return base_of(key) + ".manifest.jsonl.zst"
 

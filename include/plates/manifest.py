@@ -17,7 +17,7 @@ import zstandard
 from include.core.errors import VerificationError
 from include.core.packed import Packed
 from include.plates.layout import manifest_key
-from include.plates.manifest_lines import manifest_lines
+from include.plates.manifest_lines import checked_lines
 from include.plates.models import Frame, Manifest, ManifestHead, ManifestMember
 from include.s3.bucket import Bucket
 
@@ -52,27 +52,49 @@ def _line(row: Any) -> bytes:
 def decode_manifest(data: bytes) -> Manifest:
     """Raises VerificationError for anything that is not a whole manifest of this format."""
     try:
-        lines = manifest_lines(data)
+        lines = checked_lines(data)
         head = ManifestHead.model_validate(next(lines))
         frames: list[Frame] = []
         members = Packed(ManifestMember)
         for row in lines:
             if "name" in row:
-                members.append(_member(row))
+                members.append(_member(row, head))
                 if len(members) > head.members:
                     break
             else:
-                frames.append(Frame(*row["frame"]))
-                if len(frames) > 1 and frames[-1].raw_offset <= frames[-2].raw_offset:
-                    raise ValueError("frames that do not follow each other")
-    except (zstandard.ZstdError, ValueError, TypeError, KeyError, StopIteration) as error:
+                frames.append(_frame(row, frames[-1] if frames else Frame(0, 0, 0, 0)))
+        _check_whole(head, frames)
+    except (zstandard.ZstdError, ValueError, TypeError, LookupError, StopIteration) as error:
         raise VerificationError(f"this is no whole manifest ({type(error).__name__})") from None
     if len(members) != head.members:
         raise VerificationError(f"the manifest promises {head.members} members and holds {len(members)}")
     return Manifest(head=head, frames=tuple(frames), members=members, sha256=hashlib.sha256(data).hexdigest())
 
 
-def _member(row: dict[str, Any]) -> ManifestMember:
+def _frame(row: dict[str, Any], before: Frame) -> Frame:
+    """Raises ValueError for one that does not begin where the one before it ends."""
+    frame = Frame(*row["frame"])
+    ends = (before.offset + before.length, before.raw_offset + before.raw_length)
+    if (frame.offset, frame.raw_offset) != ends or not frame.length or not frame.raw_length:
+        raise ValueError("frames that do not follow each other")
+    return frame
+
+
+def _check_whole(head: ManifestHead, frames: Sequence[Frame]) -> None:
+    """Each byte of the tar can be read by the frames. Raises ValueError, or IndexError, where it cannot."""
+    if head.compression == "none":
+        whole = not frames and head.stored_bytes == head.raw_bytes
+    else:
+        last = frames[-1]
+        ends = (last.offset + last.length, last.raw_offset + last.raw_length)
+        whole = ends == (head.stored_bytes, head.raw_bytes)
+    if not whole:
+        raise ValueError("frames that are not those of the tarball")
+
+
+def _member(row: dict[str, Any], head: ManifestHead) -> ManifestMember:
+    if row["data_offset"] + row["size"] > head.raw_bytes:
+        raise ValueError("a member that does not lie in the tarball")
     frame, headers = row.get("frame"), tuple(row.get("headers", {}).items())
     lists = {"parts": tuple(row["parts"]), "frame": tuple(frame) if frame else None, "headers": headers}
     return ManifestMember(**row | lists)

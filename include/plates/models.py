@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
+MOST_VOLUMES = 100_000  # of one tarball: a claim of more is no manifest's
 GROUP_LIMIT = 16 * MIB  # no compressed group ever holds more: what is unpacked at once is bounded by it
 PROOF_DAYS: float = 30  # how long what was read back lets something be deleted; the time to undo comes on top
 Compression = Literal["none", "gzip", "zstd"]
@@ -273,8 +274,8 @@ class ManifestHead(Frozen):
     archive_bucket: str
     key: str
     tarball: str
-    number: int
-    of: int
+    number: int = Field(ge=1, le=MOST_VOLUMES)
+    of: int = Field(ge=1, le=MOST_VOLUMES)
     compression: Compression
     level: int
     part_bytes: int
@@ -354,6 +355,16 @@ class Check(Frozen):
     detail: str
 
 
+NOT_LOOKED_AT = "was not looked at, because of what is said elsewhere"
+
+
+def reasons_of(checks: Sequence[Check]) -> tuple[str, ...]:
+    """Everything that is not proved, one sentence each; what was not looked at because of another of them is no reason."""
+    wrong = [check for check in checks if check.outcome is not Outcome.VERIFIED]
+    causes = [check for check in wrong if check.detail != NOT_LOOKED_AT] or wrong
+    return tuple(f"{check.name}: {check.detail}" for check in causes)
+
+
 class VolumeProof(Frozen):
     """What the verifier read of one tarball: deletion demands that it is still this very object.
 
@@ -401,8 +412,8 @@ class Verdict(Frozen):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Everything that is not proved, one sentence each; empty when verified."""
-        return tuple(f"{c.name}: {c.detail}" for c in self.checks if c.outcome is not Outcome.VERIFIED)
+        """Empty when verified."""
+        return reasons_of(self.checks)
 
 
 Phase = Literal["delete", "marker", "purge"]

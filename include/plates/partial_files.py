@@ -95,10 +95,21 @@ def _names(partial: Path, descriptor: int) -> bool:
         return False
 
 
+def _opened(partial: Path) -> int:
+    """Raises FileExistsError for what is no file, which no restore has made: opening a pipe would wait for its other end."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    if stat.S_ISREG(partial.lstat().st_mode):
+        descriptor = os.open(partial, flags)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+    raise FileExistsError(errno.EEXIST, "this is no file, and a restore needs its name", str(partial))
+
+
 def _remove_dead(partial: Path) -> bool:
     """Removes what a restore left that is no more; False where a living one writes it."""
     try:
-        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _opened(partial)
     except FileNotFoundError:
         return True
     try:
@@ -128,7 +139,7 @@ def finish_naming(path: Path, is_whole: Callable[[Path], bool]) -> None:
     """
     partial = partial_of(path)
     try:
-        descriptor = os.open(partial, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = _opened(partial)
     except OSError:
         return
     try:

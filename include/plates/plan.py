@@ -48,7 +48,10 @@ if TYPE_CHECKING:  # the command line plans without a request, and need not load
     from include.plates.request import BackupRequest
 
 PLAN_METADATA = "waybill-plan-sha256"
-_NOT_OURS = "exists already, and nothing says that Waybill made it: find out whose it is, and move it to another prefix"
+_NOT_OURS = (
+    "exists already, and nothing says that Waybill made it (aws_backup.sh may have written it): find out whose it is, and "
+    "move it, with its .md5 and .etag, to another prefix"
+)
 _DELETION = re.compile(r"\.(deleted|marked|purged)\.[0-9a-f]+\.jsonl$")
 FULL_ID_METADATA = "waybill-plate-id-full"
 _SHOWN = 5

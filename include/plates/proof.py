@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from include.core.errors import WaybillError
-from include.plates.models import Check, Frozen, Level, Outcome, Verdict, VolumeProof
+from include.plates.models import Check, Frozen, Level, Outcome, Verdict, VolumeProof, reasons_of
 from include.s3.bucket import Bucket
 
 SUFFIX = ".proof.json"
@@ -69,7 +69,7 @@ class TarballVerdict(Frozen):
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        return tuple(f"{check.name}: {check.detail}" for check in self.checks if check.outcome is not Outcome.VERIFIED)
+        return reasons_of(self.checks)
 
 
 def proof_key(manifest_key: str) -> str:

@@ -25,7 +25,7 @@ from include.core.concurrency import map_concurrently
 from include.core.errors import NotFound, RemoteError, RequestError, VerificationError, WaybillError
 from include.core.packed import Packed, in_stretches
 from include.core.progress import OnProgress, Progress, silent
-from include.plates.layout import fill, tag_of
+from include.plates.layout import fill, not_archived, tag_of
 from include.plates.manifest import read_manifest
 from include.plates.models import GROUP_LIMIT, MIB, Frame, Frozen, Layout, Manifest, ManifestMember, Plate
 from include.plates.name_match import is_named
@@ -34,11 +34,12 @@ from include.plates.same_bytes import agrees, digester_for
 from include.plates.tar_stream import SequentialReader
 from include.s3.bucket import Bucket, Head
 from include.s3.checksums import Digester
-from include.s3.errors import ColdObject, ObjectExists
+from include.s3.errors import BucketMissing, ClockWrong, ColdObject, ExpiredCredential, ObjectExists
 
 _RANGE = 8 * MIB
 _FILES_OF_A_STRETCH = 5_000
 _FRAMES_KEPT = 6
+OF_EVERY_FILE = (BucketMissing, ExpiredCredential, ClockWrong)  # no other file would come back either
 
 
 class RestoreStatus(StrEnum):
@@ -99,7 +100,7 @@ async def find_manifests(plate: Plate, layout: Layout, archive: Bucket) -> list[
     pattern = re.compile(re.escape(base) + rf"_({kinds})(\.\d+-of-\d+)?\.manifest\.jsonl\.zst")
     keys = [o.key async for o in archive.objects_under(base + "_", versions=False) if pattern.fullmatch(o.key)]
     if not keys:
-        raise NotFound(f"no manifest lies under s3://{archive.name}/{base}_...: the plate is not archived there")
+        raise NotFound(not_archived(archive.name, base))
     return [await read_manifest(archive, key) for key in sorted(keys)]
 
 
@@ -158,10 +159,23 @@ def _held(manifests: Sequence[Manifest]) -> Iterator[tuple[int, int, ManifestMem
 
 
 def select(manifests: Sequence[Manifest], *, parts: Sequence[str] = (), files: Sequence[str] = ()) -> Wanted:
-    """The wanted members: all, or those of some parts, or those that `files` name.
+    """As `search`. Raises NotFound naming every name that nothing matches."""
+    wanted, missing = search(manifests, parts=parts, files=files)
+    if missing:
+        raise NotFound(not_in_archive(missing))
+    return wanted
+
+
+def not_in_archive(names: Sequence[str]) -> str:
+    return f"not in this archive: {', '.join(repr(name) for name in names[:10])}"
+
+
+def search(
+    manifests: Sequence[Manifest], *, parts: Sequence[str] = (), files: Sequence[str] = ()
+) -> tuple[Wanted, list[str]]:
+    """The wanted members (all, or those of some parts, or those that `files` name), and the names that nothing matches.
 
     A file is named by its key, by the end of its key after a slash, or by a pattern over the key (`*/Images/r01*`).
-    Raises NotFound naming every name that nothing matches.
     """
     known = {member.part for _, _, member in _held(manifests)}
     missing = [part for part in parts if part not in known]
@@ -169,9 +183,7 @@ def select(manifests: Sequence[Manifest], *, parts: Sequence[str] = (), files: S
     if files:
         wanted, without = _named(manifests, wanted, files)
         missing += without
-    if missing:
-        raise NotFound(f"not in this archive: {', '.join(repr(name) for name in missing[:10])}")
-    return wanted
+    return wanted, missing
 
 
 def _named(manifests: Sequence[Manifest], wanted: Wanted, files: Sequence[str]) -> tuple[Wanted, list[str]]:
@@ -237,7 +249,7 @@ async def restore(
 ) -> RestoreReport:
     """Restores the members given by `select`. One bad file fails alone; a full disk ends the rest.
 
-    Raises ColdObject where a tarball is cold.
+    Raises ColdObject where a tarball is cold, and what concerns the target or the credential, and so every file alike.
     """
     readers = await _readers(wanted.manifests, archive)
     if any(isinstance(reader, SequentialReader) for reader in readers.values()):
@@ -304,7 +316,7 @@ async def _restore_one(
             note = await sink.write(member, chunks, lambda: _check(member, digester), overwrite=overwrite)
     except ObjectExists as error:
         return FileOutcome(key, member.size, Restored.REFUSED, str(error))
-    except ColdObject:
+    except (ColdObject, *OF_EVERY_FILE):
         raise
     except WaybillError as error:
         return FileOutcome(key, member.size, Restored.FAILED, str(error))
@@ -328,6 +340,7 @@ class TarballReader:
         self._head = head
         self._archive = archive
         self._kept: OrderedDict[int, asyncio.Task[bytes]] = OrderedDict()
+        self._damaged: dict[int, str] = {}
         self.read_bytes = 0
 
     async def close(self) -> None:
@@ -338,12 +351,16 @@ class TarballReader:
         start, end = member.data_offset, member.data_offset + member.size
         while start < end:
             piece = await self._raw(start, end)
+            if not len(piece):
+                raise VerificationError(
+                    f"{member.key}: it does not lie in {self._manifest.head.key} as the manifest says"
+                )
             await digester.update(piece)
             yield piece
             start += len(piece)
 
     async def _raw(self, start: int, end: int) -> memoryview:
-        """Some uncompressed bytes from `start` on, at least one."""
+        """Some uncompressed bytes from `start` on; none where the frames hold none of them."""
         if not self._manifest.frames:
             return memoryview(await self._stored(start, min(end - start, _RANGE)))
         number = bisect.bisect_right(self._manifest.frames, start, key=lambda f: f.raw_offset) - 1
@@ -366,6 +383,9 @@ class TarballReader:
             raise
 
     async def _unpack(self, frame: Frame) -> bytes:
+        """Raises VerificationError for damage; that is found once for all files of a frame, and its bytes are let go."""
+        if frame.offset in self._damaged:
+            raise VerificationError(self._damaged[frame.offset])
         if frame.raw_length > GROUP_LIMIT or frame.length > _most_stored(frame.raw_length):
             raise VerificationError(
                 f"{self._manifest.head.key}: the manifest names a group at {frame.offset} that is none"
@@ -375,7 +395,10 @@ class TarballReader:
         try:
             return await asyncio.to_thread(unpack, memoryview(data), frame.raw_length)
         except (zlib.error, zstandard.ZstdError, ValueError):
-            raise VerificationError(f"{self._manifest.head.key} is damaged at byte {frame.offset}") from None
+            pass  # raised below: an error raised here would keep the bytes for as long as it is kept
+        del data
+        self._damaged[frame.offset] = f"{self._manifest.head.key} is damaged at byte {frame.offset}"
+        raise VerificationError(self._damaged[frame.offset])
 
     async def _stored(self, start: int, length: int) -> Any:
         head = self._head

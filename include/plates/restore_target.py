@@ -15,7 +15,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from include.core.errors import AuthError, RemoteError, RequestError
+from include.core.errors import AuthError, ConflictingRequest, RemoteError, RequestError
 from include.plates.models import MIB, ManifestMember
 from include.plates.partial_files import finish_naming, give_name, partial_file, remove_dead_in
 from include.plates.restore_uploads import RestoreUploads
@@ -55,7 +55,10 @@ def ends_all(error: OSError) -> bool:
 
 
 class FolderSink:
-    """Files under a local folder, at their keys. Headers, metadata and tags have no place there."""
+    """Files under a local folder, at their keys. Headers, metadata and tags have no place there.
+
+    Invariant: nothing is written outside of the folder: a folder in it that is a link to elsewhere is not followed.
+    """
 
     def __init__(self, root: Path):
         self.root = root.resolve()
@@ -67,8 +70,18 @@ class FolderSink:
             raise RequestError(f"the key {key!r} does not name a file below a folder")
         return self.root / key
 
+    def _check_links(self, path: Path) -> None:
+        """Raises ConflictingRequest where a folder on the way is a link that leads out of the target."""
+        folder = Path(os.path.realpath(path.parent))
+        if not folder.is_relative_to(self.root):
+            raise ConflictingRequest(
+                f"{path}: a folder on the way is a link, and the file would lie in {folder}, outside of {self.root}. Nothing "
+                "was written; take the link away, or restore into another folder."
+            )
+
     async def existing(self, member: ManifestMember) -> bool | None:
         path = self._path(member)
+        self._check_links(path)
         if member.size and path.is_file():
             await asyncio.to_thread(finish_naming, path, lambda partial: _same_file(partial, member))
         if path.parent not in self._seen:
@@ -78,10 +91,13 @@ class FolderSink:
             return None
         if path.is_dir() or (member.key or "").endswith("/"):
             return path.is_dir() and (member.key or "").endswith("/")
+        if not path.is_file():
+            return False  # a pipe, a device, or a link to nothing
         return await asyncio.to_thread(_same_file, path, member)
 
     async def write(self, member: ManifestMember, chunks: Chunks, check: Callable[[], None], *, overwrite: bool) -> str:
         path = self._path(member)
+        self._check_links(path)
         if (member.key or "").endswith("/"):
             path.mkdir(parents=True, exist_ok=True)
             return ""

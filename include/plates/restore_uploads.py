@@ -82,7 +82,7 @@ def uploads_in(folder: Path) -> Iterator[RestoreUploads]:
 def _locked(path: Path) -> Iterator[bool]:
     """Whether the lock was had: the restore that wrote this is dead."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         yield False
         return

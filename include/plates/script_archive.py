@@ -13,14 +13,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from include.core.errors import NotFound, VerificationError
+from include.core.errors import AuthError, NotFound, VerificationError
 from include.core.progress import OnProgress, Progress, silent
+from include.core.text import pluralize
 from include.plates import sop_files as listings
 from include.plates.layout import base_of, fill, tag_of
 from include.plates.models import Layout, Manifest, ManifestHead, ManifestMember, Outcome, Plate
 from include.plates.plan import list_part
 from include.plates.restore import find_manifests
-from include.plates.tar_stream import TarMember, TarStream, tar_members
+from include.plates.tar_stream import DamagedTarball, TarMember, TarStream, tar_members
 from include.s3.bucket import Bucket, Head
 from include.s3.checksums import Digester, plain_md5
 from include.s3.errors import ColdObject
@@ -139,10 +140,62 @@ async def inspect(
                     seen.left_out.append(f"{member.name!r} is there twice: the last one counts")
                 rows[row.name] = row
             on_progress(Progress("read", stream.read_bytes, head.size, len(rows), 0, head.key))
+        if not seen.names:
+            raise stream.damaged("there is nothing in it")
     finally:
         await stream.close()
     seen.manifest, seen.md5 = tarball.manifest(list(rows.values())), stream.md5
     return seen
+
+
+async def inspect_to_restore(
+    tarballs: Sequence[ScriptTarball], *, source: Bucket, archive: Bucket, on_progress: OnProgress = silent
+) -> tuple[list[Inspection], list[str]]:
+    """Reads a plate's tarballs whole before anything of them is restored. Gives also what is not as it should be: members that
+    are left out, and what the script's own documents say otherwise.
+
+    Raises DamagedTarball where the MD5 is not that of the `.md5`, and as `inspect`.
+    """
+    seen, told = [], list[str]()
+    for tarball in tarballs:
+        one, (etag, md5) = await inspect(tarball, archive, on_progress=on_progress), await _sidecars(tarball, archive)
+        if md5 not in (None, one.md5):
+            raise DamagedTarball(
+                f"s3://{archive.name}/{tarball.key} has another MD5 than the .md5 beside it says, so nothing of it is restored. "
+                "If you know that the .md5 is wrong, take it away."
+            )
+        if md5 is None and etag not in (None, tarball.head.etag):
+            told.append(f"{tarball.key} has another ETag than the .etag beside it says: it was replaced, or copied")
+        told += [f"{tarball.key}: {reason}" for reason in one.left_out]
+        seen.append(one)
+    return seen, told + await _not_held(seen, source)
+
+
+async def _not_held(seen: Sequence[Inspection], source: Bucket) -> list[str]:
+    """What the script's listing of its tarballs names, and these do not hold. Who restores need not be allowed to read it."""
+    plate, layout = seen[0].tarball.plate, seen[0].tarball.layout
+    try:
+        text = await _text(source, _listing_of(layout, plate))
+    except AuthError:
+        return []
+    held = set(_lines(listings.trimmed_tar([name for one in seen for name in one.names], tag_of(layout, plate))))
+    names = {one.tarball.tarball for one in seen}
+    rows = ((line, layout.strip + line.rpartition("\t")[0]) for line in _lines(text or ""))
+    missing = [key for line, key in rows if line not in held and _tarball_of(layout, plate, key) in names]
+    if not missing:
+        return []
+    return [
+        f"by the script's listing, {pluralize(len(missing), 'file')} missing in the tarballs, the first {missing[0]!r}"
+    ]
+
+
+async def _sidecars(tarball: ScriptTarball, archive: Bucket) -> tuple[str | None, str | None]:
+    """The ETag and the MD5 that lie beside a tarball."""
+    etag, md5 = [await _text(archive, base_of(tarball.key) + end) for end in (".etag", ".md5")]
+    return (
+        None if etag is None else etag.strip().strip('"'),
+        None if md5 is None else md5.split(" ")[0].strip().lower(),
+    )
 
 
 async def _row(tarball: ScriptTarball, stream: TarStream, member: TarMember, seen: Inspection | None) -> ManifestMember:
@@ -175,8 +228,21 @@ def _key(layout: Layout, tag: str, name: str) -> str:
 
 
 def _part_of(tarball: ScriptTarball, key: str) -> str | None:
-    layout = tarball.layout
-    return next((part.name for part in layout.parts if key.startswith(fill(part.prefix, tarball.plate))), None)
+    return _part(tarball.layout, tarball.plate, key)
+
+
+def _part(layout: Layout, plate: Plate, key: str) -> str | None:
+    return next((part.name for part in layout.parts if key.startswith(fill(part.prefix, plate))), None)
+
+
+def _tarball_of(layout: Layout, plate: Plate, key: str) -> str:
+    """In which tarball a file of the plate lies. One in no part's folder, as when plate_id_full is another, lies in the first."""
+    part = _part(layout, plate, key)
+    return next((one.name for one in layout.tarballs if part in one.parts), layout.tarballs[0].name)
+
+
+def _listing_of(layout: Layout, plate: Plate) -> str:
+    return f"{fill(layout.backup_prefix, plate)}{tag_of(layout, plate)}_file_listing_tar.txt"
 
 
 def _unfit(member: TarMember, tag: str) -> str | None:
@@ -239,11 +305,11 @@ async def compare_script_archive(
             continue
         seen.append(one)
         name = tarball.key.rsplit("/", 1)[-1]
-        etag, md5 = [await _text(archive, base_of(tarball.key) + end) for end in (".etag", ".md5")]
+        etag, md5 = await _sidecars(tarball, archive)
         if etag is not None:
-            found.add(f"the ETag of {name} and its .etag", etag.strip().strip('"'), tarball.head.etag)
+            found.add(f"the ETag of {name} and its .etag", etag, tarball.head.etag)
         if md5 is not None:
-            found.add(f"the MD5 of {name} and its .md5", md5.split(" ")[0].strip(), one.md5)
+            found.add(f"the MD5 of {name} and its .md5", md5, one.md5)
         found.differ += [f"{name}: {reason}" for reason in one.left_out]
     if seen:
         await _compare_listings(found, seen, source, whole=whole and len(seen) == len(tarballs))
@@ -254,8 +320,8 @@ async def compare_script_archive(
 async def _compare_listings(found: Compared, seen: Sequence[Inspection], source: Bucket, *, whole: bool) -> None:
     plate, layout = seen[0].tarball.plate, seen[0].tarball.layout
     tag = tag_of(layout, plate)
-    base = f"{fill(layout.backup_prefix, plate)}{tag}_file_listing"
-    of_source, of_tar = await _text(source, f"{base}_s3.txt"), await _text(source, f"{base}_tar.txt")
+    of_tar = await _text(source, _listing_of(layout, plate))
+    of_source = await _text(source, f"{fill(layout.backup_prefix, plate)}{tag}_file_listing_s3.txt")
     if of_source is not None and of_tar is not None:
         found.add("the script's two listings", _lines(of_source), _lines(of_tar))
     held = _lines(listings.trimmed_tar([name for one in seen for name in one.names], tag))
@@ -310,24 +376,23 @@ async def rows_without_manifest(
     """(tarball, member) of tarballs without manifests, and how they were found: by the listing that the script made of its
     tarballs, which costs nothing, or else by reading them whole."""
     plate, layout = tarballs[0].plate, tarballs[0].layout
-    text = await _text(source, f"{fill(layout.backup_prefix, plate)}{tag_of(layout, plate)}_file_listing_tar.txt")
+    text = await _text(source, _listing_of(layout, plate))
     if text is None:
         seen = [await inspect(one, archive) for one in tarballs]
         rows = [(one.tarball.key, member) for one in seen for member in one.manifest.members]
         return rows, "without a manifest, so the tarballs were read: " + ", ".join(one.key for one in tarballs)
-    found = []
+    found, elsewhere = [], 0
     for line in _lines(text):
         name, _, size = line.rpartition("\t")
         key = layout.strip + name
-        part = next((p.name for p in layout.parts if key.startswith(fill(p.prefix, plate))), None)
-        held = next((one for one in tarballs if part in _parts_of(one)), None)
-        if held is not None and size.isdigit():
-            found.append((held.key, ManifestMember(name, int(size), 0, 0, 0, key=key, part=part)))
-    return found, "without a manifest, so this is the script's own listing of the tarballs; it cuts names at a blank"
-
-
-def _parts_of(tarball: ScriptTarball) -> tuple[str, ...]:
-    return next(one.parts for one in tarball.layout.tarballs if one.name == tarball.tarball)
+        part, held = _part(layout, plate, key), _tarball_of(layout, plate, key)
+        tarball = next((one.key for one in tarballs if one.tarball == held), None)
+        if tarball is not None and size.isdigit() and len(size) < 20:
+            found.append((tarball, ManifestMember(name, int(size), 0, 0, 0, key=key, part=part)))
+            elsewhere += part is None
+    told = "without a manifest, so this is the script's own listing of the tarballs; it cuts names at a blank"
+    strange = f"; {pluralize(elsewhere, 'file')} in no part's folder: is plate_id_full {plate.plate_id_full!r} right?"
+    return found, told + (strange if elsewhere else "")
 
 
 async def _text(bucket: Bucket, key: str) -> str | None:

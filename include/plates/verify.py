@@ -18,7 +18,7 @@ from include.core.packed import Packed, in_stretches
 from include.core.progress import OnProgress, silent
 from include.plates import sop_files as listings
 from include.plates.compare import ArchivedObject, compare
-from include.plates.layout import fill, problems_of, tag_of
+from include.plates.layout import fill, not_archived, problems_of, tag_of
 from include.plates.models import Layout, Level, ManifestMember, Outcome, Plate, Verdict
 from include.plates.proof import OF_THE_TARBALL, TarballVerdict, write_proofs
 from include.plates.same_bytes import member_of_row, same_bytes
@@ -109,7 +109,7 @@ class _Verification:
         self._checks = Checks()
         self.say = self._checks.say
         self._tarballs = TarballCheck(source, archive, level, self._checks, on_progress)
-        self._whole = True
+        self._whole: bool | None = True  # None: nothing is archived
         self.stopped_by: WaybillError | None = None
         self._compared: Compared | None = None
 
@@ -119,13 +119,18 @@ class _Verification:
         """Finds and checks every volume of every tarball of the layout."""
         base = fill(self._layout.archive_prefix, self._plate) + self._tag
         keys = [one.key async for one in self._archive.objects_under(base + "_", versions=False)]
+        if not any(_is_of_an_archive(key, base, self._layout) for key in keys):
+            self._whole = None
+            self.say("V5", Outcome.UNVERIFIABLE, not_archived(self._archive.name, base))
+            return
         for tarball in self._layout.tarballs:
             pattern = re.compile(re.escape(f"{base}_{tarball.name}") + r"(?:\.(\d+)-of-(\d+))?\.manifest\.jsonl\.zst")
             named = [(key, match) for key in keys if (match := pattern.fullmatch(key))]
             counts = {int(match[2] or 1) for _, match in named}
+            numbers = sorted(int(match[1] or 1) for _, match in named)
             if not named and await self._by_script(tarball.name, keys):
                 continue
-            if not named or len(counts) != 1 or {int(m[1] or 1) for _, m in named} != set(range(1, max(counts) + 1)):
+            if counts != {len(named)} or numbers != list(range(1, len(named) + 1)):
                 self._whole = False
                 self.say("V5", Outcome.UNVERIFIABLE, _which(self._tag, tarball.name, [key for key, _ in named]))
                 continue
@@ -168,6 +173,8 @@ class _Verification:
 
     async def compare_source(self) -> None:
         """V1: the plate is listed again and is what the manifests say: nothing appeared, vanished or changed."""
+        if self._whole is None:
+            return
         if not self._whole:
             self.say(
                 "V1",
@@ -261,6 +268,13 @@ class _Verification:
         except WaybillError:
             return verdict  # the proof stands without these documents; `delete_script` stays empty
         return verdict.model_copy(update={"delete_script": f"s3://{self._source.name}/{key}"})
+
+
+def _is_of_an_archive(key: str, base: str, layout: Layout) -> bool:
+    """Whether it is a tarball or a manifest of the plate, of whatever volume."""
+    kinds = "|".join(re.escape(tarball.name) for tarball in layout.tarballs)
+    ends = r"\.manifest\.jsonl\.zst|\.tar|\.tar\.gz|\.tar\.zst"
+    return re.fullmatch(rf"{re.escape(base)}_({kinds})(\.\d+-of-\d+)?({ends})", key) is not None
 
 
 def _which(tag: str, tarball: str, found: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from include.plates.models import Check, Outcome
+from include.plates.models import NOT_LOOKED_AT, Check, Outcome
 
 _SHOWN = 5
 _WORST_FIRST = (Outcome.MISMATCH, Outcome.UNVERIFIABLE, Outcome.VERIFIED)
@@ -37,7 +37,7 @@ def _check(name: str, said: Sequence[tuple[Outcome, str]]) -> Check:
         details = [detail for one, detail in said if one is outcome]
         if details:
             return Check(name=name, outcome=outcome, detail="; ".join(details))
-    return Check(name=name, outcome=Outcome.UNVERIFIABLE, detail="was not looked at, because of what is said elsewhere")
+    return Check(name=name, outcome=Outcome.UNVERIFIABLE, detail=NOT_LOOKED_AT)
 
 
 def some(keys: Sequence[str], what: str) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import zstandard
 
 from include.core.errors import VerificationError
-from include.plates.manifest_lines import manifest_lines
-from include.plates.models import Level
+from include.plates.manifest_lines import checked_lines, manifest_lines
+from include.plates.models import Level, ManifestHead
 from include.plates.verify_tar import Found
 from include.s3.bucket import Head
 
@@ -70,8 +70,8 @@ class Evidence:
 
 def parse_manifest(key: str, data: bytes) -> Evidence:
     try:
-        lines = manifest_lines(data)
-        head = next(lines)
+        lines = checked_lines(data)
+        head = ManifestHead.model_validate(next(lines)).model_dump()
         frames, count = [], 0
         for line in lines:
             if "name" in line:

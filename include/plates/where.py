@@ -53,6 +53,7 @@ class Place:
     manifests: int
     gone: tuple[str, ...]
     broken: tuple[str, ...]
+    alone: tuple[str, ...] = ()
 
     @property
     def uri(self) -> str:
@@ -61,7 +62,9 @@ class Place:
     def told(self, now: float) -> str:
         ago = age(now - self.listed_at)
         listed = f"{self.manifests} manifests under {self.uri}, as listed {when(self.listed_at)} ({ago} ago)"
-        return f"{listed}{_count(self.broken, 'could not be read')}{_count(self.gone, 'gone since they were read')}"
+        alone = f"{'tarball' if len(self.alone) == 1 else 'tarballs'} without a manifest, which no search looks into"
+        parts = ((self.broken, "could not be read"), (self.gone, "gone since they were read"), (self.alone, alone))
+        return listed + "".join(_count(keys, what) for keys, what in parts)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ def places_of(index: FileIndex, wanted: Sequence[tuple[str, str]] = ()) -> list[
             rows = index.archived(bucket, prefix)
             gone = tuple(row.manifest_key for row in rows if row.gone_at is not None)
             broken = tuple(row.manifest_key for row in rows if row.gone_at is None and row.problem)
-            found.append(Place(bucket, prefix, listed_at, len(rows) - len(gone), gone, broken))
+            alone = index.tarballs_alone(bucket, prefix)
+            found.append(Place(bucket, prefix, listed_at, len(rows) - len(gone), gone, broken, alone))
     return found
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from include.core import terminal as screen
 from include.core.errors import RequestError, WaybillError
 from include.core.text import pluralize
+from include.plates.exit_status import status_of
 from include.plates.file_index import FileIndex, Listing
 from include.plates.journal_place import state_folder
 from include.plates.where import Answer, answer, places_of
@@ -28,25 +29,25 @@ FOUND, NOT_FOUND, NOT_KNOWN, NOT_ASKED = 0, 1, 3, 4
 
 
 async def where(options: Options) -> int:
-    """0: every name was found; 1: one is in none of the manifests; 3: not found, but a manifest could not be read; 4: the store
-    could not be asked."""
+    """0: every name was found; 1: one is in none of the manifests; 3: not found, but a manifest could not be read, or a tarball
+    has none; 4 and more: the store could not be asked, and why (exit_status.py)."""
     with FileIndex(index_path(options), store_of(options.endpoint_url)) as index:
         wanted = _wanted(options, index)
-        asked = options.no_refresh or await _refreshed(options, index, wanted)
+        asked = FOUND if options.no_refresh else await _refreshed(options, index, wanted)
         places = places_of(index, wanted)
         now = time.time()
         answers = [answer(index, name, places, now=now, most=options.most) for name in options.names]
         for place in places:
-            screen.say(place.told(now), "yellow" if place.gone or place.broken or not asked else "green")
+            screen.say(place.told(now), "yellow" if place.gone or place.broken or place.alone or asked else "green")
         for bucket, prefix in [one for one in wanted if one not in [(p.bucket, p.prefix) for p in places]]:
             screen.say(f"nothing is known of s3://{bucket}/{prefix}: it was never listed")
-            asked = False
+            asked = asked or NOT_ASKED
     _show(options, answers)
-    if not asked:
-        return NOT_ASKED
+    if asked:
+        return asked
     if all(one.hits for one in answers):
         return FOUND
-    return NOT_KNOWN if any(place.broken for place in places) else NOT_FOUND
+    return NOT_KNOWN if any(place.broken or place.alone for place in places) else NOT_FOUND
 
 
 async def index(options: Options) -> int:
@@ -105,15 +106,16 @@ def _wanted(options: Options, index: FileIndex) -> list[Prefix]:
     return wanted
 
 
-async def _refreshed(options: Options, index: FileIndex, wanted: Sequence[Prefix]) -> bool:
+async def _refreshed(options: Options, index: FileIndex, wanted: Sequence[Prefix]) -> int:
+    """0, or the status of what stood between us and the store."""
     try:
         await _refresh(options, index, wanted)
     except RequestError:
         raise
     except WaybillError as error:
         screen.say(f"the store could not be asked, so this is what was known before: {error}")
-        return False
-    return True
+        return max(status_of(error), NOT_ASKED)
+    return FOUND
 
 
 async def _refresh(options: Options, index: FileIndex, wanted: Sequence[Prefix]) -> list[Listing]:

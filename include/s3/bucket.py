@@ -44,6 +44,7 @@ _NEEDED = {  # why a listing that a store does not give cannot be done without
     "one: give the right s3:ListBucket to both",
 }
 _PAGE_AGAIN = 997  # no divisor of other page sizes: what is lost at the seam of two pages is lost in one listing only
+_LARGEST_DOCUMENT = 1 << 30  # what is read whole: a manifest of ten million files is smaller
 _CHECKSUMS = ("CRC64NVME", "SHA256", "CRC32C", "CRC32", "SHA1")
 
 
@@ -218,11 +219,17 @@ class Bucket:
         total = int(str(answer.get("ContentRange", f"/{answer['ContentLength']}")).rsplit("/", 1)[1])
         return data, str(answer["ETag"]).strip('"'), total, lambda: of_answer(answer)
 
-    async def read_all(self, key: str) -> bytes:
-        """A small document. Raises NotFound, AuthError, TransientError."""
+    async def read_all(self, key: str, most: int = _LARGEST_DOCUMENT) -> bytes:
+        """A small document. Raises NotFound, AuthError, TransientError; VerificationError for one of more than `most` bytes."""
 
         async def once() -> bytes:
             answer = await self.access.call("get_object", self.what("GET", key), Bucket=self.name, Key=key)
+            if int(answer["ContentLength"]) > most:
+                answer["Body"].close()
+                size = answer["ContentLength"]
+                raise VerificationError(
+                    f"s3://{self.name}/{key} has {size} bytes, and no document of its name has more than {most}"
+                )
             return await self._body(answer, key)
 
         return await self.access.patience.call(once)

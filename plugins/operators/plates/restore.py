@@ -22,7 +22,7 @@ from include.plates.restore import (
 )
 from include.plates.restore_target import BucketSink
 from include.plates.restore_uploads import RestoreUploads
-from include.plates.script_archive import inspect
+from include.plates.script_archive import inspect_to_restore
 
 
 class PlateRestoreOperator(PlateOperator):
@@ -35,10 +35,10 @@ class PlateRestoreOperator(PlateOperator):
         async with store_of(self, context) as access:
             archive = access.bucket(request.archive_bucket)
             wanted, without = await wanted_of(request, Plate.model_validate(self.plate["ids"]), access)
-            left_out: list[str] = []
+            left_out = list[str]()
             if without:
-                seen = [await inspect(one, archive, on_progress=progress_log(self.log.info)) for one in without]
-                left_out = [f"{one.tarball.key}: {reason}" for one in seen for reason in one.left_out]
+                source, log = access.bucket(request.bucket), progress_log(self.log.info)
+                seen, left_out = await inspect_to_restore(without, source=source, archive=archive, on_progress=log)
                 manifests = [*wanted.manifests, *(one.manifest for one in seen)]
                 wanted = select(manifests, parts=request.parts, files=request.files)
             journal = journals("restore", request.bucket)(self.plate["plate"])

@@ -41,6 +41,7 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         dry = bool(asked.get("dry_run"))
         good = [item for item in items if item["state"] == ("planned" if dry else "restored")]
         restored = [item for item in items if item["state"] == "restored"]
+        proved = [item for item in restored if not item["without_manifest"]]
         return Receipt(
             **facts,
             state="incomplete" if problems else "complete",
@@ -50,9 +51,9 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
             items=items,
             totals={
                 "files": sum(row["files"] for row in rows),
-                "files proved": sum(item["files"] for item in restored),
+                "files proved": sum(item["files"] for item in proved),
                 "bytes": sum(row["bytes"] for row in rows),
-                "proved bytes": sum(item["bytes"] for item in restored),
+                "proved bytes": sum(item["bytes"] for item in proved),
                 "bytes read": sum(item["read_bytes"] for item in items),
             },
         )
@@ -68,6 +69,7 @@ class PlateRestoreReceiptOperator(ReceiptOperator):
         facts = {"files": row["files"], "bytes": row["bytes"], "read_bytes": record.get("read_bytes", 0)}
         documents = {"document": record["document"]} if "document" in record else {}
         item = {"plate": row["name"], "state": state, "why": why, **facts, "tarballs": row["tarballs"], **documents}
+        item["without_manifest"] = row.get("without_manifest", [])
         item |= one_file(owner_of(context).dag_id, asked, row["tarballs"])
         return item, problem
 
@@ -79,8 +81,12 @@ def _outcome(items: list[dict[str, Any]], good: list[dict[str, Any]], problems: 
     if problems and not good:
         return f"{'Dry run: nothing can be' if dry else 'Nothing was'} restored: {first}."
     files = pluralize(sum(item["files"] for item in good), "file")
-    word = "Dry run, nothing was restored:" if dry else "Restored with their right checksums:"
+    bare = [item for item in good if item["without_manifest"] and not dry]
+    word = "Dry run, nothing was restored:" if dry else "Restored:" if bare else "Restored with their right checksums:"
     sentence = f"{word} {files} of {len(items) - len(problems)} of {pluralize(len(items), 'plate')}"
+    if bare:
+        whose = f"those of {pluralize(len(bare), 'plate')} " if len(bare) < len(good) else ""
+        sentence += f", {whose}as they lie in tarballs without a manifest; nothing says what these should be"
     return f"{sentence}. Not restored: {first}." if problems else f"{sentence}."
 
 

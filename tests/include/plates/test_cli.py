@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -323,3 +324,132 @@ def test_a_vanished_source_has_its_exit_status(bench: Bench, capsys: pytest.Capt
         front.add(refuse("GET", "_IllumDNA.npy", 404, "NoSuchKey"))
         assert call(bench, "archive", "--no-probe") == 9
     assert "was listed and is gone" in capsys.readouterr().err
+
+
+# Restore
+
+
+def three_plates(bench: Bench, tmp_path: Path) -> dict[str, bytes]:
+    """Archived plates 20585, 20586 and 20587, and the files of the last two."""
+    (tmp_path / "plates.csv").write_text("plate_id,plate_id_full\n20585,20585\n20586,20586\n20587,20587\n")
+    for one in ("20585", "20586", "20587"):
+        bench.put(plate_files(plate(one)))
+    assert call(bench, "archive", "--plates", "plates.csv", plates=True) == 0
+    return {key: data for key, data in bench.files.items() if "/20585/" not in key}
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def longer(bench: Bench, key: str) -> None:
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=bench.get(key) + b"1")
+
+
+def missing(bench: Bench, key: str) -> None:
+    bench.client.delete_object(Bucket=bench.cold, Key=key)
+
+
+def cut_and_without_manifest(bench: Bench, key: str) -> None:
+    bench.client.delete_object(Bucket=bench.cold, Key=key.removesuffix(".tar.gz") + ".manifest.jsonl.zst")
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=bench.get(key)[:-30])
+
+
+def cold_and_without_manifest(bench: Bench, key: str) -> None:
+    bench.client.delete_object(Bucket=bench.cold, Key=key.removesuffix(".tar.gz") + ".manifest.jsonl.zst")
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=bench.get(key), StorageClass="DEEP_ARCHIVE")
+
+
+@pytest.mark.parametrize(
+    ("damage", "status"), [(longer, 1), (missing, 1), (cut_and_without_manifest, 1), (cold_and_without_manifest, 3)]
+)
+def test_one_damaged_plate_keeps_no_other_from_coming_back_and_is_named(
+    bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path, damage: Callable[[Bench, str], None], status: int
+):
+    others = three_plates(bench, tmp_path)
+    damage(bench, MAIN.replace("20586", "20585") + ".tar.gz")
+    capsys.readouterr()
+    assert call(bench, "restore", "--plates", "plates.csv", "--to", "back", plates=True) == status
+    assert {k: v for k, v in files_in(tmp_path / "back").items() if "/20585/" not in k} == others
+    assert "20585: " in capsys.readouterr().err
+
+
+def test_a_name_that_one_of_several_plates_lacks_is_none_that_is_not_found(
+    bench: Bench, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    three_plates(bench, tmp_path)
+    several = ("restore", "--plates", "plates.csv", "--to", "back", "--file", "20587.sqlite")
+    assert call(bench, *several, plates=True) == 0
+    capsys.readouterr()
+    assert call(bench, *several, "--file", "no such file", plates=True) == 1
+    assert "not in this archive: 'no such file'" in capsys.readouterr().err
+    assert [key.rsplit("/", 1)[-1] for key in files_in(tmp_path / "back")] == ["20587.sqlite"]
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "gs://bucket/back",
+        "file:///tmp/back",
+        "s3:/bucket/back",
+        "https://host/bucket",
+        "s3://",
+        "s3:///back",
+        "a file",
+        "a file/x",
+    ],
+)
+def test_a_target_that_is_neither_bucket_nor_folder_is_refused_before_the_store_is_asked(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, to: str
+):
+    (tmp_path / "a file").write_bytes(b"")
+    ids = ["--project", PROJECT, "--batch", BATCH, "--plate-id", "20586", "--endpoint-url", "http://127.0.0.1:1"]
+    assert main(["restore", *ids, "--to", to]) == 2
+    assert f"refused: --to {to}" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a file"]
+
+
+def test_a_target_bucket_that_is_missing_is_8_before_a_tarball_is_read(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+):
+    bench.put(plate_files(plate()))
+    assert call(bench, "archive") == 0
+    with proxied(bench.url) as front:
+        bench.url = front.url
+        assert call(bench, "restore", "--to", "s3://no-such-bucket/back") == 8
+        assert not any(".tar.gz" in request.path for request in front.requests)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--plates", "none.csv"],
+        ["--plates", "."],
+        ["--plates", "s3://bucket/plates.csv"],
+        ["--plate-id", "1", "--layout", "none.json"],
+        ["--plate-id", "1", "--journal", "s3://bucket/journals"],
+        ["--plate-id", "1", "--journal", "a file"],
+    ],
+)
+def test_files_and_folders_that_cannot_be_meant_are_bad_input(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, wrong: list[str]
+):
+    (tmp_path / "a file").write_bytes(b"")
+    assert main(["archive", "--project", PROJECT, "--batch", BATCH, *wrong]) == 2
+    assert f"refused: {wrong[-2]} " in capsys.readouterr().err
+
+
+def test_a_plate_that_was_never_archived_is_told_in_one_sentence(bench: Bench, capsys: pytest.CaptureFixture[str]):
+    bench.put(plate_files(plate()))
+    assert call(bench, "verify") == 3
+    told = capsys.readouterr().out
+    assert "the plate is not archived there" in told and "was not looked at" not in told and told.count("manifest") == 1
+
+
+def test_the_tag_is_the_first_tag_in_the_json(bench: Bench, capsys: pytest.CaptureFixture[str]):
+    bench.put(plate_files(plate()))
+    for command in ("plan", "archive", "verify"):
+        call(bench, command, "--json")
+        told = capsys.readouterr().out
+        assert told.partition('"tag":"')[2].startswith(f"{PROJECT}_{BATCH}_20586"), command

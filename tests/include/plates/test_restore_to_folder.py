@@ -20,7 +20,7 @@ from include.plates.models import Plate
 from include.plates.partial_files import finish_naming, give_name, partial_file, partial_of, remove_dead_in
 from include.plates.restore import Restored
 from include.plates.restore_target import FolderSink
-from tests.include.plates.test_archive import IMAGES
+from tests.include.plates.test_archive import IMAGES, MAIN
 from tests.include.plates.test_restore import back
 
 LEFT = ".waybill-*"
@@ -232,3 +232,70 @@ def test_without_locks_names_are_not_shared(tmp_path: Path, monkeypatch: pytest.
     with partial_file(tmp_path / "f") as (_, first), partial_file(tmp_path / "f") as (_, second):
         assert first != second
     assert not list(tmp_path.iterdir())
+
+
+# What lies in the target already
+
+
+def test_a_pipe_under_the_name_of_a_partial_file_is_not_waited_for(bench: Bench, tmp_path: Path):
+    one = archived(bench)
+    key = next(key for key in bench.files if key.endswith(".sqlite"))
+    partial = partial_of(tmp_path / key)
+    partial.parent.mkdir(parents=True)
+    os.mkfifo(partial)
+    report = back(bench, one, FolderSink(tmp_path))
+    (failed,) = [f for f in report.files if f.result is Restored.FAILED]
+    assert failed.key == key and "this is no file" in failed.detail and str(partial) in failed.detail
+    assert files_in(tmp_path) == {name: data for name, data in bench.files.items() if name != key}
+    assert partial.is_fifo()
+
+
+def test_what_is_no_file_under_the_name_of_a_target_is_something_else(bench: Bench, tmp_path: Path):
+    one = archived(bench, empty=b"")
+    pipe, link = tmp_path / IMAGES / "empty", tmp_path / next(k for k in bench.files if k.endswith(".sqlite"))
+    for path in (pipe, link):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    link.symlink_to("nowhere")
+    report = back(bench, one, FolderSink(tmp_path))
+    refused = {f.key for f in report.files if f.result is Restored.REFUSED}
+    assert refused == {str(path.relative_to(tmp_path)) for path in (pipe, link)}
+    assert back(bench, one, FolderSink(tmp_path), overwrite=True).complete
+    assert files_in(tmp_path) == bench.files
+
+
+def test_a_link_that_leads_out_of_the_target_is_not_followed(bench: Bench, tmp_path: Path):
+    one, target, outside = archived(bench), tmp_path / "target", tmp_path / "outside"
+    outside.mkdir()
+    (target / IMAGES).mkdir(parents=True)
+    (target / IMAGES / "Images").symlink_to(outside)
+    for overwrite in (False, True):
+        report = back(bench, one, FolderSink(target), overwrite=overwrite)
+        failed = {f.key: f.detail for f in report.files if f.result is Restored.FAILED}
+        assert failed.keys() == {key for key in bench.files if key.startswith(f"{IMAGES}Images/")}
+        assert all(f"outside of {target}" in detail for detail in failed.values())
+    assert list(outside.iterdir()) == []
+
+
+def test_a_link_within_the_target_and_a_target_that_is_a_link_are_fine(bench: Bench, tmp_path: Path):
+    one, target = archived(bench), tmp_path / "target"
+    (target / "elsewhere").mkdir(parents=True)
+    (target / IMAGES).mkdir(parents=True)
+    (target / IMAGES / "Images").symlink_to(target / "elsewhere")
+    (tmp_path / "link").symlink_to(target)
+    assert back(bench, one, FolderSink(tmp_path / "link")).complete
+    assert len(list((target / "elsewhere").iterdir())) == len(
+        [k for k in bench.files if k.startswith(f"{IMAGES}Images/")]
+    )
+
+
+def test_a_damaged_group_is_read_once_for_all_its_files(bench: Bench, tmp_path: Path):
+    one = archived(bench, **{f"small{number}": noise(f"{number}", 500) for number in range(40)})
+    key = f"{MAIN}.tar.gz"
+    data = bytearray(bench.get(key))
+    data[len(data) // 2] ^= 1
+    bench.client.put_object(Bucket=bench.cold, Key=key, Body=bytes(data))
+    report = back(bench, one, FolderSink(tmp_path), parts=["images"])
+    failed = [f for f in report.files if f.result is Restored.FAILED]
+    assert len(failed) > 40 and all("is damaged at byte" in f.detail for f in failed)
+    assert report.read_bytes <= len(data)

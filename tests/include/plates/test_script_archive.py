@@ -274,3 +274,53 @@ def test_cold_tarballs_are_asked_for(bench: Bench):
     assert call(bench, "restore", "--status") == 3
     assert call(bench, "restore", "--to", "back") == 3
     assert call(bench, "restore", "--request") in (0, 3)
+
+
+# What the script left beside its tarballs
+
+
+def other_md5(bench: Bench) -> None:
+    bench.client.put_object(Bucket=bench.cold, Key=f"{COLD}_images_illum_analysis.md5", Body=b"0" * 32 + b"  x\n")
+
+
+def zeros(bench: Bench) -> None:
+    bench.client.put_object(Bucket=bench.cold, Key=MAIN, Body=gzip.compress(bytes(10_240)))
+    for end in ("md5", "etag"):
+        bench.client.delete_object(Bucket=bench.cold, Key=f"{COLD}_images_illum_analysis.{end}")
+
+
+@pytest.mark.parametrize("damage", [other_md5, zeros])
+def test_what_its_md5_contradicts_or_holds_nothing_is_not_restored(bench: Bench, tmp_path: Path, damage: object):
+    script_ran(bench)
+    damage(bench)  # type: ignore[operator]
+    assert call(bench, "restore", "--to", str(tmp_path / "back")) == 1
+    assert restored(tmp_path / "back") == {}
+
+
+def test_files_of_the_scripts_listing_that_are_not_there_are_told(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    files = script_ran(bench)
+    file_missing(bench)
+    assert call(bench, "restore", "--to", str(tmp_path / "back")) == 1
+    lost = {key for key in files if "_IllumDNA" in key}
+    assert (
+        f"by the script's listing, 1 file missing in the tarballs, the first {min(lost)!r}" in capsys.readouterr().err
+    )
+    assert restored(tmp_path / "back").keys() == files.keys() - lost
+
+
+def test_another_etag_without_an_md5_is_told(bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    files = script_ran(bench)
+    bench.client.put_object(Bucket=bench.cold, Key=f"{COLD}_backend.etag", Body=b"other\n")
+    assert call(bench, "restore", "--to", str(tmp_path / "back")) == 0, "its MD5 says that it is whole"
+    bench.client.delete_object(Bucket=bench.cold, Key=f"{COLD}_backend.md5")
+    assert call(bench, "restore", "--to", str(tmp_path / "back")) == 1
+    assert "another ETag than the .etag" in capsys.readouterr().err and restored(tmp_path / "back") == files
+
+
+def test_its_listing_is_shown_whole_though_plate_id_full_is_another(bench: Bench, capsys: pytest.CaptureFixture[str]):
+    files = script_ran(bench)
+    assert call(bench, "ls", "--json", "--plate-id-full", "20586__2016-Measurement1") == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == len(files) and "is plate_id_full '20586__2016-Measurement1' right?" in told.err

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from harness.plates.bench import Bench, run
 from harness.plates.servers import ENVIRONMENT, plate, plate_files
+from harness.proxy import proxied, refuse
 from include.core.errors import NotFound, RequestError
 from include.plates.__main__ import main
 from include.plates.file_index import FileIndex, Listing
@@ -374,3 +375,43 @@ def test_no_prefix_at_all_is_refused(bench: Bench, capsys: pytest.CaptureFixture
     assert where(bench, "x", prefix=None) == 2
     assert "--prefix" in capsys.readouterr().err
     assert main(["where", "x", "--prefix", "cold/bucket"]) == 2
+
+
+def asks(bench: Bench, *more: str) -> int:
+    return main(["where", "20586.sqlite", "--endpoint-url", bench.url, *more])
+
+
+@pytest.fixture
+def _as_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.mark.usefixtures("_as_user")
+def test_tarballs_without_a_manifest_are_told_and_nothing_is_called_absent(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+):
+    bench.client.put_object(Bucket=bench.cold, Key=f"{MAIN}.tar.gz", Body=b"by the script")
+    assert asks(bench, "--prefix", f"s3://{bench.cold}/{PREFIX}") == 3
+    assert f"1 tarball without a manifest, which no search looks into: {MAIN}.tar.gz" in capsys.readouterr().err
+    assert asks(bench, "--no-refresh") == 3, "the index knows it, too"
+
+
+@pytest.mark.usefixtures("_as_user")
+@pytest.mark.parametrize(
+    ("code", "http", "status"),
+    [("ExpiredToken", 400, 5), ("RequestTimeTooSkewed", 403, 6), ("NoSuchBucket", 404, 8), ("AccessDenied", 403, 11)],
+)
+def test_why_the_store_could_not_be_asked_is_in_the_status(bench: Bench, code: str, http: int, status: int):
+    with proxied(bench.url) as front:
+        front.add(refuse(None, None, http, code))
+        bench.url = front.url
+        assert asks(bench, "--prefix", f"s3://{bench.cold}/{PREFIX}") == status
+
+
+@pytest.mark.usefixtures("_as_user")
+def test_an_index_that_cannot_be_is_bad_input(bench: Bench, tmp_path: Path):
+    (tmp_path / "file").write_bytes(b"")
+    for path in (tmp_path, tmp_path / "file" / "index.sqlite"):
+        assert asks(bench, "--prefix", f"s3://{bench.cold}/{PREFIX}", "--index", str(path)) == 2

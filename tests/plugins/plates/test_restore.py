@@ -259,6 +259,8 @@ def test_tarballs_without_a_manifest_come_back(store: Store):
     assert there(store) == files
     told = receipt(run, store)
     assert "2 tarballs without a manifest" in told.items[0]["why"] and told.items[0]["files"] == len(files)
+    assert "as they lie in tarballs without a manifest; nothing says what these should be" in told.outcome
+    assert "right checksums" not in told.outcome and told.totals["files proved"] == 0
     run = request(store, files=["20585.sqlite"], to_prefix="one/")
     restored(run)
     assert len(store.keys(prefix="one/")) == 1
