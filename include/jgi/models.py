@@ -69,7 +69,14 @@ class BatchState(StrEnum):
 
 FILE_MOVES: Mapping[FileState, frozenset[FileState]] = {
     FileState.DISCOVERED: frozenset(
-        {FileState.PLANNED, FileState.FILTERED, FileState.OVERSIZE, FileState.REJECTED, FileState.LOST}
+        {
+            FileState.PLANNED,
+            FileState.REQUESTING,
+            FileState.FILTERED,
+            FileState.OVERSIZE,
+            FileState.REJECTED,
+            FileState.LOST,
+        }
     ),
     FileState.PLANNED: frozenset({FileState.REQUESTING, FileState.DISCOVERED, FileState.OVERSIZE, FileState.LOST}),
     FileState.REQUESTING: frozenset({FileState.QUEUED, FileState.PLANNED, FileState.REJECTED, FileState.HELD}),
@@ -77,7 +84,9 @@ FILE_MOVES: Mapping[FileState, frozenset[FileState]] = {
         {FileState.ON_DISK, FileState.PLANNED, FileState.EXPIRED, FileState.LOST, FileState.HELD}
     ),
     FileState.ON_DISK: frozenset({FileState.EXPIRED}),
-    FileState.EXPIRED: frozenset({FileState.PLANNED, FileState.HELD, FileState.OVERSIZE, FileState.LOST}),
+    FileState.EXPIRED: frozenset(
+        {FileState.PLANNED, FileState.REQUESTING, FileState.HELD, FileState.OVERSIZE, FileState.LOST}
+    ),
     FileState.FILTERED: frozenset({FileState.DISCOVERED}),
     FileState.OVERSIZE: frozenset({FileState.PLANNED}),
     FileState.REJECTED: frozenset({FileState.PLANNED}),
