@@ -35,8 +35,9 @@ def tracking(conn_id: str = CONN_ID) -> Iterator[Tracking]:
     hook = MongoHook(conn_id)
     names: dict[str, Any] = hook.extras.pop("collections", None) or {}
     hook.extras = {"tz_aware": True, **SECONDS, **hook.extras}
-    try:
-        with hook:
-            yield Tracking(hook.get_conn()[connection.schema], names, named_by=f"connection {conn_id}")
-    except (ConfigurationError, TypeError) as error:
-        raise RequestError(f"connection {conn_id}: {type(error).__name__}; check its extras") from None
+    with hook:
+        try:
+            database = hook.get_conn()[connection.schema]
+        except (ConfigurationError, TypeError) as error:
+            raise RequestError(f"connection {conn_id}: {type(error).__name__}; check its extras") from None
+        yield Tracking(database, names, named_by=f"connection {conn_id}")
