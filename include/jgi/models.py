@@ -8,6 +8,7 @@ Invariant: a state changes only as the tables below say, each time by one compar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -105,6 +106,11 @@ PLACEMENT_MOVES: Mapping[PlacementState, frozenset[PlacementState]] = {
     PlacementState.UNVERIFIABLE: frozenset({PlacementState.VERIFIED, PlacementState.MISMATCH, PlacementState.WAITING}),
     PlacementState.VERIFIED: frozenset(),
 }
+
+
+def is_file_id(text: str) -> bool:
+    """Whether a text can be the `_id` of a JDP file: 24 hex digits."""
+    return re.fullmatch(r"[0-9a-f]{24}", text) is not None
 
 
 class JdpStatus(StrEnum):
