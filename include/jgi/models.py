@@ -113,6 +113,11 @@ def is_file_id(text: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{24}", text) is not None
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a text can be a file's name at a destination: one step of a path, printable, at most 255 bytes."""
+    return text not in ("", ".", "..") and "/" not in text and text.isprintable() and len(text.encode()) <= 255
+
+
 class JdpStatus(StrEnum):
     """What JDP says of a file, as far as it is known; any other word means: ask again."""
 
@@ -163,6 +168,9 @@ class Placement:
     why: str = ""
 
 
+REMOVE_FILES = ("img_nr.last.blasttab", "domtblout")  # what NMDC leaves out
+
+
 @dataclass(frozen=True, slots=True)
 class Project:
     """One staging project: what the SOP writes into MongoDB by hand."""
@@ -171,7 +179,7 @@ class Project:
     proposal_id: int
     nmdc_study_id: str = ""
     priority: float = 1.0
-    remove_files: tuple[str, ...] = ("img_nr.last.blasttab", "domtblout")
+    remove_files: tuple[str, ...] = REMOVE_FILES
 
 
 @dataclass(frozen=True, slots=True)
