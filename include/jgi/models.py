@@ -167,6 +167,11 @@ class Placement:
     batch: str | None = None  # the business key of the batch that has it
     why: str = ""
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing more is to be moved for it."""
+        return self.state in (PlacementState.VERIFIED, PlacementState.UNVERIFIABLE)
+
 
 REMOVE_FILES = ("img_nr.last.blasttab", "domtblout")  # what NMDC leaves out
 

@@ -225,7 +225,7 @@ class Tracking:
         `attempt`: counts one more attempt. `facts` are stored beside. A claim ends where nothing is asked for any more.
         """
         wanted = {"jdp_file_id": ids, **({"claim": claim} if claim is not None else {})}
-        ends = after not in (FileState.REQUESTING, FileState.QUEUED, FileState.ON_DISK, FileState.HELD)
+        ends = after not in (FileState.REQUESTING, FileState.QUEUED, FileState.ON_DISK)
         return self._move("files", wanted, _some(before), after, why, facts, ("claim",) if ends else (), attempt)
 
     def release(self, claim: str, after: FileState, why: str, *, attempt: bool = False) -> int:

@@ -1,0 +1,147 @@
+"""What earlier runs left behind: MongoDB is put right from the ledger, doubts are looked into, expired files are found.
+
+Invariant: the ledger decides what was sent. Each step here may be repeated, and may die between any two writes: what it finds
+the next time is the same or less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from include.core.errors import AuthError, Held, LedgerError, WaybillError
+from include.core.ledger import State, Submission, resolve
+from include.core.ledger.submit import held_message
+from include.jgi.documents import TrackedRequest
+from include.jgi.jdp import EXPIRED
+from include.jgi.models import FileState, RequestState
+from include.jgi.restoring import KIND, OPEN_REQUESTS, SYSTEM, Restoring, expire
+
+UNSENT = (State.RESERVED,)
+UNCERTAIN = (State.SENDING, State.IN_DOUBT)
+SEEN = {"new": RequestState.NEW, "pending": RequestState.PENDING}
+
+
+@dataclass
+class TakenUp:
+    """What was found, for the receipt. Lines name requests by their key or number."""
+
+    open_requests: list[str] = field(default_factory=list)  # business keys of requests to wait for, or to move
+    withdrawn: list[str] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    in_doubt: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    expired: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)  # requests that could not be looked at now
+    refused: str = ""  # the credential that JDP refuses, if it does
+
+
+async def take_up(restoring: Restoring) -> TakenUp:
+    """All of it, in order. Raises TransientError where MongoDB or the ledger is away; trouble at JDP is in the result."""
+    found = TakenUp()
+    for row in _rows(restoring, *UNSENT):
+        withdraw(restoring, row, found)
+    for row in _rows(restoring, *UNCERTAIN, State.HELD):
+        await _look_into(restoring, row, found)
+    for row in _rows(restoring, State.SENT):
+        _repair(restoring, row, found)
+    _release_unknown(restoring, found)
+    await _statuses(restoring, found)
+    found.open_requests = [one.key for one in restoring.tracking.requests(OPEN_REQUESTS)]
+    return found
+
+
+def _rows(restoring: Restoring, *states: State) -> list[Submission]:
+    rows = restoring.ledger.in_states(*states, system=SYSTEM)
+    return [row for row in rows if row.kind == KIND and row.account == restoring.account.name]
+
+
+def withdraw(restoring: Restoring, row: Submission, found: TakenUp) -> None:
+    """An intent whose request never left: its files are planned anew, since the plan of today may be another."""
+    try:
+        restoring.ledger.move(row, State.CANCELLED, why="never sent; its files are planned anew")
+    except LedgerError:  # another worker is just sending it
+        return
+    restoring.tracking.release(row.business_key, FileState.PLANNED, "its request was never sent")
+    restoring.tracking.move_request(row.business_key, RequestState.INTENT, RequestState.ABORTED, "never sent")
+    found.withdrawn.append(row.business_key)
+
+
+async def _look_into(restoring: Restoring, row: Submission, found: TakenUp) -> None:
+    """A submission in doubt: JDP is searched once. What is found becomes an open request."""
+    ledger, tracking = restoring.ledger, restoring.tracking
+    tracking.move_request(row.business_key, RequestState.INTENT, RequestState.DOUBTFUL, "its answer was lost")
+    try:
+        if row.state == State.SENDING:
+            if row.accept_deadline is not None and ledger.now() < row.accept_deadline:
+                found.in_doubt.append(f"{row}: a worker may just be sending it")
+                return
+            row = ledger.move(row, State.IN_DOUBT, why="found sending, without its sender")
+        if row.state == State.HELD:
+            raise Held(held_message(row))
+        row = await resolve(ledger, row, restoring.probe())
+    except Held as error:
+        found.held.append(str(error))
+    except AuthError as error:
+        found.refused = str(error)
+        found.in_doubt.append(str(row))
+    except WaybillError as error:
+        found.in_doubt.append(str(error))
+    if row.state == State.SENT:
+        found.repaired.append(f"{row}: found as restore request {row.external_id}")
+
+
+def _repair(restoring: Restoring, row: Submission, found: TakenUp) -> None:
+    """MongoDB knows of every accepted request."""
+    known = restoring.tracking.requests(key=row.business_key)
+    waiting = next(restoring.tracking.files(claim=row.business_key, states=(FileState.REQUESTING,)), None)
+    if known and known[0].state not in (RequestState.INTENT, RequestState.DOUBTFUL) and waiting is None:
+        return
+    restoring.accepted(row)
+    found.repaired.append(f"restore request {row.external_id}")
+
+
+def _release_unknown(restoring: Restoring, found: TakenUp) -> None:
+    """Files claimed by a request that the ledger does not know, or that has ended without being accepted."""
+    tracking = restoring.tracking
+    claims = {str(file.claim) for file in tracking.files(states=(FileState.REQUESTING,))}
+    claims |= {one.key for one in tracking.requests((RequestState.INTENT, RequestState.DOUBTFUL))}
+    rows = restoring.ledger.latest(SYSTEM, KIND, sorted(claims))
+    for claim in sorted(claims):
+        last = rows[claim][-1] if rows.get(claim) else None
+        if last is not None and last.state not in (State.CANCELLED, State.REJECTED, State.FAILED):
+            continue
+        why = "the ledger knows of no such request" if last is None else f"its request has ended ({last.state})"
+        count = tracking.release(claim, FileState.PLANNED, why)
+        before = (RequestState.INTENT, RequestState.DOUBTFUL)
+        aborted = tracking.move_request(claim, before, RequestState.ABORTED, why)
+        if count or aborted:
+            found.repaired.append(f"{claim}: {count} files are planned anew, since {why}")
+
+
+async def _statuses(restoring: Restoring, found: TakenUp) -> None:
+    """What JDP says of each open request: expired ones give their files back."""
+    for request in _numbered(restoring.tracking.requests(OPEN_REQUESTS)):
+        try:
+            status = await restoring.jdp.status(int(request.request_id or 0))
+        except AuthError as error:
+            found.refused = str(error)
+            return
+        except WaybillError as error:
+            found.failed.append(str(error))
+            continue
+        if status is None or status.status == EXPIRED:
+            why = "JDP does not know it any more" if status is None else "JDP took its files off the disk"
+            row = restoring.ledger.generations(SYSTEM, KIND, request.key)[-1]
+            expire(restoring.tracking, restoring.ledger, row, restoring.account.limits, why)
+            found.expired.append(f"restore request {request.request_id}: {why}")
+            continue
+        facts = {"jdp_status": status.status, "expires_at": status.expires_at}
+        restoring.tracking.note_request(request.key, **facts)
+        if status.status in SEEN and request.state != RequestState.READY:
+            before = (RequestState.SENT, RequestState.NEW)
+            restoring.tracking.move_request(request.key, before, SEEN[status.status])
+
+
+def _numbered(requests: Iterable[TrackedRequest]) -> list[TrackedRequest]:
+    return [one for one in requests if one.request_id]
