@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from include.core.errors import AuthError, Held, LedgerError, WaybillError
+from include.core.errors import AuthError, Held, WaybillError
 from include.core.ledger import State, Submission, resolve
 from include.core.ledger.submit import held_message
 from include.jgi.documents import TrackedRequest
@@ -58,9 +58,8 @@ def _rows(restoring: Restoring, *states: State) -> list[Submission]:
 
 def withdraw(restoring: Restoring, row: Submission, found: TakenUp) -> None:
     """An intent whose request never left: its files are planned anew, since the plan of today may be another."""
-    try:
-        restoring.ledger.move(row, State.CANCELLED, why="never sent; its files are planned anew")
-    except LedgerError:  # another worker is just sending it
+    moved = restoring.ledger.move(row, State.CANCELLED, why="never sent; its files are planned anew")
+    if moved.state != State.CANCELLED:  # another worker is just sending it
         return
     restoring.tracking.release(row.business_key, FileState.PLANNED, "its request was never sent")
     restoring.tracking.move_request(row.business_key, RequestState.INTENT, RequestState.ABORTED, "never sent")
