@@ -52,4 +52,6 @@ class GlobusSimulator(GlobusWorld):
 
 def service(setup: Setup) -> Service:
     """The simulator for `python -m simulators`. It has no scenarios: what JDP restores is there to be moved."""
-    return HttpService(GlobusSimulator(collections_of(setup), setup.clock, Settings(seed=setup.seed)))
+    simulator = GlobusSimulator(collections_of(setup), setup.clock, Settings(seed=setup.seed))
+    simulator.collections.before_removal = simulator.run_due  # all services run in one event loop
+    return HttpService(simulator)

@@ -199,7 +199,7 @@ class FileMover:
             if kind == "rot_after_check":
                 self._collections.flip(*where)
             elif kind == "lose_file":
-                self._collections.remove(*where)
+                self._collections.lose(*where)
             else:
                 self._copy(task, item, self.size(task, item) // 2)
             self._journal.record("file_spoilt", task_id=task.id, fault=kind, destination=item.destination)

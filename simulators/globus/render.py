@@ -5,7 +5,6 @@ Invariant: times are ISO 8601 with whole seconds and an offset, `2026-11-26T10:0
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,10 +67,21 @@ def task_json(task: Task, now: float, history_deleted: bool) -> Fields:
         "source_endpoint_display_name": task.source.display_name,
         "destination_endpoint_id": task.destination.id,
         "destination_endpoint_display_name": task.destination.display_name,
-        **asdict(counts),
+        "files": counts.files,
+        "directories": counts.directories,
+        "files_transferred": counts.files_transferred,
+        "files_skipped": counts.files_skipped,
         "bytes_transferred": done,
+        "bytes_checksummed": counts.bytes_checksummed,
+        "faults": counts.faults,
+        "subtasks_total": counts.subtasks_total,
+        "subtasks_succeeded": counts.subtasks_succeeded,
         "subtasks_pending": counts.subtasks_pending - retrying,
         "subtasks_retrying": retrying,
+        "subtasks_failed": counts.subtasks_failed,
+        "subtasks_canceled": counts.subtasks_canceled,
+        "subtasks_expired": counts.subtasks_expired,
+        "subtasks_skipped_errors": counts.subtasks_skipped_errors,
         "effective_bytes_per_second": int(done / seconds),
         "symlinks": 0,
         "sync_level": options.sync_level,

@@ -104,6 +104,8 @@ class GlobusWorld(Simulator):
         endpoint = self.endpoints.get(str(endpoint_id))
         if endpoint is None:
             raise ProblemError(404, "EndpointNotFound", f"No such endpoint '{endpoint_id}'")
+        if endpoint.forbidden:
+            raise ProblemError(403, "PermissionDenied", f"You have no permission on endpoint '{endpoint_id}'")
         if endpoint.authorization_parameters is not None:
             raise ForbiddenError("PermissionDenied", {"authorization_parameters": endpoint.authorization_parameters})
         if endpoint.needs_data_access and endpoint.id not in token.consents:

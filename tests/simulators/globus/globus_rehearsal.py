@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import globus_sdk
-from globus_sdk.scopes import TransferScopes
+import globus_sdk.transport  # noqa: TID253
+from globus_sdk.scopes import TransferScopes  # noqa: TID253
 
 from simulators.common import Clock, RunningServer
 from simulators.globus import (
@@ -29,6 +29,7 @@ from simulators.globus import (
 T = TypeVar("T")
 START = 1_800_000_000.0
 ROOT = "/73709/R1"
+AT_ONCE = globus_sdk.transport.RetryConfig(backoff=lambda context: 0.0)
 
 
 class Switch:
@@ -72,16 +73,13 @@ class Globus:
         """A TransferClient of a ClientApp that repeats at once, and asks for its token at the first call."""
         config = globus_sdk.GlobusAppConfig(token_storage="memory")
         app = globus_sdk.ClientApp("rehearsal", client_id=client_id, client_secret=secret, config=config)
-        client = globus_sdk.TransferClient(app=app)
-        client.retry_config.backoff = lambda context: 0.0
-        return client
+        return globus_sdk.TransferClient(app=app, retry_config=AT_ONCE)
 
     def bare_client(self, scope: str = str(TransferScopes.all)) -> Any:
         """A TransferClient over a ConfidentialAppAuthClient, the other way to authorize."""
         auth = globus_sdk.ConfidentialAppAuthClient(DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET)
-        client = globus_sdk.TransferClient(authorizer=globus_sdk.ClientCredentialsAuthorizer(auth, scope))
-        client.retry_config.backoff = lambda context: 0.0
-        return client
+        authorizer = globus_sdk.ClientCredentialsAuthorizer(auth, scope)
+        return globus_sdk.TransferClient(authorizer=authorizer, retry_config=AT_ONCE)
 
     # Files
 

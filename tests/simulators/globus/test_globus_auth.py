@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import globus_sdk
+import globus_sdk  # noqa: TID253
 import httpx
 import pytest
-from globus_sdk.scopes import TransferScopes
+from globus_sdk.scopes import TransferScopes  # noqa: TID253
 
 from simulators.globus import DEFAULT_CLIENT_ID, DEFAULT_CLIENT_SECRET, DESTINATION_COLLECTION, JGI_COLLECTION
 
