@@ -3,7 +3,7 @@ callers' reach."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from airflow.sdk import BaseHook, Connection
 from airflow.sdk.log import mask_secret
@@ -65,7 +65,7 @@ def jdp_account(connection: Connection) -> JdpAccount:
     if problems:
         raise RequestError([f"connection {connection.conn_id}: {problem}" for problem in problems])
     given = {name: int(extra[name]) if name in WHOLE else float(extra[name]) for name in NUMBERS if name in extra}
-    limits = Limits(**given)
+    limits = Limits(**cast(Any, given))
     return JdpAccount(
         (connection.login or "").strip(),
         str(extra["globus_user"]).strip(),
