@@ -26,6 +26,9 @@ T = TypeVar("T")
 SERVICES = {
     "icav2": "simulators.icav2:service",
     "s3": "simulators.s3:service",
+    "gold": "simulators.jgi:gold_service",
+    "jdp": "simulators.jgi:jdp_service",
+    "mongo": "simulators.mongo:service",
 }
 
 
