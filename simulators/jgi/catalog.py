@@ -114,15 +114,24 @@ class Catalog:
         self.files: dict[str, ArchiveFile] = {}
         self.groups: dict[str, Group] = {}
         self._groups_of: dict[str, list[Group]] = {}
+        self._files_of: dict[int, list[ArchiveFile]] = {}
 
     def add_file(self, file: ArchiveFile, groups: Iterable[Group]) -> ArchiveFile:
         """Archive a file and show it in these groups. Raises ValueError for an id that is taken."""
         if file.id in self.files:
             raise ValueError(f"file {file.id} is archived already")
         self.files[file.id] = file
+        for its_ap_id in file.analyses:
+            self._files_of.setdefault(its_ap_id, []).append(file)
         for group in groups:
             self.show_in(file, group)
         return file
+
+    def share(self, file: ArchiveFile, its_ap_id: int, group: Group) -> None:
+        """Make a file one of a further analysis too."""
+        file.analyses = (*file.analyses, its_ap_id)
+        self._files_of.setdefault(its_ap_id, []).append(file)
+        self.show_in(file, group)
 
     def show_in(self, file: ArchiveFile, group: Group) -> None:
         """Show a file in a further group."""
@@ -134,14 +143,14 @@ class Catalog:
         """The groups that show this file; the first is the one that manifests name."""
         return self._groups_of[file.id]
 
-    def by_its_ap_id(self, its_ap_id: int) -> Analysis | None:
-        """The analysis of this number."""
-        return next((each for each in self.analyses.values() if each.its_ap_id == its_ap_id), None)
+    def files_of(self, its_ap_ids: Iterable[int]) -> list[ArchiveFile]:
+        """The files of these analyses, each once."""
+        files = [file for its_ap_id in its_ap_ids for file in self._files_of.get(its_ap_id, ())]
+        return list({file.id: file for file in files}.values())
 
-    def files_of(self, proposal_id: int) -> list[ArchiveFile]:
+    def files_of_proposal(self, proposal_id: int) -> list[ArchiveFile]:
         """The files of a proposal's analyses, each once."""
-        wanted = {each.its_ap_id for each in self.analyses.values() if each.proposal_id == proposal_id}
-        return [file for file in self.files.values() if wanted & set(file.analyses)]
+        return self.files_of(each.its_ap_id for each in self.analyses.values() if each.proposal_id == proposal_id)
 
 
 def md5_of(content: bytes) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 from starlette.requests import Request
 
 from simulators.common import iso_millis
+from simulators.common.controls import Controls
 from simulators.jgi.catalog import ArchiveFile, Catalog, Proposal
-from simulators.jgi.generate import add_published, add_random
 from simulators.jgi.gold import GoldWorld
 from simulators.jgi.jdp import JdpWorld
 from simulators.jgi.restores import Restore
@@ -20,9 +20,13 @@ from simulators.jgi.search import naive_utc, status_of
 
 
 def add_jdp_controls(sim: JdpWorld) -> None:
-    """POST `/requests/{id}/hold` (`{"seconds"}` or for ever) and `/release`; GET `/requests`, `/files?proposal=`, `/window`;
-    POST `/purge`, `/files/{id}/withdraw`, `/sessions`, `/sessions/revoke`, `/projects`.
-    """
+    """Register the side channel of JDP."""
+    for method, path, handler in (*_requests(sim), *_archive(sim), *_sessions(sim)):
+        sim.control(method, path, handler)
+
+
+def _requests(sim: JdpWorld) -> Controls:
+    """Restore requests: all of them, one held in pending (`{"seconds"}`, or for ever) or released; the fullest window."""
 
     async def requests(_: Request) -> Any:
         return [request_truth(each) for each in sim.engine.requests.values()]
@@ -37,6 +41,28 @@ def add_jdp_controls(sim: JdpWorld) -> None:
         sim.engine.release(held)
         return request_truth(held)
 
+    async def window(request: Request) -> Any:
+        query = request.query_params
+        seconds, limit = query.get("seconds"), query.get("limit")
+        peak = sim.engine.peak(float(seconds) if seconds else None, int(limit) if limit else None, query.get("user"))
+        return peak._asdict()
+
+    return [
+        ("GET", "/requests", requests),
+        ("POST", "/requests/{request}/hold", hold),
+        ("POST", "/requests/{request}/release", release),
+        ("GET", "/window", window),
+    ]
+
+
+def _archive(sim: JdpWorld) -> Controls:
+    """Files: what is so of them, purged now, taken out of the archive; further projects."""
+
+    async def files(request: Request) -> Any:
+        proposal = request.query_params.get("proposal")
+        chosen = sim.catalog.files_of_proposal(int(proposal)) if proposal else sim.catalog.files.values()
+        return [file_truth(file) for file in chosen]
+
     async def purge(request: Request) -> Any:
         body = await _body(request)
         return {"purged": sim.purge(body.get("ids"), bool(body.get("everything")))}
@@ -44,40 +70,27 @@ def add_jdp_controls(sim: JdpWorld) -> None:
     async def withdraw(request: Request) -> Any:
         return file_truth(sim.withdraw(request.path_params["file"]))
 
-    async def files(request: Request) -> Any:
-        proposal = request.query_params.get("proposal")
-        chosen = sim.catalog.files_of(int(proposal)) if proposal else sim.catalog.files.values()
-        return [file_truth(file) for file in chosen]
+    async def project(request: Request) -> Any:
+        return project_truth(sim.catalog, sim.add_project(**await _body(request)))
 
-    async def window(request: Request) -> Any:
-        query = request.query_params
-        seconds, limit = query.get("seconds"), query.get("limit")
-        peak = sim.engine.peak(float(seconds) if seconds else None, int(limit) if limit else None, query.get("user"))
-        return peak._asdict()
+    return [
+        ("GET", "/files", files),
+        ("POST", "/purge", purge),
+        ("POST", "/files/{file}/withdraw", withdraw),
+        ("POST", "/projects", project),
+    ]
+
+
+def _sessions(sim: JdpWorld) -> Controls:
+    """A person logs in anew and copies the token; all tokens end."""
 
     async def login(request: Request) -> Any:
-        body = await _body(request)
-        return {"token": sim.sessions.login(**body)}
+        return {"token": sim.sessions.login(**await _body(request))}
 
     async def revoke(_: Request) -> Any:
         return {"revoked": sim.sessions.revoke_all()}
 
-    async def project(request: Request) -> Any:
-        return project_truth(sim.catalog, _add_project(sim.catalog, await _body(request)))
-
-    for method, path, handler in (
-        ("GET", "/requests", requests),
-        ("POST", "/requests/{request}/hold", hold),
-        ("POST", "/requests/{request}/release", release),
-        ("POST", "/purge", purge),
-        ("GET", "/files", files),
-        ("POST", "/files/{file}/withdraw", withdraw),
-        ("GET", "/window", window),
-        ("POST", "/sessions", login),
-        ("POST", "/sessions/revoke", revoke),
-        ("POST", "/projects", project),
-    ):
-        sim.control(method, path, handler)
+    return [("POST", "/sessions", login), ("POST", "/sessions/revoke", revoke)]
 
 
 def add_gold_controls(sim: GoldWorld) -> None:
@@ -97,12 +110,6 @@ async def _body(request: Request) -> dict[str, Any]:
     """The JSON object of a request; none is an empty one."""
     body: dict[str, Any] = await request.json() if await request.body() else {}
     return body
-
-
-def _add_project(catalog: Catalog, body: dict[str, Any]) -> Proposal:
-    """Of `{"proposal_id", "name", …}`: a random project where `total_bytes` is given, else one of published shape."""
-    make = add_random if "total_bytes" in body else add_published
-    return make(catalog, body.pop("proposal_id"), body.pop("name"), **body)
 
 
 def request_truth(request: Restore) -> dict[str, Any]:
@@ -145,7 +152,7 @@ def file_truth(file: ArchiveFile) -> dict[str, Any]:
 
 def project_truth(catalog: Catalog, proposal: Proposal) -> dict[str, Any]:
     """A project with its biosamples and how much it holds."""
-    files = catalog.files_of(proposal.id)
+    files = catalog.files_of_proposal(proposal.id)
     return {
         "proposal_id": proposal.id,
         "name": proposal.name,

@@ -27,7 +27,7 @@ from simulators.jgi.catalog import (
 )
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "jgi"
-KEEP_BELOW_BYTES = 64 * 1024
+KEEP_BELOW_BYTES = 256 * 1024
 ODD_NAMES = ("two words, a comma.txt", 'a "quoted" name.txt', "naïve_e\u0301té.tsv", "#hash & 100%.txt", "it's.txt")
 TRAPS = ("float_size", "no_md5", "text_seq_unit", "list_analysis", "backup_complete", "no_purge_date")
 # Names and numbers of the published record, each replaced by those of the made analysis.
@@ -151,8 +151,7 @@ def _sample(
     for file in files:
         catalog.add_file(file, [group])
     for file in before[: options.shared]:
-        file.analyses = (*file.analyses, main.its_ap_id)
-        catalog.show_in(file, group)
+        catalog.share(file, main.its_ap_id, group)
     for extra in range(1, options.groups):
         library = Group(
             f"LIB-{main.its_ap_id}-{extra}", "LIB", main.its_ap_id * 100 + extra, main.name, f"library {extra}"

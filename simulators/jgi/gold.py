@@ -17,7 +17,7 @@ from simulators.jgi.catalog import Analysis, Biosample, Catalog
 from simulators.jgi.generate import DATA
 from simulators.jgi.settings import GoldSettings
 
-DEFAULT_OFFLINE_TOKEN = "rehearsal-offline-token"  # noqa: S105 - opens nothing but a simulator
+DEFAULT_OFFLINE_TOKEN = "rehearsal-offline-token"  # opens nothing but a simulator
 
 
 class GoldWorld(Simulator):

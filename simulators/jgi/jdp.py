@@ -6,11 +6,13 @@ Invariant: every public method first brings the world up to the present, as a re
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from simulators.common import Answer, Call, Clock, ProblemError, Rule, Simulator
 from simulators.globus.collections import Collections
-from simulators.jgi.catalog import ArchiveFile, Catalog
+from simulators.jgi.catalog import ArchiveFile, Catalog, Proposal
+from simulators.jgi.generate import add_published, add_random
 from simulators.jgi.restores import Restore, RestoreEngine, Spoil
 from simulators.jgi.sessions import Sessions
 from simulators.jgi.settings import JdpSettings
@@ -54,9 +56,8 @@ class JdpWorld(Simulator):
         self.sessions = Sessions(self.agenda, chosen, lambda: draws.randbytes(16).hex())
         first_id = 400_000 + draws.randrange(100_000)
         self.engine = RestoreEngine(catalog, collections, self.agenda, self.journal, chosen, first_id)
-        for file in catalog.files.values():
-            if file.on_disk:
-                self.engine.lay_on_disk(file, draws.uniform(1, chosen.life_days))
+        self._draws = draws
+        self._lay_on_disk(catalog.files.values())
 
     # What the shell asks
 
@@ -102,6 +103,20 @@ class JdpWorld(Simulator):
         if everything:
             return self.engine.purge(list(self.catalog.files.values()))
         return self.engine.purge(None if ids is None else [self.catalog.files[each] for each in ids])
+
+    def add_project(self, proposal_id: int, name: str, **more: Any) -> Proposal:
+        """A further project: a random one where `total_bytes` is given, else one of published shape (`jgi.generate`)."""
+        self.run_due()
+        make = add_random if "total_bytes" in more else add_published
+        proposal: Proposal = make(self.catalog, proposal_id, name, **more)
+        self._lay_on_disk(self.catalog.files_of_proposal(proposal_id))
+        return proposal
+
+    def _lay_on_disk(self, files: Iterable[ArchiveFile]) -> None:
+        """What was restored before has some of its days left."""
+        for file in files:
+            if file.on_disk:
+                self.engine.lay_on_disk(file, self._draws.uniform(1, self.settings.life_days))
 
     def withdraw(self, file_id: str) -> ArchiveFile:
         """JGI takes a file out of its archive: no answer has it any more, and no restore brings it back."""

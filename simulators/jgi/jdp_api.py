@@ -18,7 +18,7 @@ from simulators.jgi.restores import Restore
 from simulators.jgi.search import Query, answer_json, by_ids, find, known_field
 
 _PACIFIC = timezone(timedelta(hours=-7))
-_BOOLEANS = {True: True, False: False, 1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
+_BOOLEANS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 _FLAGS = ("send_mail", "send_email", "restore_related_ap_data", "include_private_data")
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from simulators.common import Agenda, Journal, ProblemError
 from simulators.globus.collections import Collections
-from simulators.jgi.catalog import ArchiveFile, Catalog
+from simulators.jgi.catalog import ArchiveFile, Catalog, md5_of
 from simulators.jgi.manifest import ManifestFaults, manifest_csv, manifest_name
 from simulators.jgi.settings import DAY, JdpSettings, RestoreDraw, draw_purge, draw_restore
 from simulators.jgi.tape import TapeRobot
@@ -255,7 +255,7 @@ class RestoreEngine:
             elif file.content is not None:
                 self._collections.put(where, path, data=file.content[: file.size // 2])
             else:
-                self._collections.put(where, path, size=file.size // 2, md5=hashlib.md5(b"short").hexdigest())  # noqa: S324
+                self._collections.put(where, path, size=file.size // 2, md5=md5_of(b"short"))
             self._journal.record("restored_file_spoilt", request_id=request.id, id=file.id, path=path, how=faults.spoil)
 
     def _write_manifest(self, request: Restore, files: Sequence[ArchiveFile]) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -88,24 +88,25 @@ def _odd_metadata(metadata: dict[str, Any], file: ArchiveFile) -> None:
 
 def find(catalog: Catalog, query: Query) -> list[Hit]:
     """The groups that match, each with those of its files that do, in the order of their ids."""
-    wanted = _matcher(catalog, query)
-    hits: list[Hit] = []
-    for group in catalog.groups.values():
-        files = [file for file in group.files if _shown(file, query) and wanted(group, file)]
-        if files:
-            hits.append((group, files))
-    return sorted(hits, key=lambda hit: hit[0].id, reverse=query.descending)
+    if query.field in ("", "ssr", "library"):
+        files: Iterable[ArchiveFile] = [file for file in catalog.files.values() if _has_text(catalog, file, query.text)]
+    else:
+        files = catalog.files_of(_analyses(catalog, query.field, query.text))
+    return _grouped(catalog, files, query)
 
 
 def by_ids(catalog: Catalog, ids: Sequence[str], private: bool) -> list[Hit]:
     """The groups of these files, each with those of them that it shows; ids that are not known are left out."""
-    query = Query("", "", private=private)
     files = [catalog.files[each] for each in dict.fromkeys(ids) if each in catalog.files]
+    return _grouped(catalog, files, Query("", "", private=private))
+
+
+def _grouped(catalog: Catalog, files: Iterable[ArchiveFile], query: Query) -> list[Hit]:
     groups: dict[str, Hit] = {}
     for file in files:
         for group in catalog.groups_of(file) if _shown(file, query) else ():
             groups.setdefault(group.id, (group, []))[1].append(file)
-    return sorted(groups.values(), key=lambda hit: hit[0].id)
+    return sorted(groups.values(), key=lambda hit: hit[0].id, reverse=query.descending)
 
 
 def _shown(file: ArchiveFile, query: Query) -> bool:
@@ -114,17 +115,25 @@ def _shown(file: ArchiveFile, query: Query) -> bool:
     return not query.statuses or status_of(file) in query.statuses
 
 
-def _matcher(catalog: Catalog, query: Query) -> Callable[[Group, ArchiveFile], bool]:
-    text = query.text
-    if query.field == "project_id":
-        number = int(text) if text.isascii() and text.isdigit() else -1
-        return lambda group, file: number in file.analyses or file.texts.get("1323445") == text
-    if query.field == "img_taxon_oid":
-        return lambda group, file: file.texts.get("3300049478") == text
-    if query.field == "biosample":
-        its = {each.its_ap_id for each in catalog.analyses.values() if each.biosample == text}
-        return lambda group, file: bool(its & set(file.analyses))
-    return lambda group, file: text.lower() in f"{group.name} {group.title} {file.name} {file.analyses}".lower()
+def _analyses(catalog: Catalog, field: str, text: str) -> set[int]:
+    """The numbers of the analyses that a search in this field means."""
+    number = int(text) if text.isascii() and text.isdigit() else -1
+    found = set()
+    for each in catalog.analyses.values():
+        sample = catalog.biosamples[each.biosample]
+        values: dict[str, tuple[object, ...]] = {
+            "project_id": (each.its_ap_id, sample.its_sp_id),
+            "img_taxon_oid": (each.taxon,),
+            "biosample": (each.biosample,),
+        }
+        if values[field][0] == text or number in values[field]:
+            found.add(each.its_ap_id)
+    return found
+
+
+def _has_text(catalog: Catalog, file: ArchiveFile, text: str) -> bool:
+    groups = " ".join(f"{group.name} {group.title}" for group in catalog.groups_of(file))
+    return text.lower() in f"{file.name} {groups}".lower()
 
 
 def known_field(field: str) -> bool:

@@ -42,10 +42,10 @@ class MongoServer:
         return None if self._process is None else self._process.pid
 
     async def start(self, port: int = 0) -> str:
-        """Start it and wait until it answers; its URI. Raises RuntimeError with the end of its log when it does not."""
+        """Start it and wait until it answers; its URI. Raises RuntimeError when it cannot, with the end of its log."""
         data = self._folder / "data"
         data.mkdir(parents=True, exist_ok=True)
-        port = port or _free_port()
+        port = _free(port)
         log = self._folder / "log.txt"
         with (self._folder / "output.txt").open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
@@ -97,7 +97,11 @@ class MongoServer:
             await asyncio.sleep(0.05)
 
 
-def _free_port() -> int:
-    with loopback_socket() as bound:
-        port: int = bound.getsockname()[1]
-        return port
+def _free(port: int) -> int:
+    """This port, or (0) one that is free. Raises RuntimeError where another server would answer in place of ours."""
+    try:
+        with loopback_socket(port=port) as bound:
+            found: int = bound.getsockname()[1]
+            return found
+    except OSError as error:
+        raise RuntimeError(f"port {port}: {error.strerror}") from error
