@@ -147,7 +147,8 @@ def _sample(
         _analysis(catalog, proposal, sample, "Metagenome-Assembled Genome", main.gold_id)
     group = Group(f"IMG_AP-{main.its_ap_id}", "IMG_AP", main.its_ap_id, main.name, f"{sample.name} analysis")
     catalog.groups[group.id] = group
-    files = [_file(catalog, main, sample, index, size, options) for index, size in enumerate(sizes)]
+    texts = _texts(main, sample)
+    files = [_file(catalog, main, texts, index, size, options) for index, size in enumerate(sizes)]
     for file in files:
         catalog.add_file(file, [group])
     for file in before[: options.shared]:
@@ -182,11 +183,9 @@ def _analysis(
     return made
 
 
-def _file(
-    catalog: Catalog, analysis: Analysis, sample: Biosample, index: int, size: int, options: Options
-) -> ArchiveFile:
-    draws, shape = catalog.random, shapes()[index % len(shapes())]
-    texts = {
+def _texts(analysis: Analysis, sample: Biosample) -> dict[str, str]:
+    """What stands in the files' records in place of the published names and numbers."""
+    return {
         _GOLD: analysis.gold_id,
         _TAXON: str(analysis.taxon),
         _SUBMISSION: str(analysis.submission),
@@ -194,6 +193,12 @@ def _file(
         _SPID: str(sample.its_sp_id),
         _UNIT: f"{sample.its_sp_id % 100000:05d}.1.394702.GCACTAAC-CCAAGACT",
     }
+
+
+def _file(
+    catalog: Catalog, analysis: Analysis, texts: dict[str, str], index: int, size: int, options: Options
+) -> ArchiveFile:
+    draws, shape = catalog.random, shapes()[index % len(shapes())]
     name = shape.name
     for old, new in texts.items():
         name = name.replace(old, new)
