@@ -24,6 +24,7 @@ from simulators.common.simulator import Simulator
 
 T = TypeVar("T")
 SERVICES = {
+    "globus": "simulators.globus:service",
     "icav2": "simulators.icav2:service",
     "s3": "simulators.s3:service",
     "gold": "simulators.jgi:gold_service",

@@ -15,7 +15,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,11 +73,16 @@ class _Virtual:
 class Collections:
     """All collections of a run, by id; the first `put` makes one. Paths may come without the leading slash.
 
+    `before_removal` is called before one service removes files: what others have planned with them until now (a copy that is
+    due) they do first, since each service only moves on when it is asked something.
+
     Methods may be called from several threads. They raise ValueError for a path that leaves the collection (`..`).
     """
 
     def __init__(self, root: Path) -> None:
+        self.before_removal: Callable[[], object] = lambda: None
         self._root = root
+        self._made: set[str] = set()
         self._lock = threading.RLock()
         self._virtual: dict[str, _Virtual] = {}
         self._private: set[tuple[str, str]] = set()
@@ -86,7 +91,9 @@ class Collections:
     def folder_of(self, collection: str) -> Path:
         """Where the real files of a collection lie, made if needed: `/a/b` of the collection is `a/b` in it."""
         folder = self._root / collection
-        folder.mkdir(parents=True, exist_ok=True)
+        if collection not in self._made:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made.add(collection)
         return folder
 
     def put(
@@ -114,7 +121,7 @@ class Collections:
         if size is None or md5 is None:
             raise ValueError(f"{key}: give its bytes, or size and md5 of a virtual file")
         with self._lock:
-            self.remove(collection, key)
+            self.lose(collection, key)
             if private:
                 self._private.add((collection, key))
             if data is None:
@@ -125,19 +132,27 @@ class Collections:
             return self._known(collection, key)
 
     def remove(self, collection: str, path: str) -> bool:
-        """Remove a file, or a folder with all in it; whether anything was there."""
+        """Remove a file, or a folder with all in it; whether anything was there. Calls `before_removal` first."""
+        self.before_removal()
+        return self.lose(collection, path)
+
+    def lose(self, collection: str, path: str) -> bool:
+        """As `remove`, without a word to anybody."""
         key = normal(path)
         with self._lock:
             real, virtual = self._real(collection, key), self._virtual.get(collection)
-            was_there = real.exists() or bool(virtual and virtual.is_there(key))
+            was_there = bool(virtual and virtual.is_there(key))
             if real.is_dir():
                 shutil.rmtree(real)
-            else:
-                real.unlink(missing_ok=True)
+                was_there = True
+            elif real.is_file():
+                real.unlink()
+                was_there = True
             if virtual:
                 virtual.remove(key)
-            gone = {at for at in self._private if at[0] == collection and (at[1] == key or at[1].startswith(key + "/"))}
-            self._private -= gone
+            if self._private:
+                below = key + "/"
+                self._private -= {at for at in self._private if at[0] == collection and f"{at[1]}/".startswith(below)}
             return was_there
 
     def entry(self, collection: str, path: str) -> Entry | None:
