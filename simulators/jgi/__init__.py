@@ -18,6 +18,7 @@ from simulators.jgi.gold import add_routes as add_gold_routes
 from simulators.jgi.jdp import JdpWorld
 from simulators.jgi.jdp_api import add_routes as add_jdp_routes
 from simulators.jgi.scenarios import SCENARIOS, seed_scenario
+from simulators.jgi.service import AwakeService
 from simulators.jgi.sessions import DEFAULT_SESSION
 from simulators.jgi.settings import GoldSettings, JdpSettings, draw_restore
 from simulators.jgi.window import Peak, sliding_peak
@@ -77,6 +78,6 @@ def gold_service(setup: Setup) -> Service:
 
 
 def jdp_service(setup: Setup) -> Service:
-    """JDP for `python -m simulators`."""
+    """JDP for `python -m simulators`; it moves on by itself, so that Globus sees what is purged."""
     settings = JdpSettings(seed=setup.seed)
-    return HttpService(JdpSimulator(catalog_of(setup), collections_of(setup), setup.clock, settings=settings))
+    return AwakeService(JdpSimulator(catalog_of(setup), collections_of(setup), setup.clock, settings=settings))

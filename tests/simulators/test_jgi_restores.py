@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from jgi_rehearsal import DAY, HOUR, PROPOSAL, START, Jdp
 
 from simulators.common import Agenda, Clock, Journal, Setup, Shared
-from simulators.globus.collections import collections_of
+from simulators.globus.collections import JGI_COLLECTION, collections_of
 from simulators.jgi import (
     DEFAULT_SESSION,
     Catalog,
@@ -27,6 +28,7 @@ from simulators.jgi import (
     jdp_service,
     sliding_peak,
 )
+from simulators.jgi.service import AwakeService
 from simulators.jgi.tape import TapeRobot
 from simulators.jgi.window import fits_at, used_bytes
 
@@ -521,3 +523,24 @@ def test_a_project_can_be_added_while_jdp_runs(jdp: Jdp) -> None:
     assert len(files) == 160
     assert all(file["dt_to_purge"] for file in files if file["on_disk"])
     assert {file["on_disk"] for file in files} == {True, False}
+
+
+def test_a_served_jdp_purges_while_nobody_asks_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        setup = Setup(Clock(epoch=START, speed=0), 5, "sop", Shared(tmp_path))
+        service, collections = jdp_service(setup), collections_of(setup)
+        assert isinstance(service, AwakeService)
+        engine = service.simulator.engine
+        await service.start()
+        try:
+            request = engine.accept("wrangler", "", list(catalog_of(setup).files.values())[:3])
+            async with asyncio.timeout(60):
+                for status, days in (("ready", 6), ("expired", 15)):
+                    setup.clock.advance(days * DAY)
+                    while request.status != status:
+                        await asyncio.sleep(0.005)
+                    assert collections.is_folder(JGI_COLLECTION, engine.folder(request)) == (status == "ready")
+        finally:
+            await service.stop()
+
+    asyncio.run(main())
