@@ -27,6 +27,9 @@ SERVICES = {
     "globus": "simulators.globus:service",
     "icav2": "simulators.icav2:service",
     "s3": "simulators.s3:service",
+    "gold": "simulators.jgi:gold_service",
+    "jdp": "simulators.jgi:jdp_service",
+    "mongo": "simulators.mongo:service",
 }
 
 
