@@ -39,6 +39,7 @@ KEY_VALID_SECONDS = 86_400.0  # how old a submission_id may be is not documented
 VISIBLE_WITHIN_SECONDS = 600.0
 CANCEL_SECONDS = 15.0  # a cancellation takes up to ten
 MINUTE = 60.0
+LONGEST_WAIT_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,21 @@ def trouble(task: Task) -> Trouble | None:
         return None
     says, bear = RULES.get(task.nice_status, (f"Globus says {task.nice_status}: {task.nice_details}", None))
     return Trouble(task.nice_status, says, bear)
+
+
+async def bear(transfers: Transfers, row: Submission, task: Task, stuck: Trouble | None) -> float:
+    """How many seconds a task may go on as it is. Trouble that has lasted its time ends it: it is cancelled, and judged."""
+    if stuck is None or stuck.bear_seconds is None:
+        return LONGEST_WAIT_SECONDS
+    now = transfers.client.remote_now or transfers.ledger.now()
+    if row.detail.get("trouble") != stuck.code:
+        transfers.ledger.annotate(row, {"trouble": stuck.code, "trouble_since": now}, why=f"Globus says {stuck.code}")
+        return stuck.bear_seconds
+    left = float(row.detail["trouble_since"]) + stuck.bear_seconds - now
+    if left > 0:
+        return left
+    await asyncio.to_thread(transfers.client.cancel, task.task_id)
+    return CANCEL_SECONDS
 
 
 # -- what became of each file -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from include.globus.transfer import SYSTEM, trouble
 
 
 class GlobusTaskTrigger(WatchTrigger):
-    """Options: `tasks` (ids, instead of the ledger's), `can_cancel` (whether a task is cancelled with the run that is marked
+    """Options: `tasks` (ids, instead of the ledger's), `globus_conn_id` (where the task's own connection is another), `can_cancel` (whether a task is cancelled with the run that is marked
     failed; by default it outlives it). A worker is woken at an end, and when a task does not get on for long."""
 
     system = SYSTEM
@@ -30,7 +30,7 @@ class GlobusTaskTrigger(WatchTrigger):
         ids = list(self.options.get("tasks") or ())
         if not ids:
             ids = [str(row.external_id) for row in await self.waited_for()]
-        client = await GlobusHook(self.conn_id).aclient()
+        client = await GlobusHook(str(self.options.get("globus_conn_id") or self.conn_id)).aclient()
         try:
             yield task_watch(client, ids).observe
         finally:

@@ -18,7 +18,7 @@ from include.core.ledger import Ledger, State, Submission
 from include.core.text import few
 from include.globus.batch import Batch, Item, batch_key
 from include.globus.client import GlobusClient, Task
-from include.globus.transfer import Outcome, Transfers, Verdict, close, outcomes, trouble
+from include.globus.transfer import Outcome, Transfers, Verdict, bear, close, outcomes, trouble
 
 POOL = "waybill_globus"
 
@@ -31,13 +31,13 @@ class GlobusBatchOperator(LegOperator):
     """
 
     trigger = GlobusTaskTrigger
-    template_fields: Sequence[str] = ("items", "label")
+    template_fields: Sequence[str] = ("items", "batch_label")
 
     def __init__(
         self,
         *,
         items: Any = None,
-        label: str = "waybill",
+        batch_label: str = "waybill",
         deadline_hours: float = 72.0,
         require_md5: bool = True,
         globus_conn_id: str = GlobusHook.default_conn_name,
@@ -46,7 +46,7 @@ class GlobusBatchOperator(LegOperator):
         kwargs.setdefault("pool", POOL)
         super().__init__(conn_id=globus_conn_id, **kwargs)
         self.items = items
-        self.label = label
+        self.batch_label = batch_label
         self.deadline_hours = deadline_hours
         self.require_md5 = require_md5
 
@@ -81,7 +81,7 @@ class GlobusBatchOperator(LegOperator):
         items = tuple(_item(one, at) for at, one in enumerate(self.items))
         deadline = datetime.fromtimestamp((client.remote_now or time.time()) + self.deadline_hours * 3600, UTC)
         key = batch_key(collections.source, collections.destination, items)
-        return Batch(key, collections.source, collections.destination, items, deadline, self.label)
+        return Batch(key, collections.source, collections.destination, items, deadline, self.batch_label)
 
     def _told(self, found: Sequence[Outcome]) -> dict[str, int]:
         counts = {str(verdict): sum(1 for one in found if one.verdict == verdict) for verdict in Verdict}
@@ -99,11 +99,12 @@ async def settled(
     task: Task | None = await asyncio.to_thread(transfers.client.task, str(row.external_id))
     if task is not None and not task.ended:
         stuck = trouble(task)
+        left = await bear(transfers, row, task, stuck)
         why = f"task {task.task_id}: {task.files_transferred} of {task.files} files"
         if stuck is not None:
             why += f"; {stuck.code}: {stuck.says}"
         options = {"tasks": [task.task_id], "can_cancel": collections.cancel_on_failure}
-        return Wait(seconds=stuck.bear_seconds if stuck and stuck.bear_seconds else 86_400.0, why=why, options=options)
+        return Wait(seconds=left, why=why, options=options)
     found = await outcomes(transfers.client, batch, task, collections.mount)
     close(transfers.ledger, row, found, task)
     return found

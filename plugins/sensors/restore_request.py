@@ -1,0 +1,137 @@
+"""Waits until JDP has put a restore request on its disk, and believes it once the manifest lists the files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import BaseSensorOperator, Context
+from airflow.sdk.exceptions import AirflowSkipException
+from hooks.globus import Collections, GlobusHook
+from hooks.jgi import JdpHook
+from hooks.mongo import tracking
+from hooks.task import run_folder
+from hooks.waybill import ledger, receipts
+from triggers.globus import GlobusTaskTrigger
+from triggers.jgi import RestoreRequestTrigger
+from triggers.leg import Leg, Legs, Wait, run_began
+
+from include.core.errors import RequestError, TransientError
+from include.core.ledger import Ledger, State, Submission
+from include.globus import transfer
+from include.globus.client import GlobusClient
+from include.globus.transfer import Transfers
+from include.jgi.jdp import EXPIRED, READY
+from include.jgi.manifest import read_manifest
+from include.jgi.models import Limits
+from include.jgi.moving import Route, manifest_batch, seconds_left
+from include.jgi.restoring import KIND, SYSTEM, believe, expire
+from include.jgi.tracking import Tracking
+
+POLL_SECONDS = 300.0
+
+
+class RestoreRequestSensor(Legs, BaseSensorOperator):
+    """Waits for one restore request (`key`, its business key in the ledger), at most `wait_hours` after the run's begin.
+
+    Returns {"key", "manifest": Document, "left_seconds"}. Skips where it is not ready in time, or has expired: the receipt says
+    so, and the next run goes on.
+    """
+
+    trigger = RestoreRequestTrigger
+    template_fields: Sequence[str] = ("key", "wait_hours")
+
+    def __init__(
+        self,
+        *,
+        key: Any,
+        wait_hours: Any = 20.0,
+        jdp_conn_id: str = JdpHook.default_conn_name,
+        globus_conn_id: str = GlobusHook.default_conn_name,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.key = key
+        self.wait_hours = wait_hours
+        self.conn_id = jdp_conn_id
+        self.globus_conn_id = globus_conn_id
+
+    def deadline(self, context: Context, began: float) -> float:
+        return run_began(context) + float(self.wait_hours) * 3600.0
+
+    async def act(self, leg: Leg) -> Any:
+        """Looks for itself, then waits, tells, or hands on."""
+        hook = JdpHook(self.conn_id)
+        limits = hook.account().limits
+        with ledger() as book, tracking() as kept:
+            row = book.generations(SYSTEM, KIND, self.key)[-1]
+            number = int(row.external_id or 0)
+            async with hook.client() as client:
+                status = await client.status(number)
+                now = client.remote_now or book.now()
+            if status is None or status.status == EXPIRED:
+                why = "JDP does not know it any more" if status is None else "JDP took its files off the disk"
+                expire(kept, book, row, limits, why)
+                raise AirflowSkipException(f"restore request {number}: {why}; what had not arrived is asked for again")
+            kept.note_request(self.key, jdp_status=status.status, expires_at=status.expires_at)
+            if status.status == READY:
+                purge = [one.purge_at for one in kept.files(claim=self.key) if one.purge_at]
+                left = seconds_left(status.expires_at, purge, now, limits)
+                return await self._manifest(leg, book, kept, row, limits, left)
+        if leg.over:
+            raise AirflowSkipException(f"restore request {number} is {status.status}: the next run goes on waiting")
+        return Wait(86_400.0, f"restore request {number} is {status.status}", {"requests": [number]}, POLL_SECONDS)
+
+    async def _manifest(
+        self, leg: Leg, book: Ledger, kept: Tracking, row: Submission, limits: Limits, left: float
+    ) -> dict[str, Any] | Wait:
+        """The manifest, moved by Globus to where it can be read, and what it says."""
+        hook = GlobusHook(self.globus_conn_id)
+        collections, number = hook.collections(), int(row.external_id or 0)
+        client = await asyncio.to_thread(hook.client)
+        try:
+            data = await self._moved(leg, book, client, collections, number)
+        finally:
+            await asyncio.to_thread(client.close)
+        if isinstance(data, Wait):
+            return data
+        rows = read_manifest(data, number)
+        _, missing = believe(kept, book, row, rows, limits)
+        if missing:
+            self.log.warning("%d files are not in the manifest, and are asked for again", len(missing))
+        place = f"{run_folder(leg.context)}/manifest_{number}.csv"
+        document = await receipts().objects.put(place, data)
+        return {"key": self.key, "manifest": document.to_dict(), "left_seconds": left}
+
+    async def _moved(
+        self, leg: Leg, book: Ledger, client: GlobusClient, collections: Collections, number: int
+    ) -> bytes | Wait:
+        route = Route(
+            collections.source, collections.source_root, collections.destination, collections.destination_root
+        )
+        path = (collections.mount or _no_mount(self.globus_conn_id)) / route.manifest_at(number).lstrip("/")
+        batch = manifest_batch(route, number, client.remote_now or book.now())
+        transfers = Transfers(client, book, leg.owner)
+        before = book.generations(transfer.SYSTEM, transfer.KIND, batch.key)
+        there = await asyncio.to_thread(path.exists)
+        sent = await transfers.submit(batch, seen_absent=None if there or not before else before[-1].generation)
+        if sent.state == State.SENT:
+            task = await asyncio.to_thread(client.task, str(sent.external_id))
+            if task is not None and not task.ended:
+                options = {"tasks": [task.task_id], "globus_conn_id": self.globus_conn_id}
+                return Wait(3600.0, f"the manifest of {number} is on its way", options, 30.0, GlobusTaskTrigger)
+        try:
+            data = await asyncio.to_thread(path.read_bytes)
+        except OSError as error:
+            why = f"the manifest of restore request {number} did not arrive: {error.strerror}"
+            if sent.state == State.SENT:
+                book.move(sent, State.FAILED, why=why)
+            raise TransientError(why) from None
+        if sent.state == State.SENT:
+            book.move(sent, State.DONE, why="it is there")
+        return data
+
+
+def _no_mount(conn_id: str) -> Any:
+    raise RequestError(f"connection {conn_id} has no extra mount: give where workers see the destination collection")
