@@ -122,7 +122,7 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
                 options = {"tasks": [task.task_id], "globus_conn_id": self.globus_conn_id}
                 return Wait(3600.0, f"the manifest of {number} is on its way", options, 30.0, GlobusTaskTrigger)
         try:
-            data = await asyncio.to_thread(path.read_bytes)
+            data: bytes = await asyncio.to_thread(path.read_bytes)
         except OSError as error:
             why = f"the manifest of restore request {number} did not arrive: {error.strerror}"
             if sent.state == State.SENT:

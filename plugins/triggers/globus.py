@@ -15,8 +15,9 @@ from include.globus.transfer import SYSTEM, trouble
 
 
 class GlobusTaskTrigger(WatchTrigger):
-    """Options: `tasks` (ids, instead of the ledger's), `globus_conn_id` (where the task's own connection is another), `can_cancel` (whether a task is cancelled with the run that is marked
-    failed; by default it outlives it). A worker is woken at an end, and when a task does not get on for long."""
+    """Options: `tasks` (ids, instead of the ledger's), `globus_conn_id` (where the task's own connection is another),
+    `can_cancel` (whether a task is cancelled with the run that is marked failed; by default it outlives it). A worker is woken
+    at an end, and when the time is over for which a task is let go on as it is."""
 
     system = SYSTEM
     can_cancel = False

@@ -96,18 +96,25 @@ async def settled(
     transfers: Transfers, row: Submission, batch: Batch, collections: Collections
 ) -> list[Outcome] | Wait:
     """The files' outcomes once the task has ended, and the row closed; or what to wait for."""
-    task: Task | None = await asyncio.to_thread(transfers.client.task, str(row.external_id))
-    if task is not None and not task.ended:
-        stuck = trouble(task)
-        left = await bear(transfers, row, task, stuck)
-        why = f"task {task.task_id}: {task.files_transferred} of {task.files} files"
-        if stuck is not None:
-            why += f"; {stuck.code}: {stuck.says}"
-        options = {"tasks": [task.task_id], "can_cancel": collections.cancel_on_failure}
-        return Wait(seconds=left, why=why, options=options)
+    task = await waiting(transfers, row, collections)
+    if isinstance(task, Wait):
+        return task
     found = await outcomes(transfers.client, batch, task, collections.mount)
     close(transfers.ledger, row, found, task)
     return found
+
+
+async def waiting(transfers: Transfers, row: Submission, collections: Collections) -> Task | Wait | None:
+    """The task once it has ended (None where Globus does not know it any more), or what to wait for."""
+    task = await asyncio.to_thread(transfers.client.task, str(row.external_id))
+    if task is None or task.ended:
+        return task
+    stuck = trouble(task)
+    left = await bear(transfers, row, task, stuck)
+    why = f"task {task.task_id}: {task.files_transferred} of {task.files} files"
+    if stuck is not None:
+        why += f"; {stuck.code}: {stuck.says}"
+    return Wait(left, why, {"tasks": [task.task_id], "can_cancel": collections.cancel_on_failure})
 
 
 def _item(given: Any, at: int) -> Item:

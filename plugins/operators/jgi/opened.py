@@ -1,4 +1,4 @@
-"""What the steps of JGI staging work with, opened together: ledger, MongoDB, JDP, and a look at our folder on JGI's collection."""
+"""What the steps of JGI staging work with, opened together: ledger, MongoDB, JDP, a look at our folder on JGI's collection."""
 
 from __future__ import annotations
 
