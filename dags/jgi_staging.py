@@ -12,15 +12,15 @@ stands. It replaces four scripts and a person every day.
 
 With `{"dry_run": true}` it plans and asks for nothing: the forecast is in the receipt.
 
-**Steps.** *load_request* checks the conf as a whole. *take_up* puts MongoDB right from the ledger, looks into requests whose answer
-was lost, and finds files that JDP took off its disk. *metadata* looks up the project's files. *restore* asks JDP for what its
-window allows (10 TB in 24 hours, 750 files a request). Then, for each open request: *wait* until it is on disk, *transfer* by
-Globus, *verify* each file's md5. *receipt* writes the waybill and the forecast.
+**Steps.** *load_request* checks the conf as a whole. *take_up* puts MongoDB right from the ledger, looks into requests whose
+answer was lost, and finds files that JDP took off its disk. *metadata* looks up the project's files. *restore* asks JDP for what
+its window allows (10 TB in 24 hours, 750 files a request). Then, for each open request: *wait* until it is on disk, *transfer*
+by Globus, *verify* each file's md5. *receipt* writes the waybill and the forecast.
 
 **Green** means that nobody has to do anything: all is there, or the rest is the next run's (*handed on*).
 
-**When it is red.** The outcome of *receipt* names what to do: a token to renew (then clear *restore*), files that a person must look
-at, a request that may or may not have been accepted. What fails for one project or request stops no other.
+**When it is red.** The outcome of *receipt* names what to do: a token to renew (then clear *restore*), files that a person must
+look at, a request that may or may not have been accepted. What fails for one project or request stops no other.
 """
 
 from __future__ import annotations

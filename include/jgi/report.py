@@ -17,13 +17,16 @@ from include.jgi.tracking import Tracking
 AGAIN = "it goes on with what is open"
 NEEDS_A_PERSON = {
     FileState.HELD: "look at these files at JDP; to ask for them again set their state to PLANNED in MongoDB",
-    FileState.OVERSIZE: "they are larger than the whole window: arrange with JGI, or raise window_bytes of connection waybill_jdp",
+    FileState.OVERSIZE: "they are larger than the whole window: arrange it with JGI, then raise window_bytes of "
+    "connection waybill_jdp",
     FileState.REJECTED: "JDP refuses them: look at the reason in MongoDB",
     FileState.LOST: "JDP does not list them any more: ask JGI",
 }
 NEEDS_A_LOOK = {
-    PlacementState.MISMATCH: "they arrived with another md5 than the manifest's: the next run moves them again; if they stay wrong, ask JGI",
-    PlacementState.UNVERIFIABLE: "nothing could prove their md5: give connection waybill_globus the extra mount, or compare them by hand",
+    PlacementState.MISMATCH: "they arrived with another md5 than the manifest's. The next run moves them again; if they stay "
+    "wrong, ask JGI",
+    PlacementState.UNVERIFIABLE: "nothing could prove their md5: give connection waybill_globus the extra mount, or compare "
+    "them by hand",
 }
 
 

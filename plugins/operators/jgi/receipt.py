@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from airflow.sdk import Context
 from hooks.mongo import tracking
@@ -40,7 +40,9 @@ class StagingReceiptOperator(ReceiptOperator):
             problems.append(Problem(Cause.TRANSIENT, str(error), connections=("waybill_mongo",)))
         problems += problems_of(items) + _of_steps(steps)
         forecast, documents = _forecast(steps)
-        state = "incomplete" if problems else "handed_on" if open_placements(items) else "complete"
+        state: Literal["incomplete", "handed_on", "complete"] = (
+            "incomplete" if problems else "handed_on" if open_placements(items) else "complete"
+        )
         return Receipt(
             **facts,
             state=state,
