@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from simulators.common import SimulatorSettings
+from simulators.globus.collections import JGI_COLLECTION, JGI_ROOT
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -38,8 +39,8 @@ class JdpSettings(SimulatorSettings):
     max_search_ids: int = Field(default=50, ge=1)
     max_ids: int = Field(default=750, ge=1)
     too_many_status: int = Field(default=400, ge=400, le=499)
-    collection: str = "65fa2422-e080-11ec-990f-3b4cfda38030"
-    globus_root: str = "73709"
+    collection: str = JGI_COLLECTION
+    globus_root: str = JGI_ROOT
     manifest_style: Literal["quoted", "unquoted", "either"] = "either"
 
     # The window
