@@ -95,6 +95,7 @@ class CollectionInfo:
 
 class GlobusClient:
     """Sync client. `name` is the id of the connection, for messages. `data_access`: mapped collections that need that consent.
+    `base_url`: of a simulator, which is Auth and Transfer in one.
 
     Raises Waybill's errors. Use as a context manager, or `close` it.
     """
@@ -132,7 +133,10 @@ class GlobusClient:
         for collection in data_access:
             scope = scope.with_dependency(GCSCollectionScopes(collection).data_access)
         auth = globus_sdk.ConfidentialAppAuthClient(
-            client_id, client_secret, transport=RequestsTransport(http_timeout=self.timeout_seconds)
+            client_id,
+            client_secret,
+            base_url=base_url,
+            transport=RequestsTransport(http_timeout=self.timeout_seconds),
         )
         auth.retry_config.max_retries = 2
         authorizer = _lazily(lambda: globus_sdk.ClientCredentialsAuthorizer(auth, scope))
