@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from simulators.common import Setup
@@ -82,7 +83,7 @@ class Collections:
     def __init__(self, root: Path) -> None:
         self.before_removal: Callable[[], object] = lambda: None
         self._root = root
-        self._made: set[str] = set()
+        self._folders: dict[str, Path] = {}
         self._lock = threading.RLock()
         self._virtual: dict[str, _Virtual] = {}
         self._private: set[tuple[str, str]] = set()
@@ -90,11 +91,10 @@ class Collections:
 
     def folder_of(self, collection: str) -> Path:
         """Where the real files of a collection lie, made if needed: `/a/b` of the collection is `a/b` in it."""
-        folder = self._root / collection
-        if collection not in self._made:
+        if collection not in self._folders:
+            folder = self._folders[collection] = self._root / collection
             folder.mkdir(parents=True, exist_ok=True)
-            self._made.add(collection)
-        return folder
+        return self._folders[collection]
 
     def put(
         self,
@@ -282,6 +282,7 @@ def collections_of(setup: Setup) -> Collections:
     return setup.world("collections", lambda at: Collections(at.folder))
 
 
+@lru_cache(maxsize=1 << 16)
 def normal(path: str) -> str:
     """A path with one leading slash and no other to spare; `/~/` is the root here. Raises ValueError for `..`."""
     parts = [part for part in path.split("/") if part not in ("", ".")]

@@ -46,7 +46,8 @@ class Endpoint:
     """A collection as the service knows it; its files are in `Collections` under the same id.
 
     `ls_denied`, `read_denied`, `write_denied`: regular expressions of paths; what `ls` may not show can be transferred all
-    the same. `free_bytes`: what may still arrive; None: no quota. `forbidden`: the caller has no right to it. `authorization_parameters`: what a session must have.
+    the same. `free_bytes`: what may still arrive; None: no quota. `forbidden`: the caller has no right to it.
+    `authorization_parameters`: what a session must have.
     """
 
     id: str
