@@ -278,6 +278,16 @@ def test_asking_again_for_a_file_on_disk_moves_its_purge(jdp: Jdp) -> None:
     assert [jdp.by_ids([each])[each]["file_status"] for each in jdp.ids[:3]] == ["PURGED", "RESTORED", "RESTORED"]
 
 
+def test_a_request_expires_at_its_date_though_its_files_were_asked_for_again(jdp: Jdp) -> None:
+    first = jdp.ready(jdp.ids[:3])
+    jdp.advance(10 * DAY)
+    second = jdp.ready(jdp.ids[:3])
+    jdp.advance(4 * DAY)
+    assert [jdp.status(each)["status"] for each in (first, second)] == ["expired", "ready"]
+    assert [len(jdp.placed(each)) for each in (first, second)] == [0, 4]
+    assert {row["file_status"] for row in jdp.by_ids(jdp.ids[:3]).values()} == {"RESTORED"}
+
+
 def test_a_purge_now_takes_files_out_of_the_folder(jdp: Jdp) -> None:
     request_id = jdp.ready(jdp.ids[:3])
     assert jdp.control("POST", "/purge", json={"ids": jdp.ids[:1]}) == {"purged": 1}
