@@ -78,7 +78,7 @@ class GlobusWorld(Simulator):
         if rule.fault == "change_answer" and isinstance(answer.body, dict):
             answer.body = answer.body | rule.options.get("fields", {})
         elif answer.ref in self.engine.tasks:
-            self.afflict(answer.ref, rule.fault, rule.seconds, **rule.options)
+            self._afflict(self.engine.tasks[answer.ref], rule.fault, rule.seconds, rule.options)
 
     def change_settings(self, **changes: Any) -> dict[str, Any]:
         shown = super().change_settings(**changes)
@@ -164,15 +164,7 @@ class GlobusWorld(Simulator):
         """
         self.run_due()
         task = self.engine.tasks[task_id]
-        if fault in FILE_TROUBLES:
-            times = options.get("times", 1)
-            side = options.get("side", "source")
-            trouble = Trouble(fault, options.get("path", ""), options.get("code", "ENDPOINT_ERROR"), side)
-            task.troubles[trouble] = math.inf if times is None else times
-        elif fault in TASK_TROUBLES | _MENDING:
-            self._trouble_task(task, fault, seconds, options)
-        else:
-            raise ValueError(f"unknown fault {fault!r} of a task")
+        self._afflict(task, fault, seconds, options)
         self.run_due()
         return task
 
@@ -201,6 +193,16 @@ class GlobusWorld(Simulator):
             }
             for task in self.engine.tasks.values()
         ]
+
+    def _afflict(self, task: Task, fault: str, seconds: float, options: dict[str, Any]) -> None:
+        if fault in FILE_TROUBLES:
+            times, side = options.get("times", 1), options.get("side", "source")
+            trouble = Trouble(fault, options.get("path", ""), options.get("code", "ENDPOINT_ERROR"), side)
+            task.troubles[trouble] = math.inf if times is None else times
+        elif fault in TASK_TROUBLES | _MENDING:
+            self._trouble_task(task, fault, seconds, options)
+        else:
+            raise ValueError(f"unknown fault {fault!r} of a task")
 
     def _trouble_task(self, task: Task, fault: str, seconds: float, options: dict[str, Any]) -> None:
         engine, now = self.engine, self.agenda.time

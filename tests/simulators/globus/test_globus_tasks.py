@@ -204,6 +204,15 @@ def test_an_error_at_the_destination_is_never_skipped(globus):
     assert sorted(globus.arrived()) == ["/staging/a"]
 
 
+def test_a_right_that_is_lost_while_a_file_flows_is_noticed_before_it_arrives(globus):
+    task = globus.submit(globus.seed("a"))
+    globus.advance(0.5)
+    globus.on(lambda: globus.sim.change_endpoint(DESTINATION_COLLECTION, write_denied=["^/staging"]))
+    globus.advance(1)
+    assert globus.status(task) == ("ACTIVE", "PERMISSION_DENIED")
+    assert globus.arrived() == {}
+
+
 def test_an_error_is_shown_for_a_quarter_of_an_hour(start):
     globus = start(retry_seconds=3600, retry_max_seconds=3600)
     globus.fault_of_submission("file_error", code="TIMEOUT")
