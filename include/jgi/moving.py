@@ -22,7 +22,6 @@ from include.jgi.models import BatchState, FileState, Limits, PlacementState, Re
 from include.jgi.restoring import again
 from include.jgi.tracking import Tracking
 
-MANIFEST_SECONDS = 24 * 3600.0
 LEAST_SECONDS = 600.0  # a batch with less time than that is not begun
 OPEN_PLACEMENTS = (PlacementState.WAITING, PlacementState.MISMATCH)
 VERDICTS = {
@@ -57,11 +56,11 @@ def seconds_left(
     return min(instants) - jdp_now if instants else limits.disk_life_days * 86_400.0 / 2
 
 
-def manifest_batch(route: Route, request_id: int, globus_now: float) -> Batch:
+def manifest_batch(route: Route, request_id: int, *, left_seconds: float, globus_now: float) -> Batch:
     """The manifest alone: its name is known, so no listing is needed."""
     name = name_of(request_id)
     item = Item(f"{route.request_folder(request_id)}/{name}", route.manifest_at(request_id))
-    deadline = datetime.fromtimestamp(globus_now + MANIFEST_SECONDS, UTC)
+    deadline = datetime.fromtimestamp(globus_now + max(left_seconds, LEAST_SECONDS), UTC)
     key = batch_key(route.source, route.destination, [item])
     return Batch(key, route.source, route.destination, (item,), deadline, f"waybill manifest R{request_id}")
 

@@ -24,7 +24,7 @@ from include.globus.client import GlobusClient
 from include.globus.transfer import Transfers
 from include.jgi.jdp import EXPIRED, READY
 from include.jgi.manifest import read_manifest
-from include.jgi.models import Limits
+from include.jgi.models import JdpStatus, Limits
 from include.jgi.moving import Route, manifest_batch, seconds_left
 from include.jgi.restoring import KIND, SYSTEM, believe, expire
 from include.jgi.tracking import Tracking
@@ -70,13 +70,16 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
             async with hook.client() as client:
                 status = await client.status(number)
                 now = client.remote_now or book.now()
+                current = {}
+                if status is not None and status.status == READY:  # what was known before says nothing of this restore
+                    current = await client.by_ids(row.detail["ids"])
             if status is None or status.status == EXPIRED:
                 why = "JDP does not know it any more" if status is None else "JDP took its files off the disk"
                 expire(kept, book, row, limits, why)
                 raise AirflowSkipException(f"restore request {number}: {why}; what had not arrived is asked for again")
             kept.note_request(self.key, jdp_status=status.status, expires_at=status.expires_at)
             if status.status == READY:
-                purge = [one.purge_at for one in kept.files(claim=self.key) if one.purge_at]
+                purge = [one.purge_at for one in current.values() if one.purge_at and one.status == JdpStatus.RESTORED]
                 left = seconds_left(status.expires_at, purge, now, limits)
                 return await self._manifest(leg, book, kept, row, limits, left)
         if leg.over:
@@ -91,7 +94,8 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
         collections, number = hook.collections(), int(row.external_id or 0)
         client = await asyncio.to_thread(hook.client)
         try:
-            data = await self._moved(leg, book, client, collections, number)
+            await asyncio.to_thread(client.collection, collections.source)  # its clock, and whether it is there
+            data = await self._moved(leg, book, client, collections, number, left)
         finally:
             await asyncio.to_thread(client.close)
         if isinstance(data, Wait):
@@ -105,13 +109,13 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
         return {"key": self.key, "manifest": document.to_dict(), "left_seconds": left}
 
     async def _moved(
-        self, leg: Leg, book: Ledger, client: GlobusClient, collections: Collections, number: int
+        self, leg: Leg, book: Ledger, client: GlobusClient, collections: Collections, number: int, left: float
     ) -> bytes | Wait:
         route = Route(
             collections.source, collections.source_root, collections.destination, collections.destination_root
         )
         path = (collections.mount or _no_mount(self.globus_conn_id)) / route.manifest_at(number).lstrip("/")
-        batch = manifest_batch(route, number, client.remote_now or book.now())
+        batch = manifest_batch(route, number, left_seconds=left, globus_now=client.remote_now or book.now())
         transfers = Transfers(client, book, leg.owner)
         before = book.generations(transfer.SYSTEM, transfer.KIND, batch.key)
         there = await asyncio.to_thread(path.exists)

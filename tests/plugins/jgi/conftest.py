@@ -1,0 +1,115 @@
+"""GOLD, JDP, Globus and MongoDB of a test, on loopback, and the connections that name them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pymongo  # noqa: TID253
+import pytest
+
+from harness.fixtures import Connect
+from include.jgi.tracking import Tracking
+from simulators.common import Clock, serve
+from simulators.common.server import RunningServer
+from simulators.globus import (
+    DEFAULT_CLIENT_ID,
+    DEFAULT_CLIENT_SECRET,
+    DESTINATION_COLLECTION,
+    JGI_COLLECTION,
+    JGI_ROOT,
+    Collections,
+    GlobusSimulator,
+)
+from simulators.jgi import DEFAULT_OFFLINE_TOKEN, DEFAULT_SESSION, Catalog, GoldSimulator, JdpSettings, JdpSimulator
+from simulators.mongo import MongoServer
+
+SPEED, GLOBUS_SPEED = 3600.0, 60.0  # simulated seconds per second
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One stand-in of MongoDB for all tests; each takes a database of its own."""
+    server = MongoServer(tmp_path_factory.mktemp("mongo"))
+    with asyncio.Runner() as runner:
+        yield runner.run(server.start())
+        runner.run(server.stop())
+
+
+@dataclass
+class Jgi:
+    """The remotes of a test. Simulators run in threads: touch them through their servers' `call`."""
+
+    catalog: Catalog
+    collections: Collections
+    jdp: JdpSimulator
+    globus: GlobusSimulator
+    servers: dict[str, RunningServer]
+    tracking: Tracking
+    mount: Path
+
+    def requests(self) -> list[list[str]]:
+        """The ids of every restore request that JDP has accepted, oldest first."""
+        entries = self.servers["jdp"].call(lambda: self.jdp.journal.entries("restore_accepted"))
+        return [list(entry.details["ids"]) for entry in entries]
+
+
+@pytest.fixture
+def jgi(tmp_path: Path, connect: Connect, mongo_uri: str, request: pytest.FixtureRequest) -> Iterator[Jgi]:
+    """Settings of JDP come from the marker `jdp(…)`."""
+    marker = request.node.get_closest_marker("jdp")
+    settings: dict[str, Any] = dict(marker.kwargs) if marker else {}
+    catalog, collections = Catalog(), Collections(tmp_path / "collections")
+    jdp = JdpSimulator(catalog, collections, Clock(speed=SPEED), settings=JdpSettings(**settings))
+    globus = GlobusSimulator(collections, Clock(speed=GLOBUS_SPEED))
+    worlds = {"gold": GoldSimulator(catalog, Clock(speed=SPEED)), "jdp": jdp, "globus": globus}
+    with ExitStack() as stack, pymongo.MongoClient(mongo_uri) as mongo:
+        servers = {name: stack.enter_context(serve(world.app)) for name, world in worlds.items()}
+        collections.before_removal = lambda: None
+        database = f"t{abs(hash(str(tmp_path))) % 10**12}"
+        mount = collections.folder_of(DESTINATION_COLLECTION)
+        mount.mkdir(parents=True, exist_ok=True)
+        _connect(connect, servers, mongo_uri, database, mount)
+        yield Jgi(catalog, collections, jdp, globus, servers, Tracking(mongo[database]), mount)
+        mongo.drop_database(database)
+
+
+def _connect(connect: Connect, servers: dict[str, RunningServer], mongo_uri: str, database: str, mount: Path) -> None:
+    host, port = mongo_uri.partition("//")[2].partition("/")[0].split(":")
+    given: dict[str, dict[str, Any]] = {
+        "waybill_gold": {"conn_type": "http", "host": servers["gold"].url, "password": DEFAULT_OFFLINE_TOKEN},
+        "waybill_jdp": {
+            "conn_type": "http",
+            "host": servers["jdp"].url,
+            "login": "nmdc",
+            "password": DEFAULT_SESSION,
+            "extra": {"globus_user": "nmdc@globusid.org", "mail_to": "ops@example.org"},
+        },
+        "waybill_globus": {
+            "conn_type": "generic",
+            "host": servers["globus"].url,
+            "login": DEFAULT_CLIENT_ID,
+            "password": DEFAULT_CLIENT_SECRET,
+            "extra": {
+                "source_collection": JGI_COLLECTION,
+                "source_root": JGI_ROOT,
+                "destination_collection": DESTINATION_COLLECTION,
+                "destination_root": "/staging",
+                "mount": str(mount),
+            },
+        },
+        "waybill_mongo": {
+            "conn_type": "mongo",
+            "host": host,
+            "port": int(port),
+            "schema": database,
+            "extra": {"directConnection": True},
+        },
+    }
+    for conn_id, connection in given.items():
+        connect(conn_id, json.dumps(connection))
