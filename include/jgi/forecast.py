@@ -12,6 +12,7 @@ from typing import Any
 from include.jgi.models import FileState
 from include.jgi.planner import Accepted, Plan, plan
 from include.jgi.restoring import KIND, SYSTEM, Restoring
+from include.jgi.tracking import CLAIMABLE
 
 UNPLANNED = tuple(
     state for state in FileState if state not in (FileState.QUEUED, FileState.ON_DISK, FileState.REQUESTING)
@@ -19,12 +20,19 @@ UNPLANNED = tuple(
 
 
 def planned(restoring: Restoring, project: str = "") -> Plan:
-    """What would be asked for from now on, of this project, or ("") of all."""
+    """What would be asked for from now on, of this project, or ("") of all. What a window cannot hold is marked OVERSIZE."""
     ledger, account = restoring.ledger, restoring.account
     reading = ledger.quota_reading(SYSTEM, KIND, account.quota, account=account.name)
     accepted = [Accepted(free_at - account.limits.span_seconds, size) for free_at, size in reading.frees]
-    files = list(restoring.tracking.files(project=project or None, states=UNPLANNED))
-    return plan(files, accepted, ledger.now(), account.limits)
+    tracking, limits = restoring.tracking, account.limits
+    too_large = tracking.files(project=project or None, states=(FileState.OVERSIZE,))
+    fit_now = [file.jdp_file_id for file in too_large if file.size_bytes <= limits.window_bytes]
+    tracking.move_files(fit_now, FileState.OVERSIZE, FileState.PLANNED, "it fits into the window now")
+    found = plan(tracking.files(project=project or None, states=UNPLANNED), accepted, ledger.now(), limits)
+    for why in {one.why for one in found.not_planned if one.state == FileState.OVERSIZE}:
+        ids = [one.file.jdp_file_id for one in found.not_planned if one.state == FileState.OVERSIZE and one.why == why]
+        tracking.move_files(ids, CLAIMABLE, FileState.OVERSIZE, why)
+    return found
 
 
 def iso(at: float | None) -> str | None:

@@ -106,6 +106,7 @@ class Restoring:
         self.tracking.put_request(
             TrackedRequest(key, RequestState.INTENT, ids=len(ids), size_bytes=size, project=", ".join(names)[:200])
         )
+        self.tracking.move_request(key, RequestState.ABORTED, RequestState.INTENT, "asked for after all")
         try:
             row = await submit_once(
                 self.ledger,
