@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from hooks.globus import Collections, GlobusHook
 from hooks.jgi import JdpHook
 from hooks.mongo import tracking
-from hooks.task import owner_of, run_async
+from hooks.task import owner_of, run_async, run_folder
 from hooks.waybill import ledger, receipts
 from operators.common.base import WaybillOperator
 from operators.common.leg import Leg, Wait
@@ -19,6 +19,7 @@ from operators.globus.globus_batch import GlobusBatchOperator, waiting
 
 from include.core.errors import DeadlinePassed
 from include.core.ledger import Ledger, State
+from include.globus.batch import Batch, batch_file
 from include.globus.client import GlobusClient
 from include.globus.transfer import KIND, SYSTEM, Transfers, close, outcomes
 from include.jgi.manifest import ManifestRow, read_manifest
@@ -72,8 +73,15 @@ class StagingTransferOperator(GlobusBatchOperator):
             seen = before[-1].generation if before and before[-1].state != State.SENT else None
             row = await transfers.submit(batch, seen_absent=seen)
             submitted(kept, batch, row)
+            await self._keep(leg, batch)
         wait = await waiting(transfers, row, collections)
         return wait if isinstance(wait, Wait) else {"key": self.ready["key"], "batch": batch.key}
+
+    async def _keep(self, leg: Leg, batch: Batch) -> None:
+        """The batch as the procedure's own file, for the record."""
+        place = f"{run_folder(leg.context)}/{batch.key}.txt"
+        document = await receipts().objects.put(place, batch_file(batch.items, batch.label).encode())
+        leg.facts["batch_file"] = document.to_dict()
 
     def _open_batch(
         self, kept: Tracking, book: Ledger, rows: Sequence[ManifestRow], route: Route, key: str, request_id: int
