@@ -133,6 +133,12 @@ class JgiWorld:
         wrong += self._unknown(ledger, {str(one["id"]) for one in requests})
         return wrong
 
+    def spoilt(self) -> int:
+        """How many files the requests had that a fault made ready without anything on disk."""
+        faults = [one["details"] for one in self._get(self.jdp, "/journal?kind=restore_fault")["entries"]]
+        numbers = {one["request_id"] for one in faults if one["fault"] == "ready_but_empty"}
+        return sum(len(one["ids"]) for one in self._get(self.jdp, "/requests") if one["id"] in numbers)
+
     def _concerns(self, request: Mapping[str, Any], projects: Mapping[str, int]) -> bool:
         return not {file["id"] for file in self.wanted(list(projects.values()))}.isdisjoint(request["ids"])
 

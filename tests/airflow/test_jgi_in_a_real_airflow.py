@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ POST = {"method": "POST", "path": "download_files|request_archived"}
 class Published(JgiScene):
     """The two projects whose analyses have the published files."""
 
-    projects = {"grow": 503568, "bioscales": 502924}
+    projects: Mapping[str, int] = {"grow": 503568, "bioscales": 502924}
     window_bytes = SMALL_WINDOW_BYTES
 
     def prepare(self) -> None:
