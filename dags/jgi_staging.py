@@ -61,15 +61,14 @@ def jgi_staging() -> None:
     metadata = StagingMetadataOperator(task_id="metadata")
     restore = TapeRestoreOperator(task_id="restore")
 
-    @task_group
-    def request_group(key: Any) -> None:
+    @task_group(prefix_group_id=False)
+    def moved(key: Any) -> None:
         wait = RestoreRequestSensor(task_id="wait", key=key, wait_hours="{{ params.wait_hours or 20 }}")
         transfer = StagingTransferOperator(task_id="transfer", ready=wait.output)
         transfer >> StagingVerifyOperator(task_id="verify", moved=transfer.output, ready=wait.output)
 
-    moved = request_group.expand(key=restore.output)
     request >> take_up >> metadata >> restore
-    moved >> StagingReceiptOperator(task_id="receipt")
+    moved.expand(key=restore.output) >> StagingReceiptOperator(task_id="receipt")
 
 
 jgi_staging()

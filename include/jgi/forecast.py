@@ -1,4 +1,4 @@
-"""The plan of all that is open, by what MongoDB and the ledger know, and how it is told.
+"""The plan of all that is open, by what MongoDB and the ledger know, and its JSON form.
 
 Invariant: what may have been accepted counts against the window, also while it is in doubt.
 """
@@ -18,12 +18,12 @@ UNPLANNED = tuple(
 )
 
 
-def planned(restoring: Restoring) -> Plan:
-    """What would be asked for from now on, of all projects."""
+def planned(restoring: Restoring, project: str = "") -> Plan:
+    """What would be asked for from now on, of this project, or ("") of all."""
     ledger, account = restoring.ledger, restoring.account
     reading = ledger.quota_reading(SYSTEM, KIND, account.quota, account=account.name)
     accepted = [Accepted(free_at - account.limits.span_seconds, size) for free_at, size in reading.frees]
-    files = list(restoring.tracking.files(states=UNPLANNED))
+    files = list(restoring.tracking.files(project=project or None, states=UNPLANNED))
     return plan(files, accepted, ledger.now(), account.limits)
 
 

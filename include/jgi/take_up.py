@@ -1,4 +1,4 @@
-"""What earlier runs left behind: MongoDB is put right from the ledger, doubts are looked into, expired files are found.
+"""What earlier runs left behind: MongoDB is put right from the ledger; submissions in doubt, and files that expired, are found.
 
 Invariant: the ledger decides what was sent. Each step here may be repeated, and may die between any two writes: what it finds
 the next time is the same or less.

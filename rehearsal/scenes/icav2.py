@@ -29,6 +29,7 @@ class ICAv2Scene:
 
     dag_ids = (DAG_ID,)
     activity = "copying both inputs of the procedure"
+    simulators: Sequence[str] = ()
 
     def __init__(self, stack: Stack, ledger: Ledger):
         self._api = stack.api

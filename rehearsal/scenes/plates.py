@@ -102,6 +102,7 @@ class PlatesScene:
 
     dag_ids = (BACKUP, RESTORE)
     activity = "archiving and verifying plates, then deleting what is approved (about a minute)"
+    simulators: Sequence[str] = ()
 
     def __init__(self, stack: Stack, ledger: Ledger, *, approved: int = 4, rejected: int = 2):
         self._stack = stack

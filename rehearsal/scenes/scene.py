@@ -50,6 +50,10 @@ class Scene(Protocol):
     def activity(self) -> str:
         """What people read while it has no table to show."""
 
+    @property
+    def simulators(self) -> Sequence[str]:
+        """Further arguments of `python -m simulators`, as the speeds of its services."""
+
     @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         """Connections (AIRFLOW_CONN_... and value) from the simulators' addresses by name, before Airflow starts."""

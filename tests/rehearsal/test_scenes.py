@@ -128,6 +128,7 @@ class MadeUp:
 
     dag_ids: Sequence[str] = ("made_up",)
     activity = "making it up"
+    simulators: Sequence[str] = ()
     states = ("success", "success")
     receipts = 2
     wrong: Sequence[str] = ()

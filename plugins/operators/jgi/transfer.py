@@ -17,6 +17,7 @@ from operators.common.base import WaybillOperator
 from operators.common.leg import Leg, Wait
 from operators.globus.globus_batch import GlobusBatchOperator, waiting
 
+from include.core.errors import DeadlinePassed
 from include.core.ledger import Ledger, State
 from include.globus.client import GlobusClient
 from include.globus.transfer import KIND, SYSTEM, Transfers, close, outcomes
@@ -53,15 +54,19 @@ class StagingTransferOperator(GlobusBatchOperator):
             batch = self._open_batch(kept, book, rows, route_of(collections), request.key, int(request.request_id or 0))
             if batch is None:
                 await asyncio.to_thread(client.collection, collections.source)  # its clock, and whether it is there
-                batch = files_batch(
-                    kept,
-                    route_of(collections),
-                    request,
-                    rows,
-                    left_seconds=float(self.ready["left_seconds"]),
-                    globus_now=client.remote_now or book.now(),
-                )
+                try:
+                    batch = files_batch(
+                        kept,
+                        route_of(collections),
+                        request,
+                        rows,
+                        left_seconds=float(self.ready["left_seconds"]),
+                        globus_now=client.remote_now or book.now(),
+                    )
+                except DeadlinePassed as error:  # once JDP has taken them off its disk, the next run asks again
+                    raise AirflowSkipException(str(error)) from None
             if batch is None:
+                drained(kept, request)
                 raise AirflowSkipException(f"restore request {request.request_id}: all of it has arrived")
             before = book.generations(SYSTEM, KIND, batch.key)
             seen = before[-1].generation if before and before[-1].state != State.SENT else None
