@@ -215,7 +215,7 @@ class Restoring:
 
     async def search(self, row: Submission) -> RemoteSearch:
         """Folders of our own root that no row has, whose request holds exactly these files."""
-        ids = set(row.detail["ids"])
+        ids, remote_now = set(row.detail["ids"]), await self.jdp.now()
         numbers = [str(number) for number in await self.folders.request_ids()]
         unknown = sorted(set(numbers) - self.ledger.known(SYSTEM, KIND, numbers))
         found = []
@@ -223,7 +223,7 @@ class Restoring:
             status = await self.jdp.status(int(number))
             if status is not None and set(status.file_ids) == ids:
                 found.append(number)
-        return RemoteSearch(tuple(found), complete=True, remote_now=self.jdp.remote_now or self.ledger.now())
+        return RemoteSearch(tuple(found), complete=True, remote_now=remote_now)
 
 
 # -- what became of a request -----------------------------------------------------------------------------------------
