@@ -23,11 +23,11 @@ from include.core.ledger import Ledger, State, Submission
 from include.globus import transfer
 from include.globus.client import GlobusClient
 from include.globus.transfer import Transfers
-from include.jgi.jdp import EXPIRED, READY
+from include.jgi.jdp import READY
 from include.jgi.manifest import read_manifest
 from include.jgi.models import JdpStatus, Limits
 from include.jgi.moving import Route, drained, manifest_batch, seconds_left
-from include.jgi.restoring import KIND, SYSTEM, believe, expire
+from include.jgi.restoring import KIND, SYSTEM, believe, expire, gone
 from include.jgi.tracking import Tracking
 
 POLL_SECONDS = 300.0
@@ -96,12 +96,15 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
                 current = {}
                 if status is not None and status.status == READY:  # what was known before says nothing of this restore
                     current = await client.by_ids(row.detail["ids"])
-            if status is None or status.status == EXPIRED:
-                why = "JDP does not know it any more" if status is None else "JDP took its files off the disk"
+            why = gone(status, row, book.now())
+            if why:
                 expire(kept, book, row, limits, why)
                 raise AirflowSkipException(f"restore request {number}: {why}; what had not arrived is asked for again")
-            kept.note_request(self.key, jdp_status=status.status, expires_at=status.expires_at)
-            if status.status == READY:
+            word = "not shown by JDP yet"
+            if status is not None:
+                word = status.status
+                kept.note_request(self.key, jdp_status=word, expires_at=status.expires_at)
+            if status is not None and word == READY:
                 purge = [one.purge_at for one in current.values() if one.purge_at and one.status == JdpStatus.RESTORED]
                 left = seconds_left(status.expires_at, purge, now, limits)
                 try:
@@ -115,8 +118,8 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
                     f"restore request {number}: JDP calls it ready, and none of its files is on disk; they are asked for again"
                 )
         if leg.over:
-            raise AirflowSkipException(f"restore request {number} is {status.status}: the next run goes on waiting")
-        return Wait(86_400.0, f"restore request {number} is {status.status}", {"requests": [number]}, POLL_SECONDS)
+            raise AirflowSkipException(f"restore request {number} is {word}: the next run goes on waiting")
+        return Wait(86_400.0, f"restore request {number} is {word}", {"requests": [number]}, POLL_SECONDS)
 
     async def _manifest(
         self, leg: Leg, book: Ledger, kept: Tracking, row: Submission, limits: Limits, left: float
