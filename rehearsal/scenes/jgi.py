@@ -158,7 +158,8 @@ class JgiWorld:
 
 
 class JgiScene:
-    """Each project by a run of its own; then runs without a conf, as the schedule makes them, until nothing is missing."""
+    """Each project by a run of its own; then runs without a conf, as the schedule makes them, until nothing is missing. Switching
+    the DAG on starts a run of its schedule, too."""
 
     dag_ids: Sequence[str] = (DAG_ID,)
     activity = "staging projects from tape"
@@ -203,7 +204,7 @@ class JgiScene:
             runs += self._api.wait_all([started], TIMEOUT_SECONDS, on_poll)
         if self.world.missing(self.projects):
             raise StackError(f"after {len(runs)} runs {self.world.missing(self.projects)} files are still missing")
-        return runs
+        return self._api.wait_all(self._api.runs(DAG_ID), TIMEOUT_SECONDS, on_poll)  # also the schedule's own first run
 
     def progress(self, runs: Sequence[Run]) -> Progress:
         wanted = self.world.wanted(list(self.projects.values()))

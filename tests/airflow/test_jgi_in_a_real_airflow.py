@@ -31,7 +31,7 @@ class Published(JgiScene):
         self.world.fault("jdp", **POST, fault="ready_but_empty")
         self.world.fault("globus", method="POST", path="/transfer$", fault="drop_after_commit")
         self.world.fault("globus", method="POST", path="/transfer$", after=3, fault="corrupt_arrival")
-        self.world.fault("globus", method="GET", path="/task/", times=4, fault="status", code=503)
+        self.world.fault("globus", method="GET", path="/task/", times=2, fault="status", code=503)
 
 
 def receipt_of(rehearsal: Rehearsal, run_id: str) -> Any:
