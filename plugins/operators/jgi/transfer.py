@@ -17,12 +17,13 @@ from operators.common.base import WaybillOperator
 from operators.common.leg import Leg, Wait
 from operators.globus.globus_batch import GlobusBatchOperator, waiting
 
-from include.core.ledger import Ledger, State
+from include.core.ledger import State
+from include.globus.batch import Batch
 from include.globus.client import GlobusClient
 from include.globus.transfer import KIND, SYSTEM, Transfers, close, outcomes
 from include.jgi.manifest import ManifestRow, read_manifest
 from include.jgi.models import BatchState
-from include.jgi.moving import Route, drained, files_batch, kept_batch, record, submitted
+from include.jgi.moving import Route, drained, files_batch, record, submitted, with_facts
 from include.jgi.tracking import Tracking
 
 
@@ -45,12 +46,14 @@ class StagingTransferOperator(GlobusBatchOperator):
         super().__init__(**kwargs)
         self.ready = ready
 
-    async def move(self, leg: Leg, book: Ledger, client: GlobusClient, collections: Collections) -> Any:
-        transfers = Transfers(client, book, leg.owner)
+    async def move(self, leg: Leg, transfers: Transfers, collections: Collections) -> Any:
+        client, book = transfers.client, transfers.ledger
         with tracking() as kept:
             (request,) = kept.requests(key=self.ready["key"])
             rows = await manifest_rows(self.ready, int(request.request_id or 0))
-            batch = self._open_batch(kept, book, rows, route_of(collections), request.key, int(request.request_id or 0))
+            batch = await self._open_batch(kept, transfers, request.key)
+            if batch is not None:
+                batch = with_facts(batch, rows, route_of(collections), int(request.request_id or 0))
             if batch is None:
                 await asyncio.to_thread(client.collection, collections.source)  # its clock, and whether it is there
                 batch = files_batch(
@@ -70,14 +73,12 @@ class StagingTransferOperator(GlobusBatchOperator):
         wait = await waiting(transfers, row, collections)
         return wait if isinstance(wait, Wait) else {"key": self.ready["key"], "batch": batch.key}
 
-    def _open_batch(
-        self, kept: Tracking, book: Ledger, rows: Sequence[ManifestRow], route: Route, key: str, request_id: int
-    ) -> Any:
+    async def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
         """The batch that an earlier leg, try or run has begun for this request, if one is still open."""
         for one in kept.batches((BatchState.INTENT, BatchState.SUBMITTED), request_key=key):
-            found = book.generations(SYSTEM, KIND, one.key)
+            found = transfers.ledger.generations(SYSTEM, KIND, one.key)
             if found:
-                return kept_batch(found[-1], rows, route, request_id)
+                return await transfers.batch_of(found[-1])
         return None
 
 
@@ -104,7 +105,9 @@ class StagingVerifyOperator(WaybillOperator):
 
     def execute(self, context: Context) -> dict[str, int]:
         with self.refusing(context) as facts, ledger() as book, tracking() as kept:
-            facts["counts"] = counts = run_async(self._judged(Transfers(self._client(), book, owner_of(context)), kept))
+            facts["counts"] = counts = run_async(
+                self._judged(Transfers(self._client(), book, owner_of(context), receipts().objects), kept)
+            )
         return counts
 
     def _client(self) -> GlobusClient:
@@ -115,7 +118,7 @@ class StagingVerifyOperator(WaybillOperator):
         (request,) = kept.requests(key=self.ready["key"])
         row = transfers.ledger.generations(SYSTEM, KIND, self.moved["batch"])[-1]
         rows = await manifest_rows(self.ready, int(request.request_id or 0))
-        batch = kept_batch(row, rows, route_of(collections), int(request.request_id or 0))
+        batch = with_facts(await transfers.batch_of(row), rows, route_of(collections), int(request.request_id or 0))
         try:
             task = await asyncio.to_thread(transfers.client.task, str(row.external_id))
             found = await outcomes(transfers.client, batch, task, collections.mount)
