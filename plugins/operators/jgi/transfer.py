@@ -17,13 +17,12 @@ from operators.common.leg import Leg, Wait
 from operators.globus.globus_batch import GlobusBatchOperator, waiting
 
 from include.core.errors import DeadlinePassed
-from include.core.ledger import Ledger, State
+from include.core.ledger import State
 from include.globus.batch import Batch, batch_file
-from include.globus.client import GlobusClient
 from include.globus.transfer import KIND, SYSTEM, Transfers
 from include.jgi.manifest import ManifestRow, read_manifest
 from include.jgi.models import BatchState
-from include.jgi.moving import LEAST_SECONDS, Route, drained, files_batch, kept_batch, submitted
+from include.jgi.moving import LEAST_SECONDS, Route, drained, files_batch, submitted, with_facts
 from include.jgi.tracking import Tracking
 
 
@@ -46,12 +45,14 @@ class StagingTransferOperator(GlobusBatchOperator):
         super().__init__(**kwargs)
         self.ready = ready
 
-    async def move(self, leg: Leg, book: Ledger, client: GlobusClient, collections: Collections) -> Any:
-        transfers = Transfers(client, book, leg.owner)
+    async def move(self, leg: Leg, transfers: Transfers, collections: Collections) -> Any:
+        client, book = transfers.client, transfers.ledger
         with tracking() as kept:
             (request,) = kept.requests(key=self.ready["key"])
             rows = await manifest_rows(self.ready, int(request.request_id or 0))
-            batch = self._open_batch(kept, book, rows, route_of(collections), request.key, int(request.request_id or 0))
+            batch = await self._open_batch(kept, transfers, request.key)
+            if batch is not None:
+                batch = with_facts(batch, rows, route_of(collections), int(request.request_id or 0))
             if batch is None:
                 await asyncio.to_thread(client.collection, collections.source)  # its clock, and whether it is there
                 try:
@@ -86,12 +87,10 @@ class StagingTransferOperator(GlobusBatchOperator):
         document = await receipts().objects.put(place, batch_file(batch.items, batch.label).encode())
         leg.facts["batch_file"] = document.to_dict()
 
-    def _open_batch(
-        self, kept: Tracking, book: Ledger, rows: Sequence[ManifestRow], route: Route, key: str, request_id: int
-    ) -> Any:
+    async def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
         """The batch that an earlier leg, try or run has begun for this request, if one is still open."""
         for one in kept.batches((BatchState.INTENT, BatchState.SUBMITTED), request_key=key):
-            found = book.generations(SYSTEM, KIND, one.key)
+            found = transfers.ledger.generations(SYSTEM, KIND, one.key)
             if found:
-                return kept_batch(found[-1], rows, route, request_id)
+                return await transfers.batch_of(found[-1])
         return None
