@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.jgi.models import FileState
-from include.jgi.planner import Accepted, Plan, plan
+from include.jgi.bound import Accepted
+from include.jgi.planner import Plan, plan
 from include.jgi.restoring import KIND, SYSTEM, Restoring
 
 UNPLANNED = tuple(
