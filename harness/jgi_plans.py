@@ -6,6 +6,7 @@ exact fractions.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,8 @@ def _analysis_faults(
     for name, instants in where.items():
         if max(instants.values()) > 1 and len(members[name]) <= rules.ids:
             yield f"{name} is in {max(instants.values())} requests of one instant"
+        if max(file.size for file in files) * 20 > rules.window:
+            continue  # a large file may be waited for, with room left
         for at in sorted(instants)[:-1]:
             left = min(file.size for file in members[name] if sent[file.id] > at)
             if left <= free[at]:
@@ -154,7 +157,7 @@ def free_after(before: Sequence[Asked], asked: Sequence[Asked], rules: Rules) ->
         while events[begin][0] <= at - span:
             used -= events[begin][1]
             begin += 1
-        free[float(at)] = int(min(rules.window - used, Fraction(rules.room) - on_disk))
+        free[float(at)] = min(rules.window - used, math.floor(Fraction(rules.room) - on_disk))
     return free
 
 

@@ -15,6 +15,7 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from include.jgi.bound import LARGE, Accepted, lower_bound
 from include.jgi.models import FileState, Limits, StagedFile
@@ -26,6 +27,7 @@ WEEK_DAYS = 7.0
 SHARE = 20  # what is asked for at one instant is at least a twentieth of a window, or all that is left
 LOOK_AHEAD = 1000  # analyses that are looked at to fill up a window
 
+DONE = "DONE"
 HELD, OVERSIZE, QUEUED = str(FileState.HELD), str(FileState.OVERSIZE), str(FileState.QUEUED)
 NOT_PLANNED = {
     FileState.FILTERED: (str(FileState.FILTERED), "the project's filters leave it out"),
@@ -408,7 +410,7 @@ def _cut(files: list[StagedFile], most: int) -> list[list[StagedFile]]:
     """In as few parts as `most` allows, about equally long."""
     count = -(-len(files) // most)
     borders = [len(files) * at // count for at in range(count + 1)]
-    return [files[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
+    return [files[begin:end] for begin, end in pairwise(borders)]
 
 
 def _balanced(parts: Sequence[list[StagedFile]], count: int, most: int) -> list[list[StagedFile]] | None:
