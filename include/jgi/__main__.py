@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from include.jgi.models import Limits
 from include.jgi.planner import DRAIN_RATE, plan
 
 T = TypeVar("T")
+FASTEST = 1e15
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,21 +55,23 @@ def _rate(text: str) -> float:
     try:
         rate = float(text)
     except ValueError:
-        rate = math.nan
-    if not 0 < rate < math.inf:
-        raise RequestError(f"--drain-rate: {printable(text, 80)} is no rate: write bytes per second, above 0, as 3.7e8")
+        rate = 0.0
+    if not 1 <= rate <= FASTEST:
+        raise RequestError(
+            f"--drain-rate: {printable(text, 80)} is no rate: write bytes per second, at least 1, as 3.7e8"
+        )
     return rate
 
 
 def _free(text: str | None) -> int | None:
-    if text is not None and not (text.isascii() and text.isdigit()):
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise RequestError(f"--free-bytes: {printable(text, 80)} is no number: write whole bytes, as 50000000000000")
     return None if text is None else int(text)
 
 
 def _now(text: str | None) -> float:
     try:
-        return float(math.floor(time.time())) if text is None else read_instant(text).timestamp()
+        return float(int(time.time())) if text is None else read_instant(text).timestamp()
     except ValueError:
         raise RequestError(f"--now: {printable(text, 80)} is no date: write it as 2026-11-26T02:00:00+00:00") from None
 

@@ -34,7 +34,7 @@ IN_WORK = {
 }
 TRANSFERRED = "transferred"
 FILTERED = str(FileState.FILTERED)
-WHOLE = re.compile(r"([0-9]+)(\.0*)?")
+WHOLE = re.compile(r"([0-9]{1,18})(\.0*)?")
 MOST_FAULTS = 1000
 SHAPE = 'write [{"at": "2026-11-26T02:00:00+00:00", "bytes": 9800000000000}]'
 
