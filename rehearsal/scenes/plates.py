@@ -120,6 +120,10 @@ class PlatesScene:
         self._where = ""
 
     @staticmethod
+    def simulators() -> Sequence[str]:
+        return ()
+
+    @staticmethod
     def connections(addresses: Mapping[str, str], folder: Path) -> dict[str, str]:
         return connections(addresses["s3"], folder)
 

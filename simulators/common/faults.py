@@ -21,8 +21,25 @@ it commits, combine with one of the above, and take their parameters from `optio
 
 | simulator | fault | options | what happens |
 |---|---|---|---|
+| globus | file_error | path, code, side (source), times (1; null: always) | that error for files of the new task, at that side |
+| globus | corrupt_arrival | path, times | a byte is wrong on arrival: seen, and moved again, where the task verifies |
+| globus | rot_after_check, lose_file, cut_file | path, times | after the check a byte changes, or all or half is gone |
+| globus | pause_task, inactivate_task | message, (`seconds`) | the task is suspended, for that time where one is given |
+| globus | stall_task | (`seconds`) | nothing flows for that time, and nothing is said of it |
+| globus | fail_task, cancel_by_admin | code, message, side | the task ends so |
+| globus | hide_task | (`seconds`) | the new task is in no answer for that time |
+| globus | forget_task | (`seconds`) | the task is 404 after that time |
+| globus | change_answer | fields | these fields of a JSON answer have other values |
 | icav2 | hide_job | (`seconds`) | the new job is in no answer for that time |
 | icav2 | cut_upload | | half of what was uploaded to a signed URL is kept |
+| jdp | stuck_pending | (`seconds`) | the new request stays pending for that time, or (0) until a control releases it |
+| jdp | ready_but_empty | | it becomes ready, while its files stay on tape only and its folder is not there |
+| jdp | no_manifest | | its folder has files and no manifest |
+| jdp | manifest_rows_missing | files (1) | the manifest leaves out so many files that are there |
+| jdp | manifest_path_leaves | files (1) | so many paths of the manifest begin with `../../../` |
+| jdp | spoil_restored | files (1), how (flip) | so many copies are bad: `flip` a byte, `page` of HTML, `short`, `missing` |
+| jdp | partial_purge | (`seconds`), files (1) | so many of its files are purged that long after it became ready |
+| jdp | show_status | status | an answer about a request shows this word as its status |
 | s3 | flip_bit | | the object that was written has one other bit at rest: same size, same ETag, no error |
 
 Commands over SSH suffer the same faults, and one more: see `simulators.common.commands`.

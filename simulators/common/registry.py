@@ -24,8 +24,12 @@ from simulators.common.simulator import Simulator
 
 T = TypeVar("T")
 SERVICES = {
+    "globus": "simulators.globus:service",
     "icav2": "simulators.icav2:service",
     "s3": "simulators.s3:service",
+    "gold": "simulators.jgi:gold_service",
+    "jdp": "simulators.jgi:jdp_service",
+    "mongo": "simulators.mongo:service",
 }
 
 

@@ -18,6 +18,7 @@ from ica_rehearsal import MEDIA_TYPE, SOURCE, START, TARGET
 
 from simulators import __main__ as simulators_main
 from simulators.common import (
+    SERVICES,
     Agenda,
     Clock,
     ConnectionDropped,
@@ -214,7 +215,7 @@ def arguments(*words: str):
 
 def test_each_service_has_its_own_speed_and_all_share_a_folder_and_their_worlds(tmp_path):
     setups = simulators_main.setups(arguments("--speed", "10", "--speed", "s3=1440"), tmp_path)
-    assert {name: setup.clock.speed for name, setup in setups.items()} == {"icav2": 10, "s3": 1440}
+    assert {name: setup.clock.speed for name, setup in setups.items()} == dict.fromkeys(SERVICES, 10) | {"s3": 1440}
     made = [setup.world("archive", lambda setup: object()) for setup in setups.values()]
     assert made[0] is made[1]
     assert {setup.folder for setup in setups.values()} == {tmp_path}
