@@ -299,19 +299,24 @@ def test_without_its_guard_a_case_loses_objects(guard_off: Any, name: str, moto_
 CUT = "is cut short, and says that it is whole"
 
 
-async def one_listing(*_: Any) -> Any:
-    return [], ()
+async def one_listing(*_: Any, **__: Any) -> Any:
+    return (), ""
+
+
+async def agreeing(*_: Any, before: Any, **__: Any) -> PlateListing:
+    """The second listing shows what the first one did."""
+    return PlateListing(before[0], len(before[0]), (), "")
 
 
 @pytest.mark.parametrize("which", ["versions", "current objects"])
 def test_without_the_plan_s_second_listing_the_proof_has_its_own(which: str, moto_url: str, monkeypatch: Patch):
-    monkeypatch.setattr("include.plates.plan._versions_of", one_listing)
+    monkeypatch.setattr("include.plates.plan._listed_again", one_listing)
     assert play(BY_NAME[f"F22 the listing of {which} {CUT}"], moto_url, seed=1).ended == UNVERIFIABLE
 
 
 def test_without_the_second_listing_a_cut_one_is_taken_for_the_plate(moto_url: str, monkeypatch: Patch):
-    monkeypatch.setattr("include.plates.plan._versions_of", one_listing)
-    monkeypatch.setattr("include.plates.compare.PlateListing", lambda found, _=(): PlateListing(found))
+    monkeypatch.setattr("include.plates.plan._listed_again", one_listing)
+    monkeypatch.setattr("include.plates.compare.list_again", agreeing)
     case = BY_NAME[f"F22 the listing of versions {CUT}"]
     assert play(case, moto_url, seed=1).ended not in (UNVERIFIABLE, REFUSED)
 

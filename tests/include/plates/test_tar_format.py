@@ -118,8 +118,8 @@ def test_a_folder_has_its_own_type():
 
 @given(st.sets(NAMES, max_size=12), st.integers(0, 9 * GIB))
 def test_members_placed_on_demand_are_those_placed_at_once(names: set[str], size: int):
-    objects = [source(f"projects/x/{name}", size) for name in names]
-    rows = member_rows(BROAD2018, "T", ["projects/x/"], objects)
+    objects = [source(f"projects/x/{name}", size) for name in sorted(names, key=str.encode)]
+    rows = list(member_rows(BROAD2018, "T", ["projects/x/"], objects))
     planned = list(place(rows, folder_time(objects)))
     ordered = [row for _, row in rows if row is not None]
     placed = PlacedMembers(BROAD2018, "T", ["projects/x/"], ordered)
