@@ -79,7 +79,9 @@ FILE_MOVES: Mapping[FileState, frozenset[FileState]] = {
             FileState.LOST,
         }
     ),
-    FileState.PLANNED: frozenset({FileState.REQUESTING, FileState.DISCOVERED, FileState.OVERSIZE, FileState.LOST}),
+    FileState.PLANNED: frozenset(
+        {FileState.REQUESTING, FileState.DISCOVERED, FileState.FILTERED, FileState.OVERSIZE, FileState.LOST}
+    ),
     FileState.REQUESTING: frozenset(
         {FileState.QUEUED, FileState.PLANNED, FileState.REJECTED, FileState.LOST, FileState.HELD}
     ),
