@@ -125,7 +125,10 @@ def test_a_dry_run_asks_for_nothing_and_its_receipt_has_the_forecast(jgi: Jgi, r
     [
         ({"projekt": "grow"}, "projekt"),
         ({"project": "grow", "proposal_id": 0}, "proposal_id"),
-        ({"project": "grow", "proposal_id": GROW, "biosamples_uri": "s3://elsewhere/a.csv"}, "does not lie under an allowed prefix"),
+        (
+            {"project": "grow", "proposal_id": GROW, "biosamples_uri": "s3://elsewhere/a.csv"},
+            "does not lie under an allowed prefix",
+        ),
     ],
 )
 def test_a_wrong_conf_is_refused_whole_before_any_call(jgi: Jgi, conf: dict[str, object], said: str) -> None:
