@@ -46,7 +46,7 @@ class GlobusTaskSensor(Legs, BaseSensorOperator):
         """Looks for itself, then waits or tells."""
         client = await asyncio.to_thread(GlobusHook(self.conn_id).client)
         try:
-            look = TaskWatch(client, list(self.task_ids), Wake.NOTHING)
+            look = TaskWatch(client, list(self.task_ids), Wake.NOTHING, None)
             seen = await look.observe()
         finally:
             await asyncio.to_thread(client.close)
@@ -60,5 +60,7 @@ class GlobusTaskSensor(Legs, BaseSensorOperator):
         statuses = {one: look.ended[one].state if one in look.ended else "not ended" for one in look.ids}
         bad = [f"{one} {status}" for one, status in sorted(statuses.items()) if status != "SUCCEEDED"]
         if bad:
-            raise RemoteError(f"{len(bad)} of {len(statuses)} tasks did not succeed: {few(bad, 20)}. Look at them in Globus")
+            raise RemoteError(
+                f"{len(bad)} of {len(statuses)} tasks did not succeed: {few(bad, 20)}. Look at them in Globus"
+            )
         return statuses

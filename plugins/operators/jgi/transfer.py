@@ -14,12 +14,13 @@ from hooks.mongo import tracking
 from hooks.task import owner_of, run_async
 from hooks.waybill import ledger, receipts
 from operators.common.base import WaybillOperator
-from operators.common.leg import Leg, Wait
-from operators.globus.globus_batch import GlobusBatchOperator, waiting
+from operators.common.leg import Leg
+from operators.globus.globus_batch import GlobusBatchOperator, wait_for
 
 from include.core.ledger import State
 from include.globus.batch import Batch
 from include.globus.client import GlobusClient
+from include.globus.moving import Underway, ended_task
 from include.globus.transfer import KIND, SYSTEM, Transfers, close, outcomes
 from include.jgi.manifest import ManifestRow, read_manifest
 from include.jgi.models import BatchState
@@ -70,8 +71,10 @@ class StagingTransferOperator(GlobusBatchOperator):
             seen = before[-1].generation if before and before[-1].state != State.SENT else None
             row = await transfers.submit(batch, seen_absent=seen)
             submitted(kept, batch, row)
-        wait = await waiting(transfers, row, collections)
-        return wait if isinstance(wait, Wait) else {"key": self.ready["key"], "batch": batch.key}
+        task = await ended_task(transfers, row)
+        if isinstance(task, Underway):
+            return wait_for(task, collections)
+        return {"key": self.ready["key"], "batch": batch.key}
 
     async def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
         """The batch that an earlier leg, try or run has begun for this request, if one is still open."""
