@@ -176,7 +176,6 @@ class GlobusTransfers(Remote):
             "a file is lost": partial(_befalls, "lose_file"),
             "a file is cut": partial(_befalls, "cut_file"),
             "a source is gone": _source_is_gone,
-            "a page instead of a file": _page_for_data,
         }
 
     def add_alike(self, simulator: Simulator) -> Sequence[str]:
@@ -212,11 +211,6 @@ def _befalls(fault: str, simulator: Simulator) -> None:
 
 def _source_is_gone(simulator: Simulator) -> None:
     _world(simulator).collections.remove(JGI_COLLECTION, _items()[0].source)
-
-
-def _page_for_data(simulator: Simulator) -> None:
-    page = b"<!DOCTYPE html><html><body>Sign in</body></html>"
-    _world(simulator).collections.put(JGI_COLLECTION, _items()[0].source, data=page)
 
 
 def _world(simulator: Simulator) -> _World:
