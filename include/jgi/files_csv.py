@@ -1,6 +1,6 @@
 """Reads what the command line plans: a CSV of files as NMDC's tools write it, and what JDP accepted lately.
 
-Invariant: every fault is told at once, each with its line, column, value and remedy; a size is never guessed.
+Invariant: every fault is listed at once, each with its line, column, value and remedy; a size is never guessed.
 """
 
 from __future__ import annotations

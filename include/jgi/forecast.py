@@ -1,4 +1,4 @@
-"""The plan of all that is open, by what MongoDB and the ledger know, and how it is told.
+"""The plan of all that is open, by what MongoDB and the ledger know, and its JSON form.
 
 Invariant: what may have been accepted counts against the window, also while it is in doubt.
 """
@@ -11,29 +11,43 @@ from datetime import UTC, datetime
 from typing import Any
 
 from include.jgi.bound import Accepted
-from include.jgi.models import FileState
+from include.jgi.models import FileState, Limits
 from include.jgi.planner import DONE, NotPlanned, Plan, plan
 from include.jgi.restoring import KIND, SYSTEM, Restoring
+from include.jgi.tracking import CLAIMABLE, Tracking
 
 ASKED_FOR = (FileState.REQUESTING, FileState.QUEUED)
 
 
-def planned(restoring: Restoring) -> Plan:
-    """What would be asked for from now on, of all projects. Files that are settled at each destination are DONE."""
+def planned(restoring: Restoring, project: str = "") -> Plan:
+    """What would be asked for from now on, of this project, or ("") of all. Files that are settled at each destination are DONE;
+    what no window can hold is marked OVERSIZE."""
     ledger, account, tracking = restoring.ledger, restoring.account, restoring.tracking
     reading = ledger.quota_reading(SYSTEM, KIND, account.quota, account=account.name)
     accepted = [Accepted(free_at - account.limits.span_seconds, size) for free_at, size in reading.frees]
+    _let_in(tracking, account.limits)
     settled: dict[str, bool] = {}
-    for one in tracking.placements():
+    for one in tracking.placements(project=project or None):
         settled[one.jdp_file_id] = one.settled and settled.get(one.jdp_file_id, True)
     files, done = [], []
-    for file in tracking.files():
+    for file in tracking.files(project=project or None):
         if settled.get(file.jdp_file_id, False) and file.state not in ASKED_FOR:
             done.append(NotPlanned(file, DONE, "it is moved, and nothing more is to be done for it"))
         else:
             files.append(file)
     found = plan(files, accepted, ledger.now(), account.limits)
+    too_large = [one for one in found.not_planned if one.state == FileState.OVERSIZE]
+    for why in {one.why for one in too_large}:
+        ids = [one.file.jdp_file_id for one in too_large if one.why == why]
+        tracking.move_files(ids, CLAIMABLE, FileState.OVERSIZE, why)
     return replace(found, not_planned=(*found.not_planned, *done))
+
+
+def _let_in(tracking: Tracking, limits: Limits) -> None:
+    """Files that were larger than the window, and are not any more, since the connection says so."""
+    too_large = tracking.files(states=(FileState.OVERSIZE,))
+    ids = [file.jdp_file_id for file in too_large if file.size_bytes <= limits.window_bytes]
+    tracking.move_files(ids, FileState.OVERSIZE, FileState.PLANNED, "it fits into the window now")
 
 
 def iso(at: float | None) -> str | None:
