@@ -35,7 +35,8 @@ from operators.jgi.metadata import StagingMetadataOperator, check_staging
 from operators.jgi.receipt import StagingReceiptOperator
 from operators.jgi.take_up import TakeUpOperator
 from operators.jgi.tape_restore import TapeRestoreOperator
-from operators.jgi.transfer import StagingTransferOperator, StagingVerifyOperator
+from operators.jgi.transfer import StagingTransferOperator
+from operators.jgi.verify import StagingVerifyOperator
 from sensors.restore_request import RestoreRequestSensor
 
 from include.core.request import param_schemas

@@ -22,7 +22,15 @@ from harness.fixtures import connect, inputs_folder, ledger, mongo, mongo_uri, q
 from rehearsal import database
 from rehearsal.settings import base_environment
 
-__all__ = ["connect", "inputs_folder", "ledger", "mongo", "mongo_uri", "quick_looks", "receipts_folder"]  # fixtures of all tests
+__all__ = [
+    "connect",
+    "inputs_folder",
+    "ledger",
+    "mongo",
+    "mongo_uri",
+    "quick_looks",
+    "receipts_folder",
+]  # fixtures of all tests
 HOME = Path(tempfile.mkdtemp(prefix="waybill-tests-"))
 # The tests' own process keeps its PATH, HOME and proxies; only what Airflow reads is laid over them.
 AIRFLOW = {name: value for name, value in base_environment(HOME, short_timings=False).items() if "AIRFLOW" in name}

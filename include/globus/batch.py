@@ -6,6 +6,7 @@ Invariant: no two items share a destination, and no path leaves its folder; a ba
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from include.core.errors import RequestError
 from include.core.text import printable
 
 LABEL_LIMIT = 128
+_NOT_IN_A_LABEL = re.compile(r"[^\w .()=-]+")  # others mean something in the filters of Globus' task list
 BY_CHECKSUM = 3  # the only level at which a file that is there already may be left
 
 
@@ -46,20 +48,15 @@ class Batch:
     def size_bytes(self) -> int:
         return sum(item.size_bytes or 0 for item in self.items)
 
-    def label_of(self, generation: int) -> str:
-        """What people see in Globus, and by which a task is found again: unique per submission."""
-        end = f" {self.key} g{generation}"
-        return self.label.strip()[: LABEL_LIMIT - len(end)] + end
-
-    def document(self, generation: int) -> dict[str, Any]:
-        """The transfer document without its submission_id.
+    def document(self) -> dict[str, Any]:
+        """The transfer document as it is kept; `sealed` makes of it what is sent.
 
         Checksums are compared after each file, and one that differs is moved again until it is right; so there is always a
         deadline. A source that is gone is left out, and named by the task, so that it does not hold the others.
         """
         return {
             "DATA_TYPE": "transfer",
-            "label": self.label_of(generation),
+            "label": self.label,
             "source_endpoint": self.source_collection,
             "destination_endpoint": self.destination_collection,
             "sync_level": BY_CHECKSUM,
@@ -84,6 +81,11 @@ def batch_key(source_collection: str, destination_collection: str, items: Sequen
     lines = sorted(f"{item.source}\n{item.destination}\n{item.md5 or ''}" for item in items)
     text = "\n".join([source_collection, destination_collection, *lines])
     return "batch-" + hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def under(root: str, path: str) -> str:
+    """A path from a root, as one from the collection's own."""
+    return f"{root.rstrip('/')}/{path.lstrip('/')}"
 
 
 def check_items(items: Sequence[Item]) -> None:
@@ -123,10 +125,18 @@ def batch_file(items: Sequence[Item], comment: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
+def sealed(document: Mapping[str, Any], key: str, submission_id: str) -> dict[str, Any]:
+    """The document as it is sent, the same each time. Its label is what people see in Globus, and what a task is found by: it
+    holds the batch's key, and a part of the submission_id, so that no two submissions share it."""
+    end = f" {key} {submission_id[:8]}"
+    label = _NOT_IN_A_LABEL.sub(" ", str(document["label"])).strip()[: LABEL_LIMIT - len(end)].strip() + end
+    return {**document, "label": label.strip(), "submission_id": submission_id}
+
+
 def batch_of(document: Mapping[str, Any], key: str) -> Batch:
     """The batch that a kept document describes; sizes and md5 are not in it."""
     items = tuple(Item(str(one["source_path"]), str(one["destination_path"])) for one in document["DATA"])
     deadline = datetime.fromisoformat(str(document["deadline"]))
-    ends = str(document["label"]).rfind(f" {key} g")
-    label = str(document["label"])[:ends]
-    return Batch(key, document["source_endpoint"], document["destination_endpoint"], items, deadline, label)
+    return Batch(
+        key, document["source_endpoint"], document["destination_endpoint"], items, deadline, str(document["label"])
+    )

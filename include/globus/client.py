@@ -9,7 +9,7 @@ Invariant: every call ends: connecting and each silence are bounded by `timeout_
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -108,6 +108,7 @@ class GlobusClient:
         name: str = "",
         data_access: Sequence[str] = (),
         timeout_seconds: float = 60.0,
+        read_retries: int = READ_RETRIES,
         base_url: str | None = None,
     ):
         if not client_id.strip() or not client_secret.strip():
@@ -116,7 +117,9 @@ class GlobusClient:
         self.timeout_seconds = timeout_seconds
         self.remote_now: float | None = None
         self._hide = hiding([client_secret.strip()])
+        self.name = name
         self._client = self._build(client_id.strip(), client_secret.strip(), data_access, base_url)
+        self._client.retry_config.max_retries = read_retries
 
     def _build(
         self, client_id: str, client_secret: str, data_access: Sequence[str], base_url: str | None
@@ -141,9 +144,7 @@ class GlobusClient:
         auth.retry_config.max_retries = 2
         authorizer = _lazily(lambda: globus_sdk.ClientCredentialsAuthorizer(auth, scope))
         transport = RequestsTransport(http_timeout=self.timeout_seconds)
-        client = globus_sdk.TransferClient(authorizer=authorizer, transport=transport, base_url=base_url)
-        client.retry_config.max_retries = READ_RETRIES
-        return client
+        return globus_sdk.TransferClient(authorizer=authorizer, transport=transport, base_url=base_url)
 
     def __enter__(self) -> GlobusClient:
         return self
@@ -158,31 +159,34 @@ class GlobusClient:
 
     def collection(self, collection_id: str) -> CollectionInfo:
         """Raises NotFound where there is no such collection."""
-        what = f"collection {collection_id}"
-        found = self._call(what, lambda: self._client.get_endpoint(collection_id))
-        name = found.get("display_name") or found.get("canonical_name") or ""
-        return CollectionInfo(str(found["id"]), str(name), str(found.get("https_server") or ""))
+
+        def read(found: Any) -> CollectionInfo:
+            name = found.get("display_name") or found.get("canonical_name") or ""
+            return CollectionInfo(str(found["id"]), str(name), str(found.get("https_server") or ""))
+
+        return self._call(f"collection {collection_id}", lambda: self._client.get_endpoint(collection_id), read)
 
     def listing(self, collection_id: str, folder: str) -> list[Listed]:
         """What a folder shows. Private files may be missing though they can be transferred. Raises NotFound."""
         what = f"listing {folder} of collection {collection_id}"
-        found = self._call(what, lambda: self._client.operation_ls(collection_id, path=folder))
-        return [Listed(str(one["name"]), one["type"] == "dir", int(one.get("size") or 0)) for one in found]
+        return self._call(
+            what,
+            lambda: self._client.operation_ls(collection_id, path=folder),
+            lambda found: [_listed(one) for one in found["DATA"]],
+        )
 
     def stat(self, collection_id: str, path: str) -> Listed | None:
         """One file or folder; None where there is none."""
         what = f"looking for {path} of collection {collection_id}"
         try:
-            found = self._call(what, lambda: self._client.operation_stat(collection_id, path=path))
+            return self._call(what, lambda: self._client.operation_stat(collection_id, path=path), _listed)
         except NotFound:
             return None
-        return Listed(str(found["name"]), found["type"] == "dir", int(found.get("size") or 0))
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def submission_id(self) -> str:
-        found = self._call("a submission id", self._client.get_submission_id)
-        return str(found["value"])
+        return self._call("a submission id", self._client.get_submission_id, lambda found: str(found["value"]))
 
     def submit(self, document: Mapping[str, Any], fence: SendFence) -> tuple[str, bool]:
         """POST a transfer document once; returns the task's id, and whether it had been submitted before.
@@ -197,76 +201,76 @@ class GlobusClient:
             with self._client.retry_config.tune(max_retries=0):
                 return self._client.post("/v0.10/transfer", data=dict(document))
 
+        def read(found: Any) -> tuple[str, bool]:
+            return str(found["task_id"]), found["code"] == "Duplicate"
+
         try:
-            answer = self._call(what, post)
+            return self._call(what, post, read)
         except Forbidden:
             raise
         except AuthError:
             if not self._client.authorizer or not self._client.authorizer.handle_missing_authorization():
                 raise
-            answer = self._call(what, post)
-        try:
-            return str(answer["task_id"]), answer["code"] == "Duplicate"
-        except (KeyError, TypeError):
-            raise TransientError(f"{what}: the answer names no task") from None
+            return self._call(what, post, read)
 
     def task(self, task_id: str) -> Task | None:
         """A task as it is now; None where Globus does not know it (any more)."""
         try:
-            return _task(self._call(f"task {task_id}", lambda: self._client.get_task(task_id)).data)
+            return self._call(f"task {task_id}", lambda: self._client.get_task(task_id), _task)
         except NotFound:
             return None
 
-    def tasks_labelled(self, label: str) -> list[Task]:
-        """All tasks of ours with exactly this label, newest first."""
-        what = f"tasks labelled {label}"
+    def tasks_of(self, key: str) -> list[Task]:
+        """All tasks of ours whose label holds this key, newest first; `remote_now` is then when the search began."""
+        rows = self._pages(f"tasks of {key}", self._client.paginated.task_list, filter=f"label:~*{key}*", limit=PAGE)
+        return [task for task in map(_task, rows) if key in task.label.split()]
 
-        def ask() -> list[Any]:
-            pages = self._client.paginated.task_list(filter={"label": label}, limit=PAGE)
-            return [one for page in pages for one in page]
-
-        return [_task(one) for one in self._call(what, ask) if one.get("label") == label]
-
-    def moved(self, task_id: str) -> Iterator[Moved]:
+    def moved(self, task_id: str) -> list[Moved]:
         """The files that a finished task really moved; one that sync found identical is not among them."""
-        what = f"files of task {task_id}"
-        pages = self._client.paginated.task_successful_transfers(task_id)
-        for one in self._call(what, lambda: [row for page in pages for row in page]):
-            size, checksum = one.get("size"), one.get("checksum")
-            yield Moved(
-                str(one["source_path"]),
-                str(one["destination_path"]),
-                None if size is None else int(size),
-                str(checksum).lower() if checksum else None,
-                str(one.get("checksum_algorithm") or "").upper() or None,
-            )
+        rows = self._pages(f"files of task {task_id}", self._client.paginated.task_successful_transfers, task_id)
+        return [_moved(row) for row in rows]
 
     def skipped(self, task_id: str) -> list[Skipped]:
         what = f"files left out of task {task_id}"
-        pages = self._client.paginated.task_skipped_errors(task_id)
-        rows = self._call(what, lambda: [row for page in pages for row in page])
+        rows = self._pages(what, self._client.paginated.task_skipped_errors, task_id)
         return [Skipped(str(one["source_path"]), str(one["destination_path"]), str(one["error_code"])) for one in rows]
 
     def pause_reason(self, task_id: str) -> str:
         """What an administrator says of a paused task."""
-        found = self._call(f"pause of task {task_id}", lambda: self._client.task_pause_info(task_id))
-        rules = found.get("pause_rules") or ()
-        said = [str(rule.get("message") or "") for rule in rules]
-        said += [str(found.get(name) or "") for name in ("source_pause_message", "destination_pause_message")]
-        return printable("; ".join(one for one in said if one), 200, quotes=False)
+
+        def read(found: Any) -> str:
+            said = [str(rule.get("message") or "") for rule in found.get("pause_rules") or ()]
+            said += [str(found.get(name) or "") for name in ("source_pause_message", "destination_pause_message")]
+            return printable("; ".join(one for one in said if one), 200, quotes=False)
+
+        return self._call(f"pause of task {task_id}", lambda: self._client.task_pause_info(task_id), read)
 
     def cancel(self, task_id: str) -> str:
         """Asks for an end by exact id; returns Globus' word: Canceled, CancelAccepted, TaskComplete."""
-        return str(self._call(f"cancelling task {task_id}", lambda: self._client.cancel_task(task_id))["code"])
+        what = f"cancelling task {task_id}"
+        return self._call(what, lambda: self._client.cancel_task(task_id), lambda found: str(found["code"]))
 
-    # -- errors -------------------------------------------------------------------------------------------------------
+    # -- answers and errors -------------------------------------------------------------------------------------------
 
-    def _call(self, what: str, ask: Callable[[], T]) -> T:
+    def _pages(self, what: str, ask: Callable[..., Iterable[Any]], *args: Any, **kwargs: Any) -> list[Any]:
+        """All rows of all pages. A page that fails fails the whole."""
+        rows: list[Any] = []
+        pages, began = iter(ask(*args, **kwargs)), None
+        while (page := self._call(what, lambda: next(pages, None), _page)) is not None:
+            rows += page
+            began = began or self.remote_now
+        self.remote_now = began or self.remote_now
+        return rows
+
+    def _call(self, what: str, ask: Callable[[], Any], read: Callable[[Any], T]) -> T:
+        """`read` takes from the answer what is needed; an answer without it is none of Globus'."""
         import globus_sdk
-        from globus_sdk.exc import GlobusError, GlobusSDKUsageError, NetworkError
+        from globus_sdk.exc import GlobusError, NetworkError
 
         try:
             answer = ask()
+            self._note_clock(getattr(answer, "headers", None))
+            return read(answer)
         except globus_sdk.AuthAPIError as error:  # before the request: no token was to be had
             raise self._no_token(what, error) from None
         except globus_sdk.GlobusAPIError as error:
@@ -274,10 +278,13 @@ class GlobusClient:
             raise self._refusal(what, error) from None
         except NetworkError as error:
             raise _no_answer(what, error) from None
-        except (GlobusSDKUsageError, GlobusError) as error:
+        except GlobusError as error:
             raise RemoteError(f"{what}: {type(error).__name__}; check {self.where}", no_effect=True) from None
-        self._note_clock(getattr(answer, "headers", None))
-        return answer
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TransientError(
+                f"{what}: the answer is not one of Globus' ({type(error).__name__}): a login page or proxy may stand before it; "
+                f"check {self.where}"
+            ) from None
 
     def _note_clock(self, headers: Mapping[str, str] | None) -> None:
         from include.core.http_reply import remote_time
@@ -313,8 +320,10 @@ class GlobusClient:
             return Forbidden(f"{text} The service account of {self.where} lacks this right")
         if status == 404:
             return NotFound(text)
-        if status == 409:
+        if status == 409 and "identical paths" in said.lower():
             return Conflict(text, no_effect=True)
+        if status == 409:  # such as too many tasks; its code is not written down
+            return TransientError(text, no_effect=True, status=409)
         if status == 429:
             return TransientError(text, retry_after=_retry_after(error), no_effect=True, status=429)
         if status >= 500 or status in (408, 425):
@@ -357,6 +366,25 @@ def _no_answer(what: str, error: Any) -> TransientError:
     reason = getattr(cause.args[0] if cause.args else None, "reason", None)
     unsent = isinstance(error, GlobusConnectionTimeoutError) or isinstance(reason, NewConnectionError)
     return TransientError(f"{what}: no answer from Globus ({type(error).__name__})", no_effect=unsent)
+
+
+def _page(answer: Any) -> list[Any] | None:
+    return None if answer is None else list(answer["DATA"])
+
+
+def _listed(found: Any) -> Listed:
+    return Listed(str(found["name"]), found["type"] == "dir", int(found.get("size") or 0))
+
+
+def _moved(found: Any) -> Moved:
+    size, checksum = found.get("size"), found.get("checksum")
+    return Moved(
+        str(found["source_path"]),
+        str(found["destination_path"]),
+        None if size is None else int(size),
+        str(checksum).lower() if checksum else None,
+        str(found.get("checksum_algorithm") or "").upper() or None,
+    )
 
 
 def _task(found: Any) -> Task:

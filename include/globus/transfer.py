@@ -10,12 +10,16 @@ SUCCEEDED proves nothing of a single file.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
-from include.core.errors import RemoteError, TransientError
+from include.core.errors import Forbidden, NotFound, RemoteError, TransientError
 from include.core.http import Conflict
 from include.core.ledger import (
     ClientKey,
@@ -30,31 +34,42 @@ from include.core.ledger import (
     Submission,
     submit_once,
 )
-from include.core.ledger.states import CLOSED
-from include.globus.batch import Batch, Item, check_items
-from include.globus.client import GlobusClient, Task
+from include.core.objects import Objects
+from include.globus.batch import Batch, Item, batch_of, check_items, sealed
+from include.globus.client import GlobusClient, Moved, Skipped, Task
 
 SYSTEM, KIND = "globus", "transfer"
 KEY_VALID_SECONDS = 86_400.0  # how old a submission_id may be is not documented; a day is borne
 VISIBLE_WITHIN_SECONDS = 600.0
 CANCEL_SECONDS = 15.0  # a cancellation takes up to ten
+CANCEL_LOOKS = 20
+OVERDUE_SECONDS = 600.0
 MINUTE = 60.0
 LONGEST_WAIT_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
 class Transfers:
+    """`objects`: where the documents of batches are kept; the ledger has their places and digests."""
+
     client: GlobusClient
     ledger: Ledger
     owner: Owner
+    objects: Objects
 
     async def submit(self, batch: Batch, *, seen_absent: int | None = None) -> Submission:
-        """Sees to it that there is one task for this batch. Raises as `submit_once`; `seen_absent` as there."""
+        """Sees to it that there is one task for this batch. Raises as `submit_once`; `seen_absent` as there.
+
+        One that a person has asked to cancel is cancelled first.
+        """
+        row = await self._submitted(batch, seen_absent)
+        if row.state == State.SENT and row.cancel_requested_at is not None:
+            await asyncio.to_thread(cancel, self.client, self.ledger, row)
+            row = await self._submitted(batch, row.generation)
+        return row
+
+    async def _submitted(self, batch: Batch, seen_absent: int | None) -> Submission:
         check_items(batch.items)
-        rows = self.ledger.generations(SYSTEM, KIND, batch.key)
-        generation = rows[-1].generation if rows else 1
-        if rows and rows[-1].state in CLOSED:
-            generation += 1
         intent = Intent(
             system=SYSTEM,
             kind=KIND,
@@ -66,9 +81,22 @@ class Transfers:
             },
             owner=self.owner,
             size_bytes=batch.size_bytes,
-            detail={"document": batch.document(generation), "files": len(batch.items)},
+            detail={"document": await self._kept(batch), "files": len(batch.items), "connection": self.client.name},
         )
         return await submit_once(self.ledger, intent, send=self._send, probe=self.probe(), seen_absent=seen_absent)
+
+    async def _kept(self, batch: Batch) -> dict[str, Any]:
+        data = json.dumps(batch.document(), indent=1).encode()
+        digest = hashlib.sha256(data).hexdigest()[:12]  # another deadline is another document: none is overwritten
+        return (await self.objects.put(f"{SYSTEM}/{batch.key}-{digest}.json", data)).to_dict()
+
+    async def batch_of(self, row: Submission) -> Batch:
+        """The batch that a submission moves; sizes and md5 are not in it."""
+        return batch_of(await self._document(row), row.business_key)
+
+    async def _document(self, row: Submission) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(await self.objects.get_document(row.detail["document"]))
+        return document
 
     def probe(self) -> Probe:
         """A lost task is found by its label; and its submission_id makes it harmless to send the same document again."""
@@ -85,34 +113,32 @@ class Transfers:
         )
 
     async def search(self, row: Submission) -> RemoteSearch:
-        tasks = await asyncio.to_thread(self.client.tasks_labelled, row.detail["document"]["label"])
-        now = self.client.remote_now or self.ledger.now()
-        return RemoteSearch(tuple(sorted(task.task_id for task in tasks)), complete=True, remote_now=now)
+        """By the label, in which the submission_id stands that was kept before anything was sent."""
+        tasks = await asyncio.to_thread(self.client.tasks_of, row.business_key)
+        mine = sorted(task.task_id for task in tasks if task.label.endswith(_end_of(row)))
+        return RemoteSearch(tuple(mine), complete=True, remote_now=self.client.remote_now or self.ledger.now())
 
     async def _send(self, row: Submission, fence: SendFence) -> Sent:
-        document = {**row.detail["document"], "submission_id": row.client_key}
+        document = sealed(await self._document(row), row.business_key, str(row.client_key))
         try:
             task_id, known = await asyncio.to_thread(self.client.submit, document, fence)
         except Conflict as error:
-            return await self._same_paths(row, error)
+            return await self._same_paths(row, error, fence)
         return Sent(task_id, {"duplicate": known})
 
-    async def _same_paths(self, row: Submission, error: Conflict) -> Sent:
+    async def _same_paths(self, row: Submission, error: Conflict, fence: SendFence) -> Sent:
         """A task with the same paths is at work; Globus does not say which. Nothing was sent.
 
-        Our own of this submission is adopted; our own of an earlier one is ended first, and this one sent after that. Anybody
-        else's is waited for: what it leaves is judged like everything else.
+        The one of this very submission is adopted. Another of ours for this batch is ended first, by its id, and this one is sent
+        after that. Anybody else's is waited for: what it leaves is judged like everything else.
         """
-        label = row.detail["document"]["label"]
-        mine = [task for task in await asyncio.to_thread(self.client.tasks_labelled, label) if not task.ended]
+        alive = [task for task in await asyncio.to_thread(self.client.tasks_of, row.business_key) if not task.ended]
+        mine = [task for task in alive if task.label.endswith(_end_of(row))]
         if len(mine) == 1:
             return Sent(mine[0].task_id, {"found_by": "identical paths"})
-        earlier = [
-            one for one in self.ledger.generations(SYSTEM, KIND, row.business_key) if one.generation < row.generation
-        ]
-        alive = [one for one in earlier if one.external_id and await self._is_alive(one.external_id)]
-        for one in alive:
-            await asyncio.to_thread(self.client.cancel, str(one.external_id))
+        for task in alive:
+            fence()
+            await asyncio.to_thread(self.client.cancel, task.task_id)
         if alive:
             raise TransientError(
                 f"{error} It is ours, of an earlier try: it is being cancelled",
@@ -120,14 +146,43 @@ class Transfers:
                 no_effect=True,
             )
         raise TransientError(
-            f"{error} No task of ours has this label: look at Globus' activity page who moves these files",
+            f"{error} No task of ours moves these files: look at Globus' activity page who does",
             retry_after=5 * MINUTE,
             no_effect=True,
         )
 
-    async def _is_alive(self, task_id: str) -> bool:
-        task = await asyncio.to_thread(self.client.task, task_id)
-        return task is not None and not task.ended
+
+def _end_of(row: Submission) -> str:
+    return f" {row.business_key} {str(row.client_key)[:8]}"
+
+
+def cancel(client: GlobusClient, ledger: Ledger, row: Submission, sleep: Callable[[float], None] = time.sleep) -> str:
+    """Ends the task of a SENT row by its exact id, waits until it has ended, and closes the row. Returns what it did.
+
+    Raises TransientError while Globus has not ended it; asked again, it goes on. Its files are judged by whoever asks for
+    them next.
+    """
+    task_id = str(row.external_id)
+    try:
+        client.cancel(task_id)
+    except NotFound:
+        said = "not known to Globus any more"
+    else:
+        said = _ended(client, task_id, sleep)
+    if row.state == State.SENT:
+        ledger.move(row, State.CANCELLED, why=f"cancelled by its id; the task is {said}")
+    return f"{row}: task {task_id} is {said}"
+
+
+def _ended(client: GlobusClient, task_id: str, sleep: Callable[[float], None]) -> str:
+    for _ in range(CANCEL_LOOKS):
+        task = client.task(task_id)
+        if task is None:
+            return "not known to Globus any more"
+        if task.ended:
+            return "cancelled" if task.canceled else f"{task.status}: it ended before it could be cancelled"
+        sleep(1.0)
+    raise TransientError(f"task {task_id} is still being cancelled", retry_after=CANCEL_SECONDS)
 
 
 # -- what a task's word means -----------------------------------------------------------------------------------------
@@ -159,39 +214,56 @@ RULES: Mapping[str, tuple[str, float | None]] = {
     "CHECKSUM_MISMATCH": ("a file arrived with another checksum, and is moved again", None),
     "VERIFY_CHECKSUM": ("a file arrived with another checksum, and is moved again", None),
     "GC_PAUSED": ("the collection's owner has paused it", None),
+    "PAUSED": ("an administrator of a collection has paused it: ask when it goes on", None),
+    "INACTIVE": (
+        "it is suspended until somebody renews a credential for one of its collections, and never ends by itself",
+        6 * 60 * MINUTE,
+    ),
+    "OVERDUE": ("its deadline is over, and it has not ended", 0.0),
 }
 FINE = ("", "OK", "Queued")
 
 
-def trouble(task: Task) -> Trouble | None:
-    """What keeps a task from getting on, None where nothing does. An unknown word is borne until the deadline, and shown."""
+def trouble(task: Task, now: float) -> Trouble | None:
+    """What keeps a task from getting on, None where nothing does. `now`: Globus' time. An unknown word is borne until the
+    deadline, and shown."""
     if task.ended:
         return None
-    if task.status == "INACTIVE":
-        return Trouble(
-            "INACTIVE", "it is suspended until somebody renews a credential for one of its collections", None
-        )
-    if task.is_paused:
-        return Trouble("PAUSED", "an administrator has paused it", None)
-    if task.nice_status in FINE:
+    code = task.nice_status
+    if task.deadline is not None and now > task.deadline.timestamp() + OVERDUE_SECONDS:
+        code = "OVERDUE"
+    elif task.status == "INACTIVE":
+        code = "INACTIVE"
+    elif task.is_paused:
+        code = "PAUSED"
+    if code in FINE:
         return None
-    says, bear = RULES.get(task.nice_status, (f"Globus says {task.nice_status}: {task.nice_details}", None))
-    return Trouble(task.nice_status, says, bear)
+    says, seconds = RULES.get(code, (f"Globus says {code}: {task.nice_details}", None))
+    return Trouble(code, says, seconds)
 
 
 async def bear(transfers: Transfers, row: Submission, task: Task, stuck: Trouble | None) -> float:
-    """How many seconds a task may go on as it is. Trouble that has lasted its time ends it: it is cancelled, and judged."""
-    if stuck is None or stuck.bear_seconds is None:
-        return LONGEST_WAIT_SECONDS
+    """For how many seconds a task may go on as it is. Trouble that has lasted its time, by Globus' clock and without anything
+    having been moved meanwhile, ends it: it is cancelled, and judged then."""
     now = transfers.client.remote_now or transfers.ledger.now()
-    if row.detail.get("trouble") != stuck.code:
-        transfers.ledger.annotate(row, {"trouble": stuck.code, "trouble_since": now}, why=f"Globus says {stuck.code}")
-        return stuck.bear_seconds
-    left = float(row.detail["trouble_since"]) + stuck.bear_seconds - now
-    if left > 0:
-        return left
-    await asyncio.to_thread(transfers.client.cancel, task.task_id)
-    return CANCEL_SECONDS
+    left = LONGEST_WAIT_SECONDS
+    kept = dict(row.detail.get("trouble") or {})
+    if stuck is None or stuck.bear_seconds is None:
+        if kept and row.state == State.SENT:
+            transfers.ledger.annotate(row, {"trouble": None}, why="it gets on again")
+    else:
+        seen = {"code": stuck.code, "files": task.files_transferred, "bytes": task.bytes_transferred}
+        since = float(kept.pop("since", now))
+        if kept != seen:
+            since = now
+            transfers.ledger.annotate(row, {"trouble": {**seen, "since": now}}, why=f"Globus says {stuck.code}")
+        left = since + stuck.bear_seconds - now
+        if left <= 0:
+            await asyncio.to_thread(transfers.client.cancel, task.task_id)
+            return CANCEL_SECONDS
+    if task.deadline is not None:
+        left = min(left, max(task.deadline.timestamp() - now, 0.0) + OVERDUE_SECONDS + 1.0)
+    return left
 
 
 # -- what became of each file -----------------------------------------------------------------------------------------
@@ -220,25 +292,28 @@ async def outcomes(client: GlobusClient, batch: Batch, task: Task | None, mount:
     By the task's own list of what it moved, and by looking at the destination for the rest: where the collection is mounted
     at `mount`, its bytes are read; elsewhere its size is asked for, which proves absence or a mismatch and nothing else.
     """
-    moved, skipped = {}, {}
+    moved: dict[str, Moved] = {}
+    skipped: dict[str, Skipped] = {}
     if task is not None and task.ended and not task.history_deleted:
-        moved = {one.destination: one for one in await asyncio.to_thread(lambda: list(client.moved(task.task_id)))}
+        moved = {one.destination: one for one in await asyncio.to_thread(client.moved, task.task_id)}
         skipped = {one.destination: one for one in await asyncio.to_thread(client.skipped, task.task_id)}
     found = []
     for item in batch.items:
         row = moved.get(item.destination)
-        gone = skipped.get(item.destination)
-        if gone is not None:
-            found.append(
-                Outcome(item, Verdict.NOT_MOVED, f"its source could not be read ({gone.code})", source_gone=True)
-            )
-        elif row is not None and row.checksum and row.algorithm in (None, "MD5"):
+        if row is not None and row.checksum and row.algorithm in (None, "MD5"):
             found.append(judged(item, row.size_bytes, row.checksum, "by Globus' own checksum"))
-        elif mount is not None:
-            found.append(await asyncio.to_thread(_at_mount, item, mount))
-        else:
-            found.append(await asyncio.to_thread(_by_size, client, batch, item))
+            continue
+        there = await asyncio.to_thread(_at_destination, client, batch, item, mount)
+        left_out = skipped.get(item.destination)
+        if left_out is not None and there.verdict != Verdict.VERIFIED:
+            why = f"its source could not be read ({left_out.code})"
+            there = Outcome(item, Verdict.NOT_MOVED, why, source_gone=left_out.code == "FILE_NOT_FOUND")
+        found.append(there)
     return found
+
+
+def _at_destination(client: GlobusClient, batch: Batch, item: Item, mount: Path | None) -> Outcome:
+    return _at_mount(item, mount) if mount is not None else _by_size(client, batch, item)
 
 
 def judged(item: Item, size_bytes: int | None, md5: str, how: str) -> Outcome:
@@ -270,7 +345,7 @@ def _at_mount(item: Item, mount: Path) -> Outcome:
 def _by_size(client: GlobusClient, batch: Batch, item: Item) -> Outcome:
     try:
         there = client.stat(batch.destination_collection, item.destination)
-    except (TransientError, RemoteError) as error:
+    except (Forbidden, RemoteError) as error:  # an outage is waited for
         return Outcome(item, Verdict.UNVERIFIABLE, f"the destination cannot be looked at: {error}")
     if there is None or there.is_folder:
         return Outcome(item, Verdict.NOT_MOVED, "it is not at the destination")
@@ -279,12 +354,22 @@ def _by_size(client: GlobusClient, batch: Batch, item: Item) -> Outcome:
     return Outcome(item, Verdict.UNVERIFIABLE, "its size is right, and nothing else is known of it")
 
 
-def close(ledger: Ledger, row: Submission, found: Sequence[Outcome], task: Task | None) -> Submission:
-    """Closes the row of a task that has ended: DONE where every file is verified."""
+def close(
+    ledger: Ledger,
+    row: Submission,
+    found: Sequence[Outcome],
+    task: Task | None,
+    fine: Collection[Verdict] = (Verdict.VERIFIED,),
+) -> Submission:
+    """Closes the row of a task that has ended: DONE where every file's verdict is fine."""
     if row.state != State.SENT:
         return row
-    counts = {str(verdict): sum(1 for one in found if one.verdict == verdict) for verdict in Verdict}
-    good = counts[str(Verdict.VERIFIED)] == len(found)
+    counts = counted(found)
+    good = all(one.verdict in fine for one in found)
     said = task.status if task is not None else "not known any more"
     why = f"the task is {said}: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     return ledger.move(row, State.DONE if good else State.FAILED, why=why, detail={"outcome": counts})
+
+
+def counted(found: Sequence[Outcome]) -> dict[str, int]:
+    return {str(verdict): sum(one.verdict == verdict for one in found) for verdict in Verdict}

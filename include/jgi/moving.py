@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from include.core.errors import DeadlinePassed
 from include.core.ledger import Submission
-from include.globus.batch import Batch, Item, batch_key, batch_of
+from include.globus.batch import Batch, Item, batch_key
 from include.globus.transfer import Outcome, Verdict
 from include.jgi.documents import TrackedBatch, TrackedRequest
 from include.jgi.manifest import ManifestRow, name_of
@@ -114,9 +114,8 @@ def files_batch(
     return Batch(key, route.source, route.destination, tuple(items), deadline, f"waybill R{request_id}")
 
 
-def kept_batch(row: Submission, rows: Sequence[ManifestRow], route: Route, request_id: int) -> Batch:
-    """The batch that a submission moves, from the document that the ledger keeps, with sizes and md5 of the manifest."""
-    batch = batch_of(row.detail["document"], row.business_key)
+def with_facts(batch: Batch, rows: Sequence[ManifestRow], route: Route, request_id: int) -> Batch:
+    """A batch as its submission kept it, with sizes and md5 of the manifest."""
     folder = route.request_folder(request_id)
     facts = {f"{folder}/{one.path}": one for one in rows}
     items = tuple(

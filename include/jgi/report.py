@@ -73,9 +73,8 @@ class Report:
     @property
     def totals(self) -> dict[str, int | float]:
         names = {"files": "placements", "verified": "placements verified", "verified bytes": "verified bytes"}
-        return {"projects": len(self.projects)} | {
-            name: sum(int(row.get(column, 0)) for row in self.projects) for name, column in names.items()
-        }
+        sums = {name: sum(int(row.get(column, 0)) for row in self.projects) for name, column in names.items()}
+        return {"projects": len(self.projects), **sums}
 
     def outcome(self, forecast: Mapping[str, Any] | None, in_doubt: Collection[str] = ()) -> str:
         """The first sentences of the receipt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from airflow.sdk import BaseHook, Connection
 from airflow.sdk.log import mask_secret
 
 from include.core.errors import RequestError
+from include.core.ledger import Ledger, Submission
 from include.globus.client import GlobusClient
+from include.globus.transfer import cancel
 
 CONN_ID = "waybill_globus"
 NEEDED = ("source_collection", "source_root", "destination_collection", "destination_root")
@@ -47,11 +50,21 @@ class GlobusHook(BaseHook):
 
     async def aclient(self) -> GlobusClient:
         """For triggers."""
-        return globus_client(await self.aget_connection(self.conn_id))
+        connection = await self.aget_connection(self.conn_id)
+        return await asyncio.to_thread(globus_client, connection)  # the SDK is slow to import
 
     def collections(self) -> Collections:
         """Raises RequestError that names every extra that is missing."""
         return collections_of(self.get_connection(self.conn_id))
+
+
+def cancel_transfer(book: Ledger, row: Submission) -> str:
+    """Ends the task of a row by its exact id, through the connection by which it was submitted."""
+    client = GlobusHook(str(row.detail.get("connection") or CONN_ID)).client()
+    try:
+        return cancel(client, book, row)
+    finally:
+        client.close()
 
 
 def globus_client(connection: Connection) -> GlobusClient:

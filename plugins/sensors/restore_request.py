@@ -151,7 +151,7 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
         )
         path = (collections.mount or _no_mount(self.globus_conn_id)) / route.manifest_at(number).lstrip("/")
         batch = manifest_batch(route, number, left_seconds=left, globus_now=client.remote_now or book.now())
-        transfers = Transfers(client, book, leg.owner)
+        transfers = Transfers(client, book, leg.owner, receipts().objects)
         before = book.generations(transfer.SYSTEM, transfer.KIND, batch.key)
         there = await asyncio.to_thread(path.exists)
         sent = await transfers.submit(batch, seen_absent=None if there or not before else before[-1].generation)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import time
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from hooks.globus import GlobusHook
 from triggers.watch import WatchTrigger
 
-from include.core.watch import BulkWatch, Item, Observe, Wake
+from include.core.watch import BulkWatch, Item, Observation, Observe, Wake
 from include.globus.client import GlobusClient
 from include.globus.transfer import SYSTEM, trouble
 
 
 class GlobusTaskTrigger(WatchTrigger):
     """Options: `tasks` (ids, instead of the ledger's), `globus_conn_id` (where the task's own connection is another),
-    `can_cancel` (whether a task is cancelled with the run that is marked failed; by default it outlives it). A worker is woken
-    at an end, and when the time is over for which a task is let go on as it is."""
+    `borne` ({id: code} of trouble that a worker has seen, and bears for a time), `can_cancel` (whether a task is cancelled with
+    the run that is marked failed; by default it outlives it), `wake` (as of BulkWatch). A worker is woken at an end, by trouble
+    that is not borne for ever, and when the time of such trouble is over."""
 
     system = SYSTEM
     can_cancel = False
@@ -33,23 +36,40 @@ class GlobusTaskTrigger(WatchTrigger):
             ids = [str(row.external_id) for row in await self.waited_for()]
         client = await GlobusHook(str(self.options.get("globus_conn_id") or self.conn_id)).aclient()
         try:
-            yield task_watch(client, ids).observe
+            borne = self.options.get("borne")
+            yield TaskWatch(client, ids, Wake(self.options.get("wake") or Wake.END), borne).observe
         finally:
             await asyncio.to_thread(client.close)
 
 
-def task_watch(client: GlobusClient, ids: Collection[str]) -> BulkWatch:
-    """One look at all tasks. One that Globus does not know any more has ended; what keeps one from getting on is its state."""
+class TaskWatch(BulkWatch):
+    """As BulkWatch; also wakes for trouble that a worker must time. `borne` None: it wakes for none."""
 
-    async def look(ids: Collection[str]) -> dict[str, Item]:
+    def __init__(self, client: GlobusClient, ids: Collection[str], wake: Wake, borne: Mapping[str, str] | None):
+        super().__init__(ids, self._look, wake, noun="transfers", words=("succeeded", "active", "ended badly"))
+        self._client, self._borne = client, borne
+        self._new: list[str] = []
+
+    async def _look(self, ids: Collection[str]) -> dict[str, Item]:
+        """All tasks once. One that Globus does not know any more has ended; what keeps one from getting on is its state."""
         found = {}
+        self._new = []
         for one in ids:
-            task = await asyncio.to_thread(client.task, one)
+            task = await asyncio.to_thread(self._client.task, one)
             if task is None:
                 found[one] = Item("not known any more", ended=True)
                 continue
-            stuck = trouble(task)
+            stuck = trouble(task, self._client.remote_now or time.time())
+            if (
+                stuck
+                and stuck.bear_seconds is not None
+                and self._borne is not None
+                and self._borne.get(one) != stuck.code
+            ):
+                self._new.append(f"task {one}: {stuck.code}: {stuck.says}")
             found[one] = Item(stuck.code if stuck else task.status, ended=task.ended, good=task.status == "SUCCEEDED")
         return found
 
-    return BulkWatch(ids, look, Wake.END, noun="transfers", words=("succeeded", "active", "ended badly"))
+    async def observe(self) -> Observation:
+        seen = await super().observe()
+        return replace(seen, wake=seen.wake or "; ".join(self._new) or None)

@@ -29,7 +29,6 @@ class ICAv2Scene:
 
     dag_ids = (DAG_ID,)
     activity = "copying both inputs of the procedure"
-    simulators: Sequence[str] = ()
 
     def __init__(self, stack: Stack, ledger: Ledger):
         self._api = stack.api
@@ -40,6 +39,10 @@ class ICAv2Scene:
             json.loads((DATA / "gen1_input_manifest.json").read_text())["manifest"],
             json.loads((DATA / "gen1_input_manifest_b64gz.decoded.json").read_text()),
         ]
+
+    @staticmethod
+    def simulators() -> Sequence[str]:
+        return ()
 
     @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:

@@ -27,16 +27,17 @@ PROJECTS = {"grow": 503568, "bioscales": 502924, "blue_hole": 505022}  # those o
 JDP_SPEED, GLOBUS_SPEED = 1440.0, 60.0  # simulated seconds per second: a day of JDP is a minute
 WINDOW_SECONDS, MARGIN_SECONDS = 86_400 / JDP_SPEED, 4_500 / JDP_SPEED
 WINDOW_BYTES = 300_000
+SPEEDS = ("--speed", f"gold={JDP_SPEED:g}", "--speed", f"jdp={JDP_SPEED:g}", "--speed", f"globus={GLOBUS_SPEED:g}")
 JGI, DESTINATION = "65fa2422-e080-11ec-990f-3b4cfda38030", "9d6d994a-6d04-11e5-ba46-22000b92c6ec"
 SOURCE_ROOT, ROOT = "/73709", "/staging"
 MOST_RUNS, TIMEOUT_SECONDS = 12, 900
 LEFT_OUT = ("img_nr.last.blasttab", "domtblout")  # by default (remove_files)
 
 
-def connections(addresses: Mapping[str, str]) -> dict[str, str]:
+def connections(addresses: Mapping[str, str], window_bytes: int = WINDOW_BYTES) -> dict[str, str]:
     """The connections of the DAG but `waybill_globus`, whose mount is known once the simulators run (`make_ready`)."""
     mongo = urlsplit(addresses["mongo"])
-    limits = {"window_bytes": WINDOW_BYTES, "window_seconds": WINDOW_SECONDS, "margin_seconds": MARGIN_SECONDS}
+    limits = {"window_bytes": window_bytes, "window_seconds": WINDOW_SECONDS, "margin_seconds": MARGIN_SECONDS}
     given = {
         "gold": {"conn_type": "http", "host": addresses["gold"], "password": "rehearsal-offline-token"},
         "jdp": {
@@ -83,7 +84,8 @@ def make_ready(api: Api, globus: httpx.Client) -> None:
 class JgiWorld:
     """What the simulators of JDP and Globus hold and did, with the questions that demo and tests ask of it."""
 
-    def __init__(self, addresses: Mapping[str, str]):
+    def __init__(self, addresses: Mapping[str, str], window_bytes: int = WINDOW_BYTES):
+        self.window_bytes = window_bytes
         self.jdp = httpx.Client(base_url=addresses["jdp"], timeout=60, trust_env=False)
         self.globus = httpx.Client(base_url=addresses["globus"], timeout=60, trust_env=False)
 
@@ -126,10 +128,16 @@ class JgiWorld:
         if more > asked_again:
             wrong.append(f"{more} files were asked for again, and {asked_again} had to be")
         peak = self._get(self.jdp, "/window")
-        if peak["bytes"] > WINDOW_BYTES:
-            wrong.append(f"a window held {peak['bytes']} bytes, and may hold {WINDOW_BYTES}")
+        if peak["bytes"] > self.window_bytes:
+            wrong.append(f"a window held {peak['bytes']} bytes, and may hold {self.window_bytes}")
         wrong += self._unknown(ledger, {str(one["id"]) for one in requests})
         return wrong
+
+    def spoilt(self) -> int:
+        """How many files the requests had that a fault made ready without anything on disk."""
+        faults = [one["details"] for one in self._get(self.jdp, "/journal?kind=restore_fault")["entries"]]
+        numbers = {one["request_id"] for one in faults if one["fault"] == "ready_but_empty"}
+        return sum(len(one["ids"]) for one in self._get(self.jdp, "/requests") if one["id"] in numbers)
 
     def _concerns(self, request: Mapping[str, Any], projects: Mapping[str, int]) -> bool:
         return not {file["id"] for file in self.wanted(list(projects.values()))}.isdisjoint(request["ids"])
@@ -150,24 +158,26 @@ class JgiWorld:
 
 
 class JgiScene:
-    """Each project by a run of its own; then runs without a conf, as the schedule makes them, until nothing is missing."""
+    """Each project by a run of its own; then runs without a conf, as the schedule makes them, until nothing is missing. Switching
+    the DAG on starts a run of its schedule, too."""
 
     dag_ids: Sequence[str] = (DAG_ID,)
     activity = "staging projects from tape"
-    simulators: Sequence[str] = (
-        *("--speed", f"gold={JDP_SPEED:g}"),
-        *("--speed", f"jdp={JDP_SPEED:g}"),
-        *("--speed", f"globus={GLOBUS_SPEED:g}"),
-    )
+    projects: Mapping[str, int] = PROJECTS
+    window_bytes = WINDOW_BYTES
 
     def __init__(self, stack: Stack, ledger: Ledger):
         self._api = stack.api
         self._ledger = ledger
         self._started: list[Run] = []
-        self.world = JgiWorld(stack.addresses)
+        self.world = JgiWorld(stack.addresses, self.window_bytes)
 
     @staticmethod
-    def connections(addresses: Mapping[str, str]) -> dict[str, str]:
+    def simulators() -> Sequence[str]:
+        return SPEEDS
+
+    @staticmethod
+    def connections(addresses: Mapping[str, str], window_bytes: int = WINDOW_BYTES) -> dict[str, str]:
         return connections(addresses)
 
     @staticmethod
@@ -181,23 +191,23 @@ class JgiScene:
         )
 
     def start(self) -> None:
-        for project, proposal in PROJECTS.items():
+        for project, proposal in self.projects.items():
             conf = {"project": project, "proposal_id": proposal}
             self._started.append(self._api.trigger(DAG_ID, conf, new_run_id(project)))
 
     def finish(self, say: Callable[[str], None], on_poll: OnPoll) -> list[Run]:
         runs = self._api.wait_all(self._started, TIMEOUT_SECONDS, on_poll)
-        while self.world.missing(PROJECTS) and len(runs) < MOST_RUNS:
-            say(f"{self.world.missing(PROJECTS)} files are the next run's")
+        while self.world.missing(self.projects) and len(runs) < MOST_RUNS:
+            say(f"{self.world.missing(self.projects)} files are the next run's")
             time.sleep(WINDOW_SECONDS / 4)  # a quarter of a simulated day
             started = self._api.trigger(DAG_ID, {}, new_run_id("daily"))
             runs += self._api.wait_all([started], TIMEOUT_SECONDS, on_poll)
-        if self.world.missing(PROJECTS):
-            raise StackError(f"after {len(runs)} runs {self.world.missing(PROJECTS)} files are still missing")
-        return runs
+        if self.world.missing(self.projects):
+            raise StackError(f"after {len(runs)} runs {self.world.missing(self.projects)} files are still missing")
+        return self._api.wait_all(self._api.runs(DAG_ID), TIMEOUT_SECONDS, on_poll)  # also the schedule's own first run
 
     def progress(self, runs: Sequence[Run]) -> Progress:
-        wanted = self.world.wanted(list(PROJECTS.values()))
+        wanted = self.world.wanted(list(self.projects.values()))
         rows = self._ledger.in_states(*State, system="jdp")
         there = self.world.there()
         cells = {
@@ -214,4 +224,4 @@ class JgiScene:
         return ReceiptCounts(totals.get("verified", 0), totals.get("files", 0), totals.get("verified bytes", 0))
 
     def check(self, receipts: Sequence[Receipt]) -> list[str]:
-        return self.world.problems(self._ledger, PROJECTS)
+        return self.world.problems(self._ledger, self.projects)

@@ -102,7 +102,6 @@ class PlatesScene:
 
     dag_ids = (BACKUP, RESTORE)
     activity = "archiving and verifying plates, then deleting what is approved (about a minute)"
-    simulators: Sequence[str] = ()
 
     def __init__(self, stack: Stack, ledger: Ledger, *, approved: int = 4, rejected: int = 2):
         self._stack = stack
@@ -115,6 +114,10 @@ class PlatesScene:
         self.whole = self.plates["Approve"][1:2]
         self._backups: dict[str, Run] = {}
         self._interrupted = "not begun"
+
+    @staticmethod
+    def simulators() -> Sequence[str]:
+        return ()
 
     @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:

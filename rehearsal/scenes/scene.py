@@ -50,9 +50,10 @@ class Scene(Protocol):
     def activity(self) -> str:
         """What people read while it has no table to show."""
 
-    @property
-    def simulators(self) -> Sequence[str]:
-        """Further arguments of `python -m simulators`, as the speeds of its services."""
+    @staticmethod
+    def simulators() -> Sequence[str]:
+        """Further arguments of `python -m simulators`, as the speed of a service."""
+        return ()
 
     @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:

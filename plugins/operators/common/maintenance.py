@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 
 from airflow.sdk import Context
+from hooks.globus import cancel_transfer
 from hooks.task import run_async
 from hooks.waybill import ledger, receipts, write_note
 from operators.common.base import WaybillOperator
 
 from include.core.errors import LedgerError, WaybillError
 from include.core.ledger import OPEN, verify
-from include.core.ledger.upkeep import carry_out, line, long_in_doubt
+from include.core.ledger.upkeep import CANCELLERS, carry_out, line, long_in_doubt
 from include.core.request import truncate_for_xcom
 from include.core.text import pluralize
+
+CANCELLERS["globus"] = cancel_transfer
 
 
 class CheckLedgerOperator(WaybillOperator):

@@ -45,7 +45,7 @@ class StagingReceiptOperator(ReceiptOperator):
         return Receipt(
             **facts,
             state="incomplete" if problems else "handed_on" if report.still_to_come else "complete",
-            outcome=report.outcome(forecast, steps["take_up"].get("in_doubt") or ()),
+            outcome=report.outcome(forecast, _in_doubt(steps)),
             remedy=remedy_of(problems, AGAIN),
             problems=lines_of(problems),
             items=[*report.projects, *report.requests],
@@ -82,9 +82,12 @@ def _of_requests(context: Context) -> list[Problem]:
 def _met(steps: dict[str, dict[str, Any]]) -> list[Problem]:
     """What the steps met and went on from, that a person must know."""
     restore, taken, looked_up = steps["restore"], steps["take_up"], steps["metadata"]
-    refused = dict.fromkeys([*restore.get("refused", ()), taken.get("refused") or ""])
-    found = [Problem(Cause.CREDENTIAL, line, task="restore", connections=("waybill_jdp",)) for line in refused if line]
-    found += [Problem(Cause.REMOTE, line, task="restore") for line in dict.fromkeys(restore.get("trouble", ()))]
+    trouble = list(restore.get("trouble", ()))
+    if taken.get("refused"):
+        trouble.append({"cause": Cause.CREDENTIAL, "why": taken["refused"]})
+    found = [
+        Problem(Cause(one["cause"]), str(one["why"]), task="restore", connections=("waybill_jdp",)) for one in trouble
+    ]
     found += [Problem(Cause.HELD, line, task="take_up") for line in taken.get("held", ())]
     failed = looked_up.get("failed") or {}
     found += [Problem(Cause.REMOTE, str(why), item=str(name), task="metadata") for name, why in failed.items()]
@@ -93,6 +96,10 @@ def _met(steps: dict[str, dict[str, Any]]) -> list[Problem]:
         cause = Cause(looked_up["cause"])
         found.append(Problem(cause, str(looked_up["trouble"]), task="metadata", connections=connections))
     return found
+
+
+def _in_doubt(steps: dict[str, dict[str, Any]]) -> list[str]:
+    return [*(steps["take_up"].get("in_doubt") or ()), *(steps["restore"].get("in_doubt") or ())]
 
 
 def _forecast(steps: dict[str, dict[str, Any]]) -> tuple[dict[str, Any] | None, dict[str, Any]]:

@@ -17,8 +17,11 @@ from triggers.jgi import RestoreRequestTrigger
 from triggers.leg import run_began
 from triggers.until import UntilTrigger
 
-from include.core.errors import AuthError, ConflictingRequest, Held, QuotaExceeded, TransientError, WaybillError
+from include.core.errors import ConflictingRequest, QuotaExceeded, WaybillError
+from include.core.ledger import InDoubt
+from include.core.remedies import cause_of
 from include.core.request import load
+from include.core.watch import may_pass
 from include.jgi.forecast import forecast, planned
 from include.jgi.planner import Plan
 from include.jgi.request import StagingRequest
@@ -79,19 +82,15 @@ class TapeRestoreOperator(LegOperator):
             except (QuotaExceeded, ConflictingRequest) as error:
                 self.log.info("%s", error)
                 return ""
-            except (AuthError, TransientError) as error:
-                self._note(leg, error)
-                return str(error)
-            except Held as error:
-                self._note(leg, error)
+            except InDoubt as error:  # the next run's take_up searches for it; its files wait
+                self.log.warning("%s", error)
+                leg.facts.setdefault("in_doubt", []).append(str(error))
             except WaybillError as error:
-                self._note(leg, error)
+                self.log.error("%s", error)
+                leg.facts.setdefault("trouble", []).append({"cause": cause_of(error).value, "why": str(error)})
+                if may_pass(error):  # a refused credential, or an outage: the same would meet the next request
+                    return str(error)
         return ""
-
-    def _note(self, leg: Leg, error: WaybillError) -> None:
-        self.log.error("%s", error)
-        key = "refused" if isinstance(error, AuthError) else "trouble"
-        leg.facts.setdefault(key, []).append(str(error))
 
     async def _keep(self, leg: Leg, restoring: Restoring, plan: Plan) -> None:
         told = json.dumps(forecast(plan, restoring.ledger.now()), indent=1).encode()

@@ -86,7 +86,7 @@ def test_a_page_in_place_of_a_file_is_a_mismatch_and_the_receipt_names_it(jgi: J
 
 def test_a_token_that_jdp_refuses_stops_no_transfer_and_the_receipt_names_its_connection(jgi: Jgi) -> None:
     ids = jgi.project(GROW, "grow")
-    jgi.limits(window_bytes=4_000)
+    jgi.limits(window_bytes=jgi.all_but_one_byte(ids))
     first = jgi.run(project="grow", proposal_id=GROW)
     assert first.receipt["state"] == "handed_on"
     jgi.limits(**A_DAY_LATER)
@@ -102,13 +102,26 @@ def test_a_token_that_jdp_refuses_stops_no_transfer_and_the_receipt_names_its_co
 
 def test_a_project_that_fails_stops_no_other(jgi: Jgi) -> None:
     ids = jgi.project(GROW, "grow")
-    jgi.limits(window_bytes=4_000)
+    jgi.limits(window_bytes=jgi.all_but_one_byte(ids))
     assert jgi.run(project="grow", proposal_id=GROW).receipt["state"] == "handed_on"
     jgi.limits(**A_DAY_LATER)
     run = jgi.run(project="nothing", proposal_id=999_999)
     assert (run.state, run.receipt["state"]) == ("failed", "incomplete")
     assert any("nothing" in line for line in run.receipt["problems"]), run.receipt["problems"]
     assert jgi.run().receipt["state"] == "complete" and jgi.verified("grow") == len(ids)
+
+
+def test_a_file_larger_than_the_window_is_named_and_staged_once_the_window_is_raised(jgi: Jgi) -> None:
+    ids = jgi.project(GROW, "grow")
+    largest = max((jgi.catalog.files[one] for one in ids), key=lambda file: file.size)
+    jgi.limits(window_bytes=largest.size - 1, **A_DAY_LATER)
+    first = jgi.run(project="grow", proposal_id=GROW)
+    assert (first.state, first.receipt["state"]) == ("failed", "incomplete")
+    assert any(f"1 file OVERSIZE: {largest.name}" in line for line in first.receipt["problems"])
+    assert "raise window_bytes" in first.receipt["remedy"] and jgi.verified("grow") == len(ids) - 1
+    jgi.limits(window_bytes=largest.size)
+    assert jgi.run().receipt["state"] == "complete"
+    assert no_twins(jgi, *ids)
 
 
 def test_a_dry_run_asks_for_nothing_and_its_receipt_has_the_forecast(jgi: Jgi, receipts_folder: Path) -> None:
@@ -125,10 +138,7 @@ def test_a_dry_run_asks_for_nothing_and_its_receipt_has_the_forecast(jgi: Jgi, r
     [
         ({"projekt": "grow"}, "projekt"),
         ({"project": "grow", "proposal_id": 0}, "proposal_id"),
-        (
-            {"project": "grow", "proposal_id": GROW, "biosamples_uri": "s3://elsewhere/a.csv"},
-            "does not lie under an allowed prefix",
-        ),
+        ({"project": "a", "proposal_id": 1, "biosamples_uri": "s3://elsewhere/a.csv"}, "under an allowed prefix"),
     ],
 )
 def test_a_wrong_conf_is_refused_whole_before_any_call(jgi: Jgi, conf: dict[str, object], said: str) -> None:
