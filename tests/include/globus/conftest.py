@@ -93,6 +93,15 @@ class World:
     def step(self, batch: Batch, *, mounted: bool = True, **options: Any) -> list[Outcome] | Underway:
         return run(move(self.transfers(), batch, self.mount if mounted else None, **options))
 
+    def done(self, batch: Batch, *, mounted: bool = True) -> list[Outcome]:
+        """What became of the files, once the task has had its time."""
+        found = self.step(batch, mounted=mounted)
+        if isinstance(found, Underway):
+            self.advance(3600)
+            found = self.step(batch, mounted=mounted)
+        assert isinstance(found, list), found
+        return found
+
     def accepted(self) -> list[dict[str, Any]]:
         return [entry.details for entry in self.sim.journal.entries("task_accepted")]
 
