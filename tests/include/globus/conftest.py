@@ -42,8 +42,8 @@ def md5(data: bytes) -> str:
 class World:
     """The simulator runs in a thread: touch it through `on`."""
 
-    def __init__(self, folder: Path, ledger: Ledger, stack: ExitStack, **settings: Any):
-        self.clock = Clock(epoch=START, speed=0)
+    def __init__(self, folder: Path, ledger: Ledger, stack: ExitStack, speed: float = 0.0, **settings: Any):
+        self.clock = Clock(epoch=START, speed=speed)
         self.files = Collections(folder / "collections")
         chosen = {"accept_seconds": 0.0, "file_seconds": 0.0, "task_bytes_per_second": 100.0} | settings
         self.sim = GlobusSimulator(self.files, self.clock, Settings(**chosen))

@@ -44,7 +44,9 @@ def test_document_and_submission_id_are_kept_before_anything_is_sent(world: Worl
     (row,) = world.ledger.in_states(*State)
     assert row.client_key
     assert run(world.transfers().batch_of(row)).items[0].source == batch.items[0].source
-    assert "DATA" not in json.dumps(dict(row.detail), default=str), "the ledger holds where the document is, not the document"
+    assert "DATA" not in json.dumps(dict(row.detail), default=str), (
+        "the ledger holds where the document is, not the document"
+    )
 
 
 def test_a_lost_answer_is_the_same_task(world: World) -> None:

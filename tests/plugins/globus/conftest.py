@@ -19,7 +19,7 @@ from tests.include.globus.conftest import World
 @pytest.fixture
 def world(tmp_path: Path, ledger: Ledger, connect: Connect, request: pytest.FixtureRequest) -> Iterator[World]:
     with ExitStack() as stack:
-        world = World(tmp_path, ledger, stack)
+        world = World(tmp_path, ledger, stack, speed=60.0)
         connect("waybill_globus", json.dumps(connection(world)))
         yield world
 
