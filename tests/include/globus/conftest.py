@@ -42,8 +42,8 @@ def md5(data: bytes) -> str:
 class World:
     """The simulator runs in a thread: touch it through `on`."""
 
-    def __init__(self, folder: Path, ledger: Ledger, stack: ExitStack, **settings: Any):
-        self.clock = Clock(epoch=START, speed=0)
+    def __init__(self, folder: Path, ledger: Ledger, stack: ExitStack, speed: float = 0.0, **settings: Any):
+        self.clock = Clock(epoch=START, speed=speed)
         self.files = Collections(folder / "collections")
         chosen = {"accept_seconds": 0.0, "file_seconds": 0.0, "task_bytes_per_second": 100.0} | settings
         self.sim = GlobusSimulator(self.files, self.clock, Settings(**chosen))
@@ -92,6 +92,15 @@ class World:
 
     def step(self, batch: Batch, *, mounted: bool = True, **options: Any) -> list[Outcome] | Underway:
         return run(move(self.transfers(), batch, self.mount if mounted else None, **options))
+
+    def done(self, batch: Batch, *, mounted: bool = True) -> list[Outcome]:
+        """What became of the files, once the task has had its time."""
+        found = self.step(batch, mounted=mounted)
+        if isinstance(found, Underway):
+            self.advance(3600)
+            found = self.step(batch, mounted=mounted)
+        assert isinstance(found, list), found
+        return found
 
     def accepted(self) -> list[dict[str, Any]]:
         return [entry.details for entry in self.sim.journal.entries("task_accepted")]

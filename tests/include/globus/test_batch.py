@@ -57,12 +57,12 @@ def test_the_key_depends_on_files_places_and_md5_and_not_on_order() -> None:
         ([Item("/s/a", "/d/../../etc/x")], "leaves its folder"),
         ([Item("/s/a\n", "/d/a")], "control character"),
         ([Item("/s/a/", "/d/a")], "names a folder"),
-        ([Item("/s/a", "/d/x"), Item("/s/b", "/d/x")], "/d/x: more than one file goes there"),
+        ([Item("/s/a", "/d/x"), Item("/s/b", "/d/x")], "/d/x”: more than one file goes there"),
         ([Item("/s/a", "/d/x"), Item("/s/b", "/d/X")], "more than one file goes there"),
     ],
 )
 def test_it_is_refused_by_name(items: list[Item], said: str) -> None:
-    with pytest.raises(RequestError, match="") as caught:
+    with pytest.raises(RequestError) as caught:
         check_items(items)
     assert said in str(caught.value)
 

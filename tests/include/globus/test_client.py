@@ -27,11 +27,11 @@ def test_a_wrong_secret_names_the_connection_and_not_itself(world: World) -> Non
 
 
 def test_a_token_that_has_ended_is_replaced_also_where_nothing_is_repeated(world: World) -> None:
-    item = world.item("a")
-    world.client.submission_id()
+    item, client = world.item("a"), world.new_client(read_retries=1)
+    client.submission_id()
     world.on(world.sim.tokens.revoke_all)
     world.fault("status", code=401, method="POST", path="/transfer$", times=1)
-    row = run(world.transfers().submit(world.batch(item)))
+    row = run(world.transfers(client=client).submit(world.batch(item)))
     assert [row.external_id] == [one["task_id"] for one in world.accepted()]
 
 
