@@ -20,7 +20,7 @@ from include.jgi.models import is_file_id
 
 PAGE_GROUPS = 50  # organism groups of one page of search: more is refused
 BY_IDS = 50  # file ids of one look-up
-SEARCH = {"f": "project_id", "a": "false", "h": "false", "d": "asc", "api_version": "2"}
+SEARCH = {"f": "project_id", "a": "false", "h": "false", "d": "asc", "api_version": "2", "include_private_data": "1"}
 REQUESTS = "/request_archived_files/requests"
 RUNNING, READY, EXPIRED = ("new", "pending"), "ready", "expired"
 
@@ -37,7 +37,9 @@ class SessionToken:
     async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
         token = usable_secret(self.token, client.where)
         scheme, _, bare = token.rpartition(" ")
-        return Credential({"Authorization": f"{scheme.strip() or 'Bearer'} {bare}"}, (bare,))
+        scheme = scheme.strip() or "Bearer"
+        scheme = "Bearer" if scheme.lower() == "bearer" else scheme
+        return Credential({"Authorization": f"{scheme} {bare}"}, (bare,))
 
 
 @dataclass(frozen=True, slots=True)

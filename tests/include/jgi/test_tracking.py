@@ -128,6 +128,8 @@ def test_a_project_keeps_its_proposal(tracking: Tracking) -> None:
     tracking.put_project(Project("grow", 1))
     tracking.put_project(Project("grow", 1, priority=3.0))
     assert tracking.project("grow").priority == 3.0
+    tracking.put_project(Project("grow", 1, remove_files=()))
+    assert tracking.project("grow").remove_files == ()
     with pytest.raises(ConflictingRequest, match="is of proposal 1, not 2"):
         tracking.put_project(Project("grow", 2))
     with pytest.raises(NotFound, match="trigger the DAG with its proposal_id"):
