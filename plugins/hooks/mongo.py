@@ -43,7 +43,7 @@ def tracking(conn_id: str = CONN_ID) -> Iterator[Tracking]:
         hook = MongoHook(conn_id)
         names: dict[str, Any] = hook.extras.pop("collections", None) or {}
         hook.extras = {"tz_aware": True, **SECONDS, **hook.extras}
-        database = hook.get_conn()[connection.schema]
+        database = hook.get_conn()[str(connection.schema)]
         kept = Tracking(database, names, named_by=f"connection {conn_id}")
     except (ConfigurationError, TypeError, ValueError) as error:
         raise RequestError(f"connection {conn_id}: {type(error).__name__}; check its extras") from None
