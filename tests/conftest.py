@@ -43,6 +43,11 @@ hypothesis.settings.load_profile("no clock")
 CPU_SECONDS = 300
 
 
+def pytest_report_header() -> str:
+    given = os.environ.get("WAYBILL_TEST_MONGO_URI")
+    return f"MongoDB: {'the server of WAYBILL_TEST_MONGO_URI' if given else 'the stand-in nx-27017'}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A property test is stopped by the CPU time it has used (marker `cpu_seconds`), never by wall time."""
     for item in items:
