@@ -21,7 +21,7 @@ BETWEEN_SECONDS = 20.0  # from one request of a run to the next
 
 
 def direct(files: Sequence[Wanted], most_days: int) -> list[Asked]:
-    """The version that wrote to MongoDB itself. Ends early where the first batch is over the limit."""
+    """The version that wrote to MongoDB itself."""
     asked: list[Asked] = []
     rest = list(files)
     for day in range(most_days):
@@ -40,7 +40,7 @@ def direct(files: Sequence[Wanted], most_days: int) -> list[Asked]:
 
 
 def later(files: Sequence[Wanted], most_days: int) -> list[Asked]:
-    """The version for the runtime API, were its fields right; it asks for everything again each day, which is not counted here."""
+    """The version for the runtime API, were its fields right. That it asks for everything again each day is not counted."""
     asked: list[Asked] = []
     rest = list(files)
     for day in range(most_days):

@@ -77,20 +77,15 @@ def _plans(quick: bool) -> list[Row]:
     )
     for name in ("direct", "later"):
         peer = f"NMDC's loop, {name} version"
-        rows += [
-            _row(
-                "plans that exceed a window of JDP's 24 h", total["over"], "plans", peer, total[f"{name} over"], aim=0, met=not total["over"]
-            ),
-            _row("plans that ask for a file twice", total["twice"], "plans", peer, total[f"{name} twice"], aim=0, met=not total["twice"]),
-            _row("plans that never ask for some file", total["left"], "plans", peer, total[f"{name} left"], aim=0, met=not total["left"]),
-            _row(
-                f"days of the {total[f'{name} same']} lists that both ask for whole",
-                total[f"{name} our days"],
-                "days",
-                peer,
-                total[f"{name} days"],
-            ),
-        ]  # fmt: skip
+        for what, key in (
+            ("exceed a window of JDP's 24 h", "over"),
+            ("ask for a file twice", "twice"),
+            ("never ask for some file", "left"),
+        ):
+            count, theirs = total[key], total[f"{name} {key}"]
+            rows.append(_row(f"plans that {what}", count, "plans", peer, theirs, aim=0, met=not count))
+        figure = f"days of the {total[f'{name} same']} lists that both ask for whole"
+        rows.append(_row(figure, total[f"{name} our days"], "days", peer, total[f"{name} days"]))
     return rows
 
 

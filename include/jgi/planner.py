@@ -306,12 +306,13 @@ class _Timeline:
         self._backlog, self._since = self._on_disk(at) + size_bytes, max(math.ceil(at), self._since)
 
 
-def _schedule(first: list[_Group], rest: list[_Group], timeline: _Timeline) -> Sends:
+def _schedule(first: list[_Group], in_turn: list[_Group], timeline: _Timeline) -> Sends:
     """(instant, what is asked for then) until nothing is left."""
+    rest = deque(in_turn)
     sends: Sends = []
     remaining = sum(group.size_bytes for group in (*first, *rest))
     while first or rest:
-        chosen, first, rest = _fill(first, rest, timeline)
+        chosen, first = _fill(first, rest, timeline)
         if chosen:
             size = sum(group.size_bytes for group in chosen)
             sends.append((timeline.now, chosen))
@@ -324,15 +325,13 @@ def _schedule(first: list[_Group], rest: list[_Group], timeline: _Timeline) -> S
     return sends
 
 
-def _head(first: list[_Group], rest: list[_Group]) -> int:
+def _head(first: Sequence[_Group], rest: Sequence[_Group]) -> int:
     """Bytes that must fit for the next in turn to go on: those that go first are whole, of others one file may go."""
     return first[0].size_bytes if first else rest[0].largest
 
 
-def _fill(
-    first: list[_Group], rest: list[_Group], timeline: _Timeline
-) -> tuple[list[_Group], list[_Group], list[_Group]]:
-    """What is asked for now, and what is left of both lists.
+def _fill(first: list[_Group], rest: deque[_Group], timeline: _Timeline) -> tuple[list[_Group], list[_Group]]:
+    """What is asked for now, and what is left of those that go first; it is taken off `rest`.
 
     Of those that go first, the largest ones that fit. Of the rest whole analyses in turn; the first one that does not fit is
     split, and what is then left is filled with whole ones that fit. What is next in turn and fits nowhere beside what was
@@ -346,8 +345,8 @@ def _fill(
     free -= sum(group.size_bytes for group in chosen)
     begun = {group.name for group in chosen}
     kept: list[_Group] = []
-    at = 0
-    for at, group in enumerate(rest, 1):  # noqa: B007
+    while rest and len(kept) <= LOOK_AHEAD:
+        group = rest.popleft()
         if group.size_bytes <= free:
             chosen.append(group)
             free -= group.size_bytes
@@ -359,9 +358,8 @@ def _fill(
             split = True
         else:
             kept.append(group)
-            if len(kept) > LOOK_AHEAD:
-                break
-    return chosen, left, kept + rest[at:]
+    rest.extendleft(reversed(kept))
+    return chosen, left
 
 
 def _largest(groups: list[_Group], free: int) -> tuple[list[_Group], list[_Group]]:
