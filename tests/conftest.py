@@ -18,19 +18,29 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from harness.fixtures import connect, inputs_folder, ledger, mongo, mongo_uri, quick_looks, receipts_folder
+from harness.fixtures import (
+    connect,
+    inputs_folder,
+    ledger,
+    mongo,
+    mongo_stand_in,
+    mongo_uri,
+    quick_looks,
+    receipts_folder,
+)
 from rehearsal import database
 from rehearsal.settings import base_environment
 
-__all__ = [
+__all__ = [  # fixtures of all tests
     "connect",
     "inputs_folder",
     "ledger",
     "mongo",
+    "mongo_stand_in",
     "mongo_uri",
     "quick_looks",
     "receipts_folder",
-]  # fixtures of all tests
+]
 HOME = Path(tempfile.mkdtemp(prefix="waybill-tests-"))
 # The tests' own process keeps its PATH, HOME and proxies; only what Airflow reads is laid over them.
 AIRFLOW = {name: value for name, value in base_environment(HOME, short_timings=False).items() if "AIRFLOW" in name}
