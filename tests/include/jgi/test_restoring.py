@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,7 @@ from include.jgi.manifest import ManifestRow
 from include.jgi.models import FileState, Limits, PlacementState, RequestState, StagedFile
 from include.jgi.restoring import KIND, SYSTEM, VISIBLE_WITHIN_SECONDS, believe, request_key
 from include.jgi.take_up import take_up
+from include.jgi.tracking import NAMES
 from simulators.globus.collections import JGI_COLLECTION, JGI_ROOT
 from simulators.jgi import DEFAULT_SESSION
 from tests.include.jgi.conftest import BLUE, GROW, Bench, in_a_loop
@@ -431,6 +433,25 @@ async def test_a_request_of_a_lost_ledger_is_given_up(bench: Bench) -> None:
     async with bench.restoring() as restoring:
         found = await take_up(restoring)
     assert (found.open_requests, states(bench, files)) == ([], {(FileState.PLANNED, 1)})
+
+
+@in_a_loop
+async def test_files_of_an_open_request_are_not_free_after_an_older_copy_of_mongodb(bench: Bench, mongo: Any) -> None:
+    """Planned together with others they would have another key, and be asked for twice."""
+    files = bench.project("grow", GROW, 4, 4000)
+    older = {name: list(mongo[name].find({})) for name in (NAMES["files"], NAMES["requests"])}
+    bench.jdp.fault(**POST, fault="stuck_pending")
+    async with bench.restoring() as restoring:
+        row = await restoring.ask(files[:2])
+        for name, documents in older.items():
+            mongo[name].delete_many({})
+            if documents:
+                mongo[name].insert_many(documents)
+        found = await take_up(restoring)
+        assert (found.repaired, found.open_requests) == ([f"restore request {row.external_id}"], [row.business_key])
+        asked_next = {one.jdp_file_id for request in planned(restoring).requests for one in request.files}
+        assert asked_next == {one.jdp_file_id for one in files[2:]}
+        assert (await take_up(restoring)).repaired == []
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------
