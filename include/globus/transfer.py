@@ -222,6 +222,7 @@ RULES: Mapping[str, tuple[str, float | None]] = {
     "OVERDUE": ("its deadline is over, and it has not ended", 0.0),
 }
 FINE = ("", "OK", "Queued")
+NOT_KNOWN = "NOT_KNOWN"
 
 
 def trouble(task: Task, now: float) -> Trouble | None:
@@ -266,6 +267,21 @@ async def bear(transfers: Transfers, row: Submission, task: Task, stuck: Trouble
     return left
 
 
+def not_shown_seconds(transfers: Transfers, row: Submission) -> float:
+    """For how long a task that answers 404 is still waited for, by Globus' clock: a new one may not be shown yet, an old one is
+    forgotten. What is not SENT any more is not waited for."""
+    if row.state != State.SENT:
+        return 0.0
+    now = transfers.client.remote_now or transfers.ledger.now()
+    kept = row.detail.get("trouble") or {}
+    if kept.get("code") != NOT_KNOWN:
+        transfers.ledger.annotate(
+            row, {"trouble": {"code": NOT_KNOWN, "since": now}}, why="Globus does not know the task"
+        )
+        return VISIBLE_WITHIN_SECONDS
+    return float(kept["since"]) + VISIBLE_WITHIN_SECONDS - now
+
+
 # -- what became of each file -----------------------------------------------------------------------------------------
 
 
@@ -300,7 +316,7 @@ async def outcomes(client: GlobusClient, batch: Batch, task: Task | None, mount:
     found = []
     for item in batch.items:
         row = moved.get(item.destination)
-        if row is not None and row.checksum and row.algorithm in (None, "MD5"):
+        if row is not None and row.checksum and row.algorithm in (None, "MD5") and _still_there(item, row, mount):
             found.append(judged(item, row.size_bytes, row.checksum, "by Globus' own checksum"))
             continue
         there = await asyncio.to_thread(_at_destination, client, batch, item, mount)
@@ -310,6 +326,16 @@ async def outcomes(client: GlobusClient, batch: Batch, task: Task | None, mount:
             there = Outcome(item, Verdict.NOT_MOVED, why, source_gone=left_out.code == "FILE_NOT_FOUND")
         found.append(there)
     return found
+
+
+def _still_there(item: Item, moved: Moved, mount: Path | None) -> bool:
+    """Where the destination is mounted, a size is cheap to see; one that differs is looked at closely."""
+    if mount is None:
+        return True
+    try:
+        return (mount / item.destination.lstrip("/")).stat().st_size == moved.size_bytes
+    except OSError:
+        return False
 
 
 def _at_destination(client: GlobusClient, batch: Batch, item: Item, mount: Path | None) -> Outcome:

@@ -218,15 +218,13 @@ def batch_of(document: Mapping[str, Any]) -> TrackedBatch:
 
 
 def project_doc(project: Project) -> Doc:
-    return without_none(
-        {
-            "project_name": project.name,
-            "proposal_id": project.proposal_id,
-            "nmdc_study_id": project.nmdc_study_id,
-            "priority": project.priority,
-            "remove_files": list(project.remove_files),
-        }
-    )
+    known = {
+        "project_name": project.name,
+        "proposal_id": project.proposal_id,
+        "nmdc_study_id": project.nmdc_study_id,
+        "priority": project.priority,
+    }
+    return without_none(known) | {"remove_files": list(project.remove_files)}  # an empty list says: leave out nothing
 
 
 def project_of(document: Mapping[str, Any]) -> Project:

@@ -20,7 +20,7 @@ from include.jgi.models import is_file_id
 
 PAGE_GROUPS = 50  # organism groups of one page of search: more is refused
 BY_IDS = 50  # file ids of one look-up
-SEARCH = {"f": "project_id", "a": "false", "h": "false", "d": "asc", "api_version": "2"}
+SEARCH = {"f": "project_id", "a": "false", "h": "false", "d": "asc", "api_version": "2", "include_private_data": "1"}
 REQUESTS = "/request_archived_files/requests"
 RUNNING, READY, EXPIRED = ("new", "pending"), "ready", "expired"
 
@@ -37,7 +37,9 @@ class SessionToken:
     async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
         token = usable_secret(self.token, client.where)
         scheme, _, bare = token.rpartition(" ")
-        return Credential({"Authorization": f"{scheme.strip() or 'Bearer'} {bare}"}, (bare,))
+        scheme = scheme.strip() or "Bearer"
+        scheme = "Bearer" if scheme.lower() == "bearer" else scheme
+        return Credential({"Authorization": f"{scheme} {bare}"}, (bare,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,6 @@ class FoundFile:
     status: str
     md5: str | None
     purge_at: datetime | None
-    file_path: str
     file_type: tuple[str, ...]
     seq_units: tuple[str, ...]
     analysis_ids: tuple[int, ...]
@@ -176,7 +177,6 @@ def _file(row: dict[str, Any], group: str) -> FoundFile:
         status=str(row.get("file_status") or ""),
         md5=str(row.get("md5sum") or "").lower() or None,
         purge_at=instant_of(row.get("dt_to_purge")),
-        file_path=str(row.get("file_path") or ""),
         file_type=_texts(row.get("file_type")),
         seq_units=_texts(metadata.get("seq_unit_name")),
         analysis_ids=tuple(int(float(one)) for one in _texts(metadata.get("analysis_project_id"))),

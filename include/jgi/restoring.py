@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from include.core.errors import ConflictingRequest, RequestError, WaybillError
+from include.core.errors import ConflictingRequest, NotFound, RequestError, WaybillError
 from include.core.ledger import (
     OPEN,
     Intent,
@@ -121,7 +121,9 @@ class Restoring:
                 seen_absent=seen,
             )
         except WaybillError as error:
-            with suppress(WaybillError):  # where MongoDB or the ledger is away: `take_up` does the same
+            with suppress(WaybillError):  # where a database or JDP is away: `take_up` does the rest
+                if isinstance(error, NotFound):
+                    await self._lost(key, ids)
                 self._not_sent(key, error)
             raise
         self.accepted(row)
@@ -175,6 +177,16 @@ class Restoring:
             self.abort(key, f"it was not sent: {error}")
         else:
             self.tracking.move_request(key, RequestState.INTENT, RequestState.DOUBTFUL, "its answer was lost")
+
+    async def _lost(self, key: str, ids: Sequence[str]) -> None:
+        """JDP refuses a request whole where it does not know one of its files: that one is left out, the others are no worse."""
+        known = await self.jdp.by_ids(ids)
+        lost = [one for one in ids if one not in known]
+        if lost:
+            self.tracking.move_files(
+                lost, FileState.REQUESTING, FileState.LOST, "JDP does not list it any more", claim=key
+            )
+            self.tracking.release(key, FileState.PLANNED, "JDP refused a request with a file that it does not know")
 
     def withdraw(self, row: Submission) -> bool:
         """Takes back an intent whose request never left: its files are planned anew, since the plan of today may be another.

@@ -46,7 +46,7 @@ class GlobusTaskSensor(Legs, BaseSensorOperator):
         """Looks for itself, then waits or tells."""
         client = await asyncio.to_thread(GlobusHook(self.conn_id).client)
         try:
-            look = TaskWatch(client, list(self.task_ids), Wake.NOTHING, borne=None)
+            look = TaskWatch(client, list(self.task_ids), Wake.NOTHING, None)
             seen = await look.observe()
         finally:
             await asyncio.to_thread(client.close)

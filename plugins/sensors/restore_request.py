@@ -108,7 +108,10 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
                 purge = [one.purge_at for one in current.values() if one.purge_at and one.status == JdpStatus.RESTORED]
                 left = seconds_left(status.expires_at, purge, now, limits)
                 try:
-                    return await self._manifest(leg, book, kept, row, limits, left)
+                    found = await self._manifest(leg, book, kept, row, limits, left)
+                    if isinstance(found, Wait) and leg.over:
+                        raise AirflowSkipException(f"restore request {number}: {found.why}; the next run goes on")
+                    return found
                 except ManifestMissing:
                     if any(one.status == JdpStatus.RESTORED for one in current.values()):
                         raise

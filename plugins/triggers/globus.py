@@ -13,7 +13,7 @@ from triggers.watch import WatchTrigger
 
 from include.core.watch import BulkWatch, Item, Observation, Observe, Wake
 from include.globus.client import GlobusClient
-from include.globus.transfer import SYSTEM, trouble
+from include.globus.transfer import NOT_KNOWN, SYSTEM, trouble
 
 
 class GlobusTaskTrigger(WatchTrigger):
@@ -51,13 +51,15 @@ class TaskWatch(BulkWatch):
         self._new: list[str] = []
 
     async def _look(self, ids: Collection[str]) -> dict[str, Item]:
-        """All tasks once. One that Globus does not know any more has ended; what keeps one from getting on is its state."""
+        """All tasks once. What keeps one from getting on is its state. One that Globus does not know has ended, unless it may
+        still be shown."""
         found = {}
         self._new = []
         for one in ids:
             task = await asyncio.to_thread(self._client.task, one)
             if task is None:
-                found[one] = Item("not known any more", ended=True)
+                borne = (self._borne or {}).get(one) == NOT_KNOWN  # it may still be shown
+                found[one] = Item("not known", ended=not borne)
                 continue
             stuck = trouble(task, self._client.remote_now or time.time())
             if (

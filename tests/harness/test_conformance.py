@@ -13,6 +13,7 @@ import pytest
 from harness import conformance
 from harness.conformance import NotConforming
 from harness.core.memory import Memory
+from harness.globus.conformance import GlobusTransfers
 from harness.icav2.conformance import ICAv2Copies
 from harness.plates.conformance import S3Deletion
 from include.core import errors
@@ -20,7 +21,7 @@ from include.core.errors import RemoteError, TransientError, WaybillError
 from include.core.ledger import Intent, Probe, RemoteSearch, SendFence, Sent, State, Submission, submit_once
 from tests.harness.ticket_office import KEY, SEAT, TIMEOUT_SECONDS, Tickets, TicketWorker
 
-REMOTES = [ICAv2Copies(), S3Deletion(), Tickets()]
+REMOTES = [ICAv2Copies(), S3Deletion(), GlobusTransfers(), Tickets()]
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ from operators.common.leg import Leg, LegOperator, Wait
 from triggers.globus import GlobusTaskTrigger
 
 from include.core.errors import RequestError, VerificationError
-from include.core.ledger import State, Submission
 from include.core.text import few
 from include.globus.batch import Batch, Item, batch_key, under
-from include.globus.client import Task
-from include.globus.transfer import KIND, SYSTEM, Transfers, Verdict, bear, close, counted, outcomes, trouble
+from include.globus.moving import Underway, move
+from include.globus.transfer import Transfers, Verdict, counted
 
 POOL = "waybill_globus"
 
@@ -67,25 +66,10 @@ class GlobusBatchOperator(LegOperator):
             for one in (collections.source, collections.destination):
                 await asyncio.to_thread(transfers.client.collection, one)
         batch = self._batch(collections, transfers)
-        rows = transfers.ledger.generations(SYSTEM, KIND, batch.key)
-        row = rows[-1] if rows else None
-        ended = row is not None and row.state in (State.FAILED, State.CANCELLED)
-        if (
-            row is None or leg.first or not ended
-        ):  # what another worker has closed while this one waited is judged as it is
-            # A batch that failed is sent again by a new try; sync by checksum leaves what is right.
-            row = await transfers.submit(batch, seen_absent=row.generation if row is not None and ended else None)
-        if row.state == State.DONE:  # by an earlier run: is it still there?
-            found = await outcomes(transfers.client, batch, None, collections.mount)
-            if not any(one.verdict in (Verdict.NOT_MOVED, Verdict.MISMATCH) for one in found):
-                return {str(Verdict.VERIFIED): len(found)}
-            row = await transfers.submit(batch, seen_absent=row.generation)
-        task = await waiting(transfers, row, collections)
-        if isinstance(task, Wait):
-            return task
-        found = await outcomes(transfers.client, batch, task, collections.mount)
         fine = {Verdict.VERIFIED} if self.require_md5 else {Verdict.VERIFIED, Verdict.UNVERIFIABLE}
-        close(transfers.ledger, row, found, task, fine)
+        found = await move(transfers, batch, collections.mount, first=leg.first, fine=fine)
+        if isinstance(found, Underway):
+            return wait_for(found, collections)
         bad = [f"{one.item.destination} ({one.verdict}: {one.why})" for one in found if one.verdict not in fine]
         if bad:
             raise VerificationError(f"{len(bad)} of {len(found)} files are not verified: {few(bad, 5)}")
@@ -101,22 +85,11 @@ class GlobusBatchOperator(LegOperator):
         return Batch(key, collections.source, collections.destination, items, deadline, self.batch_label)
 
 
-async def waiting(transfers: Transfers, row: Submission, collections: Collections) -> Task | Wait | None:
-    """The task once it has ended (None where Globus does not know it any more), or what to wait for."""
-    client = transfers.client
-    task = await asyncio.to_thread(client.task, str(row.external_id))
-    if task is None or task.ended:
-        return task
-    stuck = trouble(task, client.remote_now or transfers.ledger.now())
-    left = await bear(transfers, row, task, stuck)
-    why = f"task {task.task_id}: {task.files_transferred} of {task.files} files"
-    if stuck is not None:
-        why += f"; {stuck.code}: {stuck.says}"
-    if task.is_paused and (said := await asyncio.to_thread(client.pause_reason, task.task_id)):
-        why += f" ({said})"
-    borne = {task.task_id: stuck.code} if stuck is not None else {}
+def wait_for(task: Underway, collections: Collections) -> Wait:
+    """Without a worker, until it has ended, or has trouble that must be timed."""
+    borne = {task.task_id: task.borne} if task.borne else {}
     options = {"tasks": [task.task_id], "borne": borne, "can_cancel": collections.cancel_on_failure}
-    return Wait(left, why, options)
+    return Wait(task.seconds, task.why, options)
 
 
 def _item(given: Any, at: int, collections: Collections) -> Item:

@@ -13,12 +13,13 @@ from hooks.globus import Collections
 from hooks.mongo import tracking
 from hooks.task import run_folder
 from hooks.waybill import receipts
-from operators.common.leg import Leg, Wait
-from operators.globus.globus_batch import GlobusBatchOperator, waiting
+from operators.common.leg import Leg
+from operators.globus.globus_batch import GlobusBatchOperator, wait_for
 
 from include.core.errors import DeadlinePassed
 from include.core.ledger import State
 from include.globus.batch import Batch, batch_file
+from include.globus.moving import Underway, ended_task
 from include.globus.transfer import KIND, SYSTEM, Transfers
 from include.jgi.manifest import ManifestRow, read_manifest
 from include.jgi.models import BatchState
@@ -78,8 +79,10 @@ class StagingTransferOperator(GlobusBatchOperator):
             row = await transfers.submit(batch, seen_absent=seen)
             submitted(kept, batch, row)
             await self._keep(leg, batch)
-        wait = await waiting(transfers, row, collections)
-        return wait if isinstance(wait, Wait) else {"key": self.ready["key"], "batch": batch.key}
+        task = await ended_task(transfers, row)
+        if isinstance(task, Underway):
+            return wait_for(task, collections)
+        return {"key": self.ready["key"], "batch": batch.key}
 
     async def _keep(self, leg: Leg, batch: Batch) -> None:
         """The batch as the procedure's own file, for the record."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -14,7 +16,6 @@ from typing import Any
 
 import pymongo  # noqa: TID253
 import pytest
-from pymongo.monitoring import CommandListener  # noqa: TID253
 
 from include.core.errors import AuthError, ConflictingRequest, NotFound, RequestError, TransientError
 from include.jgi.documents import TrackedBatch, TrackedRequest
@@ -128,6 +129,8 @@ def test_a_project_keeps_its_proposal(tracking: Tracking) -> None:
     tracking.put_project(Project("grow", 1))
     tracking.put_project(Project("grow", 1, priority=3.0))
     assert tracking.project("grow").priority == 3.0
+    tracking.put_project(Project("grow", 1, remove_files=()))
+    assert tracking.project("grow").remove_files == ()
     with pytest.raises(ConflictingRequest, match="is of proposal 1, not 2"):
         tracking.put_project(Project("grow", 2))
     with pytest.raises(NotFound, match="trigger the DAG with its proposal_id"):
@@ -194,33 +197,24 @@ def test_counts_are_files_and_bytes_by_state(tracking: Tracking) -> None:
 # -- many, and many at once ---------------------------------------------------------------------------------------------
 
 
-class Calls(CommandListener):
-    def __init__(self) -> None:
-        self.names: list[str] = []
-
-    def started(self, event: Any) -> None:
-        self.names.append(event.command_name)
-
-    def succeeded(self, event: Any) -> None: ...
-
-    def failed(self, event: Any) -> None: ...
+def calls(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The commands that pymongo has sent since the last look."""
+    told = [json.loads(record.getMessage()) for record in caplog.records if record.name == "pymongo.command"]
+    caplog.clear()
+    return [one["commandName"] for one in told if one["message"] == "Command started"]
 
 
-def test_750_files_change_their_state_in_three_calls(mongo_uri: str, mongo: Any) -> None:
-    calls = Calls()
-    with pymongo.MongoClient[dict[str, Any]](mongo_uri, tz_aware=True, event_listeners=[calls]) as client:
-        kept = Tracking(client[mongo.name])
-        kept.ensure_indexes()
-        ids = [file_id(number) for number in range(750)]
-        kept.put_files(a_file(number) for number in range(750))
-        calls.names.clear()
-        assert len(kept.claim(ids, "restore-1")) == 750
-        assert len(calls.names) <= 3, calls.names
-        calls.names.clear()
-        assert (
-            kept.move_files(ids, FileState.REQUESTING, FileState.QUEUED, "why", claim="restore-1", request_id=7) == 750
-        )
-        assert calls.names == ["update"]
+def test_750_files_change_their_state_in_three_calls(
+    tracking: Tracking, mongo: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = [file_id(number) for number in range(750)]
+    tracking.put_files(a_file(number) for number in range(750))
+    with caplog.at_level(logging.DEBUG, logger="pymongo.command"):
+        assert len(tracking.claim(ids, "restore-1")) == 750
+        assert 1 <= len(calls(caplog)) <= 3
+        facts = {"claim": "restore-1", "request_id": 7}
+        assert tracking.move_files(ids, FileState.REQUESTING, FileState.QUEUED, "why", **facts) == 750
+        assert calls(caplog) == ["update"]
     assert {(one.state, one.request_id) for one in kept_files(mongo)} == {(FileState.QUEUED, 7)}
 
 
