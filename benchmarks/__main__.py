@@ -57,7 +57,8 @@ NOTES = {
     "small ones. The peers are replays, written from descriptions, of how NMDC's scripts cut a list into requests: the direct "
     "version wrote to MongoDB itself, the later one goes through the runtime API. They keep no margin, so they are judged by "
     "JDP's 24 h; each is started every 24 h to the second, and what it asked for is moved by then. The later version asks for a "
-    "list in fewer days because it exceeds the window. Lists of which a peer's first batch is over the limit it never asks for whole.",
+    "list in fewer days because it exceeds the window. "
+    "Lists of which a peer's first batch is over the limit it never asks for whole.",
 }
 
 
