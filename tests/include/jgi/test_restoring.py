@@ -320,6 +320,27 @@ async def test_what_is_not_found_for_two_days_is_held_alone(bench: Bench) -> Non
     assert states(bench, files[:2]) == {(FileState.REQUESTING, 0)}
 
 
+@pytest.mark.parametrize("written", ["{number}", "R{number}", "the one of monday"])
+@in_a_loop
+async def test_a_person_s_number_is_taken_as_people_write_it(bench: Bench, written: str) -> None:
+    files = bench.project("grow", GROW, 2, 2000)
+    bench.jdp.fault(**POST, fault="drop_after_commit")
+    async with bench.restoring() as restoring:
+        with pytest.raises(InDoubt):
+            await restoring.ask(files)
+        (accepted,) = bench.jdp.journal("restore_accepted")
+        given = written.format(number=accepted["request_id"])
+        (row,) = restoring.ledger.in_states(State.IN_DOUBT)
+        held = restoring.ledger.move(row, State.HELD, why="not found")
+        restoring.ledger.move(held, State.SENT, why="JDP's page", who="a person", external_id=given)
+        found = await take_up(restoring)
+    if written.startswith("the"):
+        assert "the one of monday" in found.failed[0] and states(bench, files) == {(FileState.PLANNED, 0)}
+    else:
+        assert bench.tracking.requests()[0].request_id == accepted["request_id"]
+        assert states(bench, files) == {(FileState.QUEUED, 0)}
+
+
 # -- ready, expired, unknown --------------------------------------------------------------------------------------------
 
 
