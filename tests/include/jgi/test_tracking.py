@@ -284,7 +284,7 @@ def test_files_of_older_tools_get_documents_of_ours_and_begin_anew(tracking: Tra
     older = [A0, A0 | {"apGoldId": "Ga0500000"}, R]
     mongo[NAMES["older_files"]].insert_many([dict(one) for one in older])
     assert list(tracking.files()) == []
-    assert (tracking.read_older_files(), tracking.read_older_files()) == (2, 0)
+    assert tracking.read_older_files() == tracking.read_older_files() == []
     shared, other = sorted(tracking.files(), key=lambda one: one.jdp_file_id)
     assert (shared.state, shared.analyses, shared.size_bytes) == (
         FileState.DISCOVERED,
@@ -302,14 +302,15 @@ def test_files_of_older_tools_get_documents_of_ours_and_begin_anew(tracking: Tra
 def test_an_older_document_never_changes_what_is_known(tracking: Tracking, mongo: Any) -> None:
     tracking.put_files([a_file(md5="0" * 32, jdp_status="RESTORED")])
     mongo[NAMES["older_files"]].insert_one({**A0, "jdp_file_id": file_id(1)})
-    assert tracking.read_older_files() == 0
+    assert tracking.read_older_files() == []
     assert only(tracking) == a_file(md5="0" * 32, jdp_status="RESTORED", waiting_since=only(tracking).waiting_since)
 
 
-def test_an_older_document_that_cannot_be_read_is_named(tracking: Tracking, mongo: Any) -> None:
-    mongo[NAMES["older_files"]].insert_one({"jdp_file_id": file_id(1), "file_name": "x"})
-    with pytest.raises(RequestError, match=f"the document of file {file_id(1)} cannot be read"):
-        tracking.read_older_files()
+def test_an_older_document_that_cannot_be_read_is_named_and_stops_no_other(tracking: Tracking, mongo: Any) -> None:
+    mongo[NAMES["older_files"]].insert_many([{"jdp_file_id": file_id(1), "file_name": "x"}, dict(A0)])
+    (told,) = tracking.read_older_files()
+    assert told.startswith(f"the document of file {file_id(1)} cannot be read")
+    assert [one.jdp_file_id for one in tracking.files()] == [A0["jdp_file_id"]]
 
 
 def test_projects_of_older_tools_are_read(tracking: Tracking, mongo: Any) -> None:
