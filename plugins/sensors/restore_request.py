@@ -17,10 +17,11 @@ from triggers.globus import GlobusTaskTrigger
 from triggers.jgi import RestoreRequestTrigger
 from triggers.leg import Leg, Legs, Wait, run_began
 
-from include.core.errors import RequestError, TransientError
+from include.core.errors import NotFound, TransientError
 from include.core.ledger import Ledger, State, Submission
 from include.globus import transfer
 from include.globus.client import GlobusClient
+from include.globus.moving import Underway, ended_task
 from include.globus.transfer import Transfers
 from include.jgi.jdp import EXPIRED, READY
 from include.jgi.manifest import read_manifest
@@ -30,6 +31,7 @@ from include.jgi.restoring import KIND, SYSTEM, believe, expire
 from include.jgi.tracking import Tracking
 
 POLL_SECONDS = 300.0
+MANIFEST_BYTES = 64 * 1024 * 1024
 
 
 class RestoreRequestSensor(Legs, BaseSensorOperator):
@@ -111,31 +113,35 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
     async def _moved(
         self, leg: Leg, book: Ledger, client: GlobusClient, collections: Collections, number: int, left: float
     ) -> bytes | Wait:
+        """Read over HTTPS where workers do not see the destination; else moved there."""
         route = Route(
             collections.source, collections.source_root, collections.destination, collections.destination_root
         )
-        path = (collections.mount or _no_mount(self.globus_conn_id)) / route.manifest_at(number).lstrip("/")
         batch = manifest_batch(route, number, left_seconds=left, globus_now=client.remote_now or book.now())
+        lost = f"the manifest of restore request {number} is not there"
+        if collections.mount is None:
+            (item,) = batch.items
+            try:
+                return await asyncio.to_thread(client.read, route.source, item.source, limit_bytes=MANIFEST_BYTES)
+            except NotFound:
+                raise TransientError(lost) from None
+        path = collections.mount / route.manifest_at(number).lstrip("/")
         transfers = Transfers(client, book, leg.owner, receipts().objects)
         before = book.generations(transfer.SYSTEM, transfer.KIND, batch.key)
         there = await asyncio.to_thread(path.exists)
         sent = await transfers.submit(batch, seen_absent=None if there or not before else before[-1].generation)
         if sent.state == State.SENT:
-            task = await asyncio.to_thread(client.task, str(sent.external_id))
-            if task is not None and not task.ended:
-                options = {"tasks": [task.task_id], "globus_conn_id": self.globus_conn_id}
-                return Wait(3600.0, f"the manifest of {number} is on its way", options, 30.0, GlobusTaskTrigger)
+            task = await ended_task(transfers, sent)
+            if isinstance(task, Underway):
+                options = {"tasks": [task.task_id], "globus_conn_id": self.globus_conn_id, "borne": task.borne_by_id}
+                why = f"the manifest of {number} is on its way: {task.why}"
+                return Wait(min(task.seconds, 3600.0), why, options, 30.0, GlobusTaskTrigger)
         try:
-            data: bytes = await asyncio.to_thread(path.read_bytes)
+            data = await asyncio.to_thread(path.read_bytes)
         except OSError as error:
-            why = f"the manifest of restore request {number} did not arrive: {error.strerror}"
             if sent.state == State.SENT:
-                book.move(sent, State.FAILED, why=why)
-            raise TransientError(why) from None
+                book.move(sent, State.FAILED, why=f"{lost}: {error.strerror}")
+            raise TransientError(f"{lost}: {error.strerror}") from None
         if sent.state == State.SENT:
             book.move(sent, State.DONE, why="it is there")
         return data
-
-
-def _no_mount(conn_id: str) -> Any:
-    raise RequestError(f"connection {conn_id} has no extra mount: give where workers see the destination collection")

@@ -87,8 +87,7 @@ class GlobusBatchOperator(LegOperator):
 
 def wait_for(task: Underway, collections: Collections) -> Wait:
     """Without a worker, until it has ended, or has trouble that must be timed."""
-    borne = {task.task_id: task.borne} if task.borne else {}
-    options = {"tasks": [task.task_id], "borne": borne, "can_cancel": collections.cancel_on_failure}
+    options = {"tasks": [task.task_id], "borne": task.borne_by_id, "can_cancel": collections.cancel_on_failure}
     return Wait(task.seconds, task.why, options)
 
 
