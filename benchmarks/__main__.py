@@ -39,6 +39,7 @@ MODULES = {
     "plates.before": "Plates: this code beside the code of before",
     "plates.size": "Plates: size, growth and reading back",
     "plates.drill": "Plates: finding files, and the restore drill",
+    "jgi.planner": "Restores from tape: the planner",
     "core.dag_import": "DAG import",
 }
 # What a reader of the rows has to know.

@@ -7,8 +7,11 @@ stands. It replaces four scripts and a person every day.
 **Trigger** nothing: it runs every day, and goes on with all projects that it knows. A new project needs its proposal, once:
 
 ```json
-{"project": "grow_project", "proposal_id": 503125, "biosamples_uri": "s3://our-inputs/grow_biosamples.csv"}
+{"project": "grow_project", "proposal_id": 503125}
 ```
+
+With `"biosamples_uri": "s3://our-inputs/grow_biosamples.csv"` (a CSV with the column `biosample_id`) only these biosamples are
+staged, else all of the proposal.
 
 With `{"dry_run": true}` it plans and asks for nothing: the forecast is in the receipt.
 
@@ -35,7 +38,8 @@ from operators.jgi.metadata import StagingMetadataOperator, check_staging
 from operators.jgi.receipt import StagingReceiptOperator
 from operators.jgi.take_up import TakeUpOperator
 from operators.jgi.tape_restore import TapeRestoreOperator
-from operators.jgi.transfer import StagingTransferOperator, StagingVerifyOperator
+from operators.jgi.transfer import StagingTransferOperator
+from operators.jgi.verify import StagingVerifyOperator
 from sensors.restore_request import RestoreRequestSensor
 
 from include.core.request import param_schemas
@@ -61,15 +65,14 @@ def jgi_staging() -> None:
     metadata = StagingMetadataOperator(task_id="metadata")
     restore = TapeRestoreOperator(task_id="restore")
 
-    @task_group
-    def request_group(key: Any) -> None:
+    @task_group(prefix_group_id=False)
+    def moved(key: Any) -> None:
         wait = RestoreRequestSensor(task_id="wait", key=key, wait_hours="{{ params.wait_hours or 20 }}")
         transfer = StagingTransferOperator(task_id="transfer", ready=wait.output)
         transfer >> StagingVerifyOperator(task_id="verify", moved=transfer.output, ready=wait.output)
 
-    moved = request_group.expand(key=restore.output)
     request >> take_up >> metadata >> restore
-    moved >> StagingReceiptOperator(task_id="receipt")
+    moved.expand(key=restore.output) >> StagingReceiptOperator(task_id="receipt")
 
 
 jgi_staging()

@@ -6,16 +6,21 @@ needs it.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from include.core.ledger import Ledger, init, ledger_url
 from include.core.watch import WatchPolicy
+from simulators.mongo import MongoServer
 
 Connect = Callable[[str, str], None]
 
@@ -49,6 +54,32 @@ def connections_to(ledger: Ledger, place: Path | None = None) -> int:
         with suppress(OSError):  # closed meanwhile
             held += str(descriptor.readlink()) == path
     return held
+
+
+@pytest.fixture(scope="session")
+def mongo_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of one stand-in of MongoDB for all tests."""
+    server = MongoServer(tmp_path_factory.mktemp("mongo"))
+    with asyncio.Runner() as runner:
+        yield runner.run(server.start())
+        runner.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(request: pytest.FixtureRequest) -> str:
+    """The server that WAYBILL_TEST_MONGO_URI names, or the stand-in."""
+    return os.environ.get("WAYBILL_TEST_MONGO_URI") or str(request.getfixturevalue("mongo_stand_in"))
+
+
+@pytest.fixture
+def mongo(mongo_uri: str) -> Iterator[Any]:
+    """A database of the test's own."""
+    from pymongo import MongoClient
+
+    with MongoClient[dict[str, Any]](mongo_uri, tz_aware=True) as client:
+        name = f"waybill_test_{uuid.uuid4().hex[:12]}"
+        yield client[name]
+        client.drop_database(name)
 
 
 @pytest.fixture

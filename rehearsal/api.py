@@ -12,7 +12,7 @@ import random
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -195,11 +195,18 @@ class Api:
         """Start no further runs of it by its schedule."""
         self.request("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
 
-    def ensure_pool(self, name: str, slots: int, description: str) -> None:
+    def ensure_pool(self, name: str, slots: int, description: str, *, include_deferred: bool = False) -> None:
         """The pool of that name, made unless it is there; a task whose pool is missing never starts."""
-        pool = {"name": name, "slots": slots, "description": description, "include_deferred": False}
+        pool = {"name": name, "slots": slots, "description": description, "include_deferred": include_deferred}
+        self._unless_there("/api/v2/pools", pool)
+
+    def ensure_connection(self, conn_id: str, fields: Mapping[str, Any]) -> None:
+        """A connection that is kept in Airflow's database, made unless it is there."""
+        self._unless_there("/api/v2/connections", {"connection_id": conn_id, **fields})
+
+    def _unless_there(self, path: str, thing: Mapping[str, Any]) -> None:
         try:
-            self.request("POST", "/api/v2/pools", json=pool)
+            self.request("POST", path, json=dict(thing))
         except ApiError as error:
             if error.status != 409:
                 raise

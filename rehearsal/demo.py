@@ -199,7 +199,8 @@ def demo(
     def extra_env(addresses: Mapping[str, str]) -> dict[str, str]:
         return {**connections, **scene_connections(scenes, addresses)}
 
-    stack = make_stack(home, simulators=SIMULATORS, extra_env=extra_env)
+    more = [argument for scene in scenes for argument in scene.simulators()]
+    stack = make_stack(home, simulators=(*SIMULATORS, *more), extra_env=extra_env)
     try:
         with console.status("starting the simulators and Airflow (about a minute)"):
             stack.start_all()

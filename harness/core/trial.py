@@ -88,6 +88,8 @@ class Remote:
     """Path templates of requests that fetch a credential: they are no writes."""
     names_jobs: bool = True
     """Whether the ledger's external ids are the remote's."""
+    finds_only: bool = False
+    """Whether its search proves nothing where it finds nothing: the ledger holds such a row, and a person says what is true."""
     repeats_do_no_harm: str = ""
     """Why a second write changes nothing. Then `harm` judges, and the number of writes does not matter."""
     can_watch: bool = True
@@ -187,10 +189,30 @@ class Trial:
                 wait = await self.turn(worker)
             except TransientError as error:
                 wait = error.retry_after or 5.0
+            except EndsRed:
+                if not self._a_person_decides():
+                    raise
+                continue
             if wait is None:
                 return
             await self.pass_time(max(wait, 0.1))
         raise NotConforming(f"it does not come to its end in {TURNS} turns: {self.troubles[-1:]}")
+
+    def _a_person_decides(self) -> bool:
+        """Of rows that are held since nothing was found: by what is in the journal. Whether there was one."""
+        if not self.remote.finds_only:
+            return False
+        self.simulator.run_due()
+        effects, decided = list(self.remote.effects(self.simulator)), False
+        with open_ledger(self.url) as ledger:
+            for row in ledger.in_states(State.HELD):
+                if row.detail.get("candidates"):
+                    continue
+                unknown = sorted(set(effects) - ledger.known(row.system, row.kind, effects))
+                state, job = (State.SENT, unknown[0]) if unknown else (State.RESERVED, None)
+                ledger.move(row, state, why="by the remote's own records", who="a person", external_id=job)
+                decided = True
+        return decided
 
     async def turn(self, worker: Worker) -> float | None:
         """One `ask`. Raises TransientError as it does, EndsRed for other errors of ours, and NotConforming."""

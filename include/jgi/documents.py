@@ -2,7 +2,8 @@
 
 Field names are those that NMDC's tools have used all along where they have one (`jdp_file_id`, `file_name`, `file_size`,
 `md5sum`, `request_id`, `project_name`), so that a person finds the way. Two older shapes are read: one status for both
-systems (`file_status`, `apGoldId`), and the runtime API's (`jdp_file_status`, `globus_file_status`, `ap_gold_id`).
+systems (`file_status`, `apGoldId`), and the runtime API's (`jdp_file_status`, `globus_file_status`, `ap_gold_id`). They lie in
+collections of their own.
 
 Invariant: what is not known is left out of a document, never stored as null; what one release writes the next one reads.
 """
@@ -18,36 +19,17 @@ from include.core.errors import RequestError
 from include.jgi.models import BatchState, FileState, Placement, PlacementState, Project, RequestState, StagedFile
 
 Doc = dict[str, Any]
-OLD_FILE_STATES = {
-    "pending": FileState.QUEUED,
-    "new": FileState.QUEUED,
-    "ready": FileState.QUEUED,  # believed once the manifest says so
-    "RESTORE_IN_PROGRESS": FileState.QUEUED,
-    "READY": FileState.QUEUED,
-    "expired": FileState.EXPIRED,
-    "EXPIRED": FileState.EXPIRED,
-    "in transit": FileState.ON_DISK,
-    "transferred": FileState.ON_DISK,
-}
-OLD_PLACEMENT_STATES = {
-    "in transit": PlacementState.ARRIVED,  # nobody has looked: verified, or planned anew
-    "transferred": PlacementState.ARRIVED,
-    "SUCCEEDED": PlacementState.ARRIVED,
-    "COMPLETED": PlacementState.ARRIVED,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRequest:
-    """A restore request. `key` is its business key in the ledger; `ids_uri` names the document with its file ids."""
+    """A restore request. `key` is its business key in the ledger; The ledger has its file ids."""
 
     key: str
     state: RequestState
     ids: int
     size_bytes: int
     project: str = ""
-    ids_uri: str = ""
-    ids_sha256: str = ""
     request_id: int | None = None
     sent_at: datetime | None = None
     expires_at: datetime | None = None
@@ -66,8 +48,6 @@ class TrackedBatch:
     size_bytes: int
     submission_id: str = ""
     task_id: str | None = None
-    document_uri: str = ""
-    document_sha256: str = ""
     deadline: datetime | None = None
     why: str = ""
 
@@ -99,7 +79,6 @@ def file_facts(file: StagedFile) -> Doc:
             "md5sum": file.md5,
             "jdp_file_status": file.jdp_status,
             "dt_to_purge": file.purge_at,
-            "project_name": file.project,
             "biosample_id": file.biosample,
             "ap_gold_ids": list(file.analyses),
             "priority": file.priority,
@@ -112,6 +91,7 @@ def file_start(file: StagedFile) -> Doc:
     return without_none(
         {
             "state": str(file.state),
+            "project_name": file.project,  # whose it was first: another project may have it too
             "attempts": file.attempts,
             "waiting_since": file.waiting_since,
             "request_id": file.request_id,
@@ -122,15 +102,13 @@ def file_start(file: StagedFile) -> Doc:
 
 
 def file_of(document: Mapping[str, Any]) -> StagedFile:
-    """Reads ours and both older shapes. Raises RequestError naming the document and the field that it lacks."""
-    if "state" not in document:
-        return _old_file(document)
+    """Raises RequestError naming the document and the field that it lacks."""
     try:
         return StagedFile(
             jdp_file_id=document["jdp_file_id"],
             file_name=document["file_name"],
             size_bytes=int(document["file_size"]),
-            project=document["project_name"],
+            project=document.get("project_name", ""),
             state=FileState(document["state"]),
             md5=document.get("md5sum"),
             jdp_status=document.get("jdp_file_status", ""),
@@ -149,7 +127,8 @@ def file_of(document: Mapping[str, Any]) -> StagedFile:
         raise _unreadable(document, error) from None
 
 
-def _old_file(document: Mapping[str, Any]) -> StagedFile:
+def older_file_of(document: Mapping[str, Any]) -> StagedFile:
+    """A file by both older shapes, at its begin: what they say of its way was never checked, and is kept as the reason."""
     try:
         status = str(document.get("jdp_file_status") or document.get("file_status") or "")
         analysis = document.get("apGoldId") or document.get("ap_gold_id") or ""
@@ -159,36 +138,16 @@ def _old_file(document: Mapping[str, Any]) -> StagedFile:
             file_name=str(document["file_name"]),
             size_bytes=int(size),  # None is refused below
             project=str(document.get("project_name") or document.get("sequencing_project_name") or ""),
-            state=OLD_FILE_STATES.get(_moved(document) or status, FileState.DISCOVERED),
             md5=document.get("md5sum") or None,
             jdp_status=status,
             request_id=_whole(document.get("request_id")),
+            why=f"an older tool left it as {document.get('globus_file_status') or status or 'new'}",
             waiting_since=instant(document.get("create_date")),
             biosample=str(document.get("biosample_id") or document.get("gold_biosample_id") or ""),
             analyses=(str(analysis),) if analysis else (),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise _unreadable(document, error) from None
-
-
-def old_placement(document: Mapping[str, Any], destination: str) -> Placement:
-    """The placement that an older document describes; what was moved has never been checked."""
-    file = _old_file(document)
-    return Placement(
-        jdp_file_id=file.jdp_file_id,
-        analysis=file.analyses[0] if file.analyses else "",
-        project=file.project,
-        destination=destination,
-        size_bytes=file.size_bytes,
-        md5=file.md5,
-        state=OLD_PLACEMENT_STATES.get(_moved(document), PlacementState.WAITING),
-    )
-
-
-def _moved(document: Mapping[str, Any]) -> str:
-    """The status that an older document gives to the transfer: in a field of its own, or in the one for both."""
-    status = str(document.get("globus_file_status") or document.get("file_status") or "")
-    return status if status in OLD_PLACEMENT_STATES else ""
 
 
 def _whole(value: Any) -> int | None:
@@ -259,15 +218,13 @@ def batch_of(document: Mapping[str, Any]) -> TrackedBatch:
 
 
 def project_doc(project: Project) -> Doc:
-    return without_none(
-        {
-            "project_name": project.name,
-            "proposal_id": project.proposal_id,
-            "nmdc_study_id": project.nmdc_study_id,
-            "priority": project.priority,
-            "remove_files": list(project.remove_files),
-        }
-    )
+    known = {
+        "project_name": project.name,
+        "proposal_id": project.proposal_id,
+        "nmdc_study_id": project.nmdc_study_id,
+        "priority": project.priority,
+    }
+    return without_none(known) | {"remove_files": list(project.remove_files)}  # an empty list says: leave out nothing
 
 
 def project_of(document: Mapping[str, Any]) -> Project:

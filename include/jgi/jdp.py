@@ -20,6 +20,7 @@ from include.jgi.models import is_file_id
 
 PAGE_GROUPS = 50  # organism groups of one page of search: more is refused
 BY_IDS = 50  # file ids of one look-up
+SEARCH = {"f": "project_id", "a": "false", "h": "false", "d": "asc", "api_version": "2", "include_private_data": "1"}
 REQUESTS = "/request_archived_files/requests"
 RUNNING, READY, EXPIRED = ("new", "pending"), "ready", "expired"
 
@@ -36,7 +37,9 @@ class SessionToken:
     async def credential(self, client: HttpClient, *, refresh: bool) -> Credential:
         token = usable_secret(self.token, client.where)
         scheme, _, bare = token.rpartition(" ")
-        return Credential({"Authorization": f"{scheme.strip() or 'Bearer'} {bare}"}, (bare,))
+        scheme = scheme.strip() or "Bearer"
+        scheme = "Bearer" if scheme.lower() == "bearer" else scheme
+        return Credential({"Authorization": f"{scheme} {bare}"}, (bare,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,6 @@ class FoundFile:
     status: str
     md5: str | None
     purge_at: datetime | None
-    file_path: str
     file_type: tuple[str, ...]
     seq_units: tuple[str, ...]
     analysis_ids: tuple[int, ...]
@@ -78,6 +80,16 @@ class AcceptedRequest:
 class JdpClient(HttpClient):
     """Typed calls of JDP. `remote_now` is JDP's clock after any answer."""
 
+    async def now(self) -> float:
+        """JDP's clock, by an answer of now. Raises TransientError where its answers bear no date."""
+        what = "JDP's clock"
+        self.remote_now = None
+        await self.get("/search/", what=what, params={**SEARCH, "q": "0", "x": "1", "p": "1"})
+        now: float | None = self.remote_now
+        if now is None:
+            raise TransientError(f"{what}: the answers of {self.where} bear no Date header")
+        return now
+
     async def search(self, its_ap_id: int) -> list[FoundFile]:
         """All files of an analysis project, each once, all pages.
 
@@ -97,10 +109,10 @@ class JdpClient(HttpClient):
         return list(found.values())
 
     async def _pages(self, its_ap_id: int, what: str) -> AsyncIterator[Any]:
-        params = {"q": str(its_ap_id), "f": "project_id", "a": "false", "h": "false", "d": "asc", "x": str(PAGE_GROUPS)}
+        params = {**SEARCH, "q": str(its_ap_id), "x": str(PAGE_GROUPS)}
         number = 1
         while True:
-            page = await self.read("/search/", what=what, params={**params, "p": str(number), "api_version": "2"})
+            page = await self.read("/search/", what=what, params={**params, "p": str(number)})
             yield page
             if not parse_answer(lambda answer: bool(answer.get("next_page")), page, what):
                 return
@@ -165,7 +177,6 @@ def _file(row: dict[str, Any], group: str) -> FoundFile:
         status=str(row.get("file_status") or ""),
         md5=str(row.get("md5sum") or "").lower() or None,
         purge_at=instant_of(row.get("dt_to_purge")),
-        file_path=str(row.get("file_path") or ""),
         file_type=_texts(row.get("file_type")),
         seq_units=_texts(metadata.get("seq_unit_name")),
         analysis_ids=tuple(int(float(one)) for one in _texts(metadata.get("analysis_project_id"))),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -46,10 +45,22 @@ def read_manifest(data: bytes, request_id: int) -> list[ManifestRow]:
         raise VerificationError(
             f"{what}: it is a page of HTML, not a table: a login page may stand before the collection"
         )
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        rows, wrong = _rows(csv.DictReader(io.StringIO(text, newline="")))
+    except csv.Error as error:
+        raise VerificationError(f"{what}: it cannot be read as a table: {error}") from None
+    except KeyError as error:
+        raise VerificationError(f"{what}: it lacks {error.args[0]}; its first line must name the columns") from None
+    if wrong:
+        raise VerificationError(f"{what}: {few(wrong, 5)}")
+    return rows
+
+
+def _rows(reader: csv.DictReader[str]) -> tuple[list[ManifestRow], list[str]]:
+    """The rows, and what is wrong with others. Raises KeyError with the names of columns that are not there."""
     lacking = [name for name in NEEDED if name not in (reader.fieldnames or ())]
     if lacking:
-        raise VerificationError(f"{what}: it lacks {', '.join(lacking)}; its first line must name the columns")
+        raise KeyError(", ".join(lacking))
     rows: dict[str, ManifestRow] = {}
     wrong: list[str] = []
     for record in reader:
@@ -58,9 +69,7 @@ def read_manifest(data: bytes, request_id: int) -> list[ManifestRow]:
             wrong.append(f"line {reader.line_num}: {found}")
         elif rows.setdefault(found.jdp_file_id, found) != found:
             wrong.append(f"line {reader.line_num}: file {found.jdp_file_id} is there twice, and not the same")
-    if wrong:
-        raise VerificationError(f"{what}: {few(wrong, 5)}")
-    return list(rows.values())
+    return list(rows.values()), wrong
 
 
 def _row(record: dict[str, str | None]) -> ManifestRow | str:
@@ -76,9 +85,3 @@ def _row(record: dict[str, str | None]) -> ManifestRow | str:
     if not name or "/" in name or path.is_absolute() or ".." in path.parts or not (folder + name).isprintable():
         return f"file {file_id}: its path {printable(str(path), 80)} leaves the request's folder, or cannot be a path"
     return ManifestRow(file_id, str(path), md5.lower(), int(size))
-
-
-def missing_of(rows: Collection[ManifestRow], ids: Collection[str]) -> list[str]:
-    """Ids that were asked for and that the manifest does not list, in the order asked."""
-    listed = {row.jdp_file_id for row in rows}
-    return [one for one in ids if one not in listed]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from include.core.concurrency import map_concurrently
-from include.core.errors import AuthError, VerificationError, WaybillError
+from include.core.errors import AuthError, Forbidden, VerificationError, WaybillError
 from include.core.text import few, pluralize, printable
 from include.jgi.gold import Analysis, GoldClient
 from include.jgi.jdp import FoundFile, JdpClient
@@ -20,6 +20,7 @@ from include.jgi.tracking import Tracking
 ALWAYS_KEPT = "input.corr.fastq.gz"
 RAW_MARK = "fastq"
 CONTIGS = "contigs"
+UNASKED = (FileState.DISCOVERED, FileState.PLANNED)
 AT_ONCE = 4  # biosamples looked up at once
 
 
@@ -63,6 +64,8 @@ async def discover(gold: GoldClient, jdp: JdpClient, project: Project, biosample
         try:
             analyses = await gold.analyses(biosample)
             found[biosample] = [await _files(jdp, analysis, project.remove_files) for analysis in analyses]
+        except Forbidden as error:  # this one is not ours to see; the credential is good
+            failed[biosample] = str(error)
         except AuthError:
             raise
         except WaybillError as error:
@@ -154,13 +157,14 @@ def _shared(one: StagedFile | None, other: StagedFile) -> StagedFile:
 
 def _refilter(tracking: Tracking, staged: Mapping[str, StagedFile]) -> None:
     """Known files whose filters have changed since."""
-    known = list(tracking.files(ids=list(staged), states=(FileState.DISCOVERED, FileState.FILTERED)))
-    wanted = [one.jdp_file_id for one in known if staged[one.jdp_file_id].state != one.state]
+    known = tracking.files(ids=list(staged), states=(*UNASKED, FileState.FILTERED))
+    out_now = {one.jdp_file_id: one.state == FileState.FILTERED for one in known}
+    wanted = [name for name, out in out_now.items() if (staged[name].state == FileState.FILTERED) != out]
     back = [name for name in wanted if staged[name].state == FileState.DISCOVERED]
     tracking.move_files(back, FileState.FILTERED, FileState.DISCOVERED, "the filters let it pass now")
     for why in {staged[name].why for name in wanted} - {""}:
         out = [name for name in wanted if staged[name].why == why]
-        tracking.move_files(out, FileState.DISCOVERED, FileState.FILTERED, why)
+        tracking.move_files(out, UNASKED, FileState.FILTERED, why)
 
 
 def placements(

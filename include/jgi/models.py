@@ -79,8 +79,12 @@ FILE_MOVES: Mapping[FileState, frozenset[FileState]] = {
             FileState.LOST,
         }
     ),
-    FileState.PLANNED: frozenset({FileState.REQUESTING, FileState.DISCOVERED, FileState.OVERSIZE, FileState.LOST}),
-    FileState.REQUESTING: frozenset({FileState.QUEUED, FileState.PLANNED, FileState.REJECTED, FileState.HELD}),
+    FileState.PLANNED: frozenset(
+        {FileState.REQUESTING, FileState.DISCOVERED, FileState.FILTERED, FileState.OVERSIZE, FileState.LOST}
+    ),
+    FileState.REQUESTING: frozenset(
+        {FileState.QUEUED, FileState.PLANNED, FileState.REJECTED, FileState.LOST, FileState.HELD}
+    ),
     FileState.QUEUED: frozenset(
         {FileState.ON_DISK, FileState.PLANNED, FileState.EXPIRED, FileState.LOST, FileState.HELD}
     ),

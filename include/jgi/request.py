@@ -108,7 +108,13 @@ def read_biosamples(data: bytes) -> list[str]:
     except UnicodeDecodeError:
         raise RequestError("biosamples_uri: the file is not text in UTF-8; save it as CSV in UTF-8") from None
     separator = ";" if ";" in text.partition("\n")[0] else "\t" if "\t" in text.partition("\n")[0] else ","
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    try:
+        return _biosamples(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
+        raise RequestError(f"biosamples_uri: the file cannot be read as CSV ({error}); save it as CSV again") from None
+
+
+def _biosamples(reader: Any) -> list[str]:
     header = [name.strip() for name in next(reader, [])]
     column = next((at for at, name in enumerate(header) if name.lower() in COLUMNS), None)
     if column is None:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
-from include.core.errors import AuthError, ConflictingRequest, RemoteError, RequestError, WaybillError
+from include.core.errors import ConflictingRequest, NotFound, RequestError, WaybillError
 from include.core.ledger import (
+    OPEN,
     Intent,
     Ledger,
     Owner,
@@ -30,7 +32,7 @@ from include.core.ledger import (
     submit_once,
 )
 from include.jgi.documents import TrackedRequest
-from include.jgi.jdp import JdpClient
+from include.jgi.jdp import EXPIRED, JdpClient, RequestStatus
 from include.jgi.manifest import ManifestRow
 from include.jgi.models import FileState, Limits, RequestState, StagedFile
 from include.jgi.tracking import Tracking
@@ -39,6 +41,9 @@ SYSTEM, KIND = "jdp", "restore"
 VISIBLE_WITHIN_SECONDS = 48 * 3600.0  # a request's folder appears when its files are on disk: "up to 24 hours"
 NOT_READY = (RequestState.SENT, RequestState.NEW, RequestState.PENDING)
 OPEN_REQUESTS = (*NOT_READY, RequestState.READY)
+UNSENT_REQUESTS = (RequestState.INTENT, RequestState.DOUBTFUL, RequestState.ABORTED)
+ENDED_REQUESTS = (RequestState.ABORTED, RequestState.DRAINED, RequestState.EXPIRED)
+NOT_ACCEPTED = (State.CANCELLED, State.REJECTED, State.FAILED)
 STILL_WANTED = (FileState.QUEUED, FileState.ON_DISK)
 
 
@@ -92,20 +97,20 @@ class Restoring:
             raise RequestError(
                 f"{len(ids)} files are more than the {self.account.limits.request_ids} of one restore request"
             )
-        seen = self._last_generation(key)  # before the claim: who claims has seen that the files are not on disk
-        won = self.tracking.claim(ids, key)
-        if sorted(won) != ids:
-            self.tracking.release(key, FileState.PLANNED, "another request has files of this one")
-            raise ConflictingRequest(
-                f"{len(ids) - len(won)} of {len(ids)} files belong to another restore request: plan anew"
-            )
-        if next(self.tracking.files(claim=key, states=STILL_WANTED), None) is not None:
-            return self.ledger.generations(SYSTEM, KIND, key)[-1]  # another worker has sent it meanwhile
+        rows = self.ledger.generations(SYSTEM, KIND, key)
+        seen = (
+            rows[-1].generation if rows else 0
+        )  # before the claim: who claims has seen that the files are not on disk
+        claimed = self._claim(files, key)
         size = sum(file.size_bytes for file in files)
         names = sorted({file.project for file in files})
-        self.tracking.put_request(
-            TrackedRequest(key, RequestState.INTENT, ids=len(ids), size_bytes=size, project=", ".join(names)[:200])
-        )
+        if any(one.state in STILL_WANTED for one in claimed):
+            rows = self.ledger.generations(SYSTEM, KIND, key)
+            if rows:
+                return rows[-1]  # another worker has sent it meanwhile
+        intent = TrackedRequest(key, RequestState.INTENT, ids=len(ids), size_bytes=size, project=", ".join(names)[:200])
+        self.tracking.put_request(intent)
+        self.tracking.begin_request_again(key, ENDED_REQUESTS)
         try:
             row = await submit_once(
                 self.ledger,
@@ -115,13 +120,31 @@ class Restoring:
                 quota=self.account.quota,
                 seen_absent=seen,
             )
-        except AuthError:
-            raise  # nothing was sent, and nothing is wrong with the files: the intent waits for a credential
-        except (RequestError, RemoteError) as error:
-            self._refused(key, error)
+        except WaybillError as error:
+            with suppress(WaybillError):  # where a database or JDP is away: `take_up` does the rest
+                if isinstance(error, NotFound):
+                    await self._lost(key, ids)
+                self._not_sent(key, error)
             raise
         self.accepted(row)
         return row
+
+    def _claim(self, files: Sequence[StagedFile], key: str) -> list[StagedFile]:
+        """Claims all of them, as they were planned, or none. Raises ConflictingRequest."""
+        planned = {file.jdp_file_id: file.attempts for file in files}
+        claimed = self.tracking.claim(list(planned), key)
+        changed = [one.jdp_file_id for one in claimed if one.attempts != planned[one.jdp_file_id]]
+        if len(claimed) == len(planned) and not changed:
+            return claimed
+        why = "another restore request has had files of this one"
+        self.tracking.move_files(changed, FileState.REQUESTING, FileState.PLANNED, why, claim=key)
+        rows = self.ledger.generations(SYSTEM, KIND, key)
+        if not rows or rows[-1].state not in OPEN:
+            self.tracking.release(key, FileState.PLANNED, why)
+        count = len(planned) - len(claimed) + len(changed)
+        raise ConflictingRequest(
+            f"{count} of {len(planned)} files belong to another restore request, or have been in one since: plan anew"
+        )
 
     def _intent(self, key: str, ids: list[str], size: int, projects: list[str]) -> Intent:
         digest = hashlib.sha256("\n".join(ids).encode()).hexdigest()
@@ -136,10 +159,6 @@ class Restoring:
             account=self.account.name,
         )
 
-    def _last_generation(self, key: str) -> int:
-        rows = self.ledger.generations(SYSTEM, KIND, key)
-        return rows[-1].generation if rows else 0
-
     async def _send(self, row: Submission, fence: SendFence) -> Sent:
         accepted = await self.jdp.request_restore(
             row.detail["ids"], globus_user=self.account.globus_user, mail_to=self.account.mail_to, fence=fence
@@ -147,13 +166,44 @@ class Restoring:
         facts = {"restored_count": accepted.restored_count, "updated_count": accepted.updated_count}
         return Sent(str(accepted.request_id), facts)
 
-    def _refused(self, key: str, error: WaybillError) -> None:
-        """JDP will not take this request: its files are planned anew, or held once their attempts are used up."""
+    def _not_sent(self, key: str, error: WaybillError) -> None:
+        """What an error of `submit_once` leaves: what was certainly not accepted is planned anew, the rest is in doubt."""
         rows = self.ledger.generations(SYSTEM, KIND, key)
-        if not rows or rows[-1].state != State.REJECTED:
-            return
-        self.tracking.move_request(key, RequestState.INTENT, RequestState.ABORTED, str(error))
-        again(self.tracking, self.account.limits, key, (FileState.REQUESTING,), f"JDP refused it: {error}")
+        last = self._withdrawn(rows[-1]) if rows and rows[-1].state == State.RESERVED else rows[-1] if rows else None
+        if last is not None and last.state == State.REJECTED:
+            self.tracking.move_request(key, RequestState.INTENT, RequestState.ABORTED, str(error))
+            again(self.tracking, self.account.limits, key, (FileState.REQUESTING,), f"JDP refused it: {error}")
+        elif last is None or last.state in NOT_ACCEPTED:
+            self.abort(key, f"it was not sent: {error}")
+        else:
+            self.tracking.move_request(key, RequestState.INTENT, RequestState.DOUBTFUL, "its answer was lost")
+
+    async def _lost(self, key: str, ids: Sequence[str]) -> None:
+        """JDP refuses a request whole where it does not know one of its files: that one is left out, the others are no worse."""
+        known = await self.jdp.by_ids(ids)
+        lost = [one for one in ids if one not in known]
+        if lost:
+            self.tracking.move_files(
+                lost, FileState.REQUESTING, FileState.LOST, "JDP does not list it any more", claim=key
+            )
+            self.tracking.release(key, FileState.PLANNED, "JDP refused a request with a file that it does not know")
+
+    def withdraw(self, row: Submission) -> bool:
+        """Takes back an intent whose request never left: its files are planned anew, since the plan of today may be another.
+        False where another worker is just sending it."""
+        if self._withdrawn(row).state != State.CANCELLED:
+            return False
+        self.abort(row.business_key, "its request was never sent")
+        return True
+
+    def _withdrawn(self, row: Submission) -> Submission:
+        return self.ledger.move(row, State.CANCELLED, why="never sent; its files are planned anew")
+
+    def abort(self, key: str, why: str) -> int:
+        """Ends a request that JDP has not accepted. Returns how many files are planned anew."""
+        count = self.tracking.release(key, FileState.PLANNED, why)
+        ended = self.tracking.move_request(key, (RequestState.INTENT, RequestState.DOUBTFUL), RequestState.ABORTED, why)
+        return count + ended
 
     def accepted(self, row: Submission) -> None:
         """Writes into MongoDB what the ledger knows of an accepted request; may be repeated."""
@@ -163,8 +213,7 @@ class Restoring:
         self.tracking.put_request(
             TrackedRequest(key, RequestState.INTENT, ids=len(ids), size_bytes=row.size_bytes, sent_at=sent_at)
         )
-        before = (RequestState.INTENT, RequestState.DOUBTFUL)
-        self.tracking.move_request(key, before, RequestState.SENT, request_id=request_id, sent_at=sent_at)
+        self.tracking.move_request(key, UNSENT_REQUESTS, RequestState.SENT, request_id=request_id, sent_at=sent_at)
         self.tracking.claim(ids, key)
         why = f"restore request {request_id}"
         self.tracking.move_files(ids, FileState.REQUESTING, FileState.QUEUED, why, claim=key, request_id=request_id)
@@ -178,7 +227,7 @@ class Restoring:
 
     async def search(self, row: Submission) -> RemoteSearch:
         """Folders of our own root that no row has, whose request holds exactly these files."""
-        ids = set(row.detail["ids"])
+        ids, remote_now = set(row.detail["ids"]), await self.jdp.now()
         numbers = [str(number) for number in await self.folders.request_ids()]
         unknown = sorted(set(numbers) - self.ledger.known(SYSTEM, KIND, numbers))
         found = []
@@ -186,10 +235,19 @@ class Restoring:
             status = await self.jdp.status(int(number))
             if status is not None and set(status.file_ids) == ids:
                 found.append(number)
-        return RemoteSearch(tuple(found), complete=True, remote_now=self.jdp.remote_now or self.ledger.now())
+        return RemoteSearch(tuple(found), complete=True, remote_now=remote_now)
 
 
 # -- what became of a request -----------------------------------------------------------------------------------------
+
+
+def gone(status: RequestStatus | None, row: Submission, now: float) -> str:
+    """Why nothing of a request is to be had any more, "" while it is. A number that JDP does not show is waited for as long as a
+    young one may be hidden. `now` by the ledger's clock, which has the instant of sending too."""
+    if status is not None:
+        return "JDP took its files off the disk" if status.status == EXPIRED else ""
+    young = now - (row.sending_at or row.reserved_at) < VISIBLE_WITHIN_SECONDS
+    return "" if young else "JDP does not know it any more"
 
 
 def believe(
@@ -211,17 +269,23 @@ def believe(
 
 def expire(tracking: Tracking, ledger: Ledger, row: Submission, limits: Limits, why: str) -> int:
     """JDP took the request's files off its disk, or does not know it: what has not arrived is planned anew."""
-    key = row.business_key
-    count = 0
+    count = give_up(tracking, row.business_key, limits, why)
+    if row.state == State.SENT:
+        ledger.move(row, State.FAILED, why=why)
+    return count
+
+
+def give_up(tracking: Tracking, key: str, limits: Limits, why: str) -> int:
+    """Plans anew what a request has not brought, and ends it. Returns how many files that are."""
     wanted = [file.jdp_file_id for file in tracking.files(claim=key, states=STILL_WANTED)]
-    waiting = {one.jdp_file_id for one in tracking.placements(ids=wanted) if not one.settled} if wanted else set()
-    open_ids = [one for one in wanted if one in waiting]
+    places = list(tracking.placements(ids=wanted))
+    arrived = {one.jdp_file_id for one in places} - {one.jdp_file_id for one in places if not one.settled}
+    open_ids = [one for one in wanted if one not in arrived]
+    count = 0
     if open_ids:
         tracking.move_files(open_ids, STILL_WANTED, FileState.EXPIRED, why, claim=key)
         count = again(tracking, limits, key, (FileState.EXPIRED,), why, open_ids)
     tracking.move_request(key, OPEN_REQUESTS, RequestState.EXPIRED, why)
-    if row.state == State.SENT:
-        ledger.move(row, State.FAILED, why=why)
     return count
 
 
@@ -240,6 +304,7 @@ def again(
     spent = [one.jdp_file_id for one in files if one.attempts + 1 >= limits.max_attempts]
     rest = [one.jdp_file_id for one in files if one.attempts + 1 < limits.max_attempts]
     tracking.move_files(rest, states, FileState.PLANNED, why, attempt=True)
-    held = f"{why}; it was asked for {limits.max_attempts} times: look at it at JDP, then set its state to PLANNED"
+    look = "look at it at JDP, then set its state to PLANNED and its attempts to 0"
+    held = f"{why}; it was asked for {limits.max_attempts} times: {look}"
     tracking.move_files(spent, states, FileState.HELD, held, attempt=True)
     return len(files)

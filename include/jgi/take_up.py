@@ -1,4 +1,4 @@
-"""What earlier runs left behind: MongoDB is put right from the ledger, doubts are looked into, expired files are found.
+"""What earlier runs left behind: MongoDB is put right from the ledger; submissions in doubt, and files that expired, are found.
 
 Invariant: the ledger decides what was sent. Each step here may be repeated, and may die between any two writes: what it finds
 the next time is the same or less.
@@ -9,13 +9,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from include.core.errors import AuthError, Held, WaybillError
+from include.core.errors import AuthError, Held, TransientError, WaybillError
 from include.core.ledger import State, Submission, resolve
 from include.core.ledger.submit import held_message
 from include.jgi.documents import TrackedRequest
-from include.jgi.jdp import EXPIRED
 from include.jgi.models import FileState, RequestState
-from include.jgi.restoring import KIND, OPEN_REQUESTS, SYSTEM, Restoring, expire
+from include.jgi.restoring import (
+    ENDED_REQUESTS,
+    KIND,
+    NOT_ACCEPTED,
+    NOT_READY,
+    OPEN_REQUESTS,
+    SYSTEM,
+    UNSENT_REQUESTS,
+    Restoring,
+    expire,
+    give_up,
+    gone,
+)
+from include.jgi.tracking import CLAIMABLE
 
 UNSENT = (State.RESERVED,)
 UNCERTAIN = (State.SENDING, State.IN_DOUBT)
@@ -39,31 +51,28 @@ class TakenUp:
 async def take_up(restoring: Restoring) -> TakenUp:
     """All of it, in order. Raises TransientError where MongoDB or the ledger is away; trouble at JDP is in the result."""
     found = TakenUp()
+    restoring.tracking.read_older_files()
     for row in _rows(restoring, *UNSENT):
-        withdraw(restoring, row, found)
+        if restoring.withdraw(row):
+            found.withdrawn.append(row.business_key)
     for row in _rows(restoring, *UNCERTAIN, State.HELD):
         await _look_into(restoring, row, found)
-    for row in _rows(restoring, State.SENT):
-        _repair(restoring, row, found)
-    _release_unknown(restoring, found)
+    repair(restoring, found)
     await _statuses(restoring, found)
     found.open_requests = [one.key for one in restoring.tracking.requests(OPEN_REQUESTS)]
     return found
 
 
+def repair(restoring: Restoring, found: TakenUp) -> None:
+    """MongoDB knows of every request that JDP has accepted, and holds no file for one that it has not. Asks no remote."""
+    for row in _rows(restoring, State.SENT):
+        _repair(restoring, row, found)
+    _settle_claims(restoring, found)
+
+
 def _rows(restoring: Restoring, *states: State) -> list[Submission]:
     rows = restoring.ledger.in_states(*states, system=SYSTEM)
     return [row for row in rows if row.kind == KIND and row.account == restoring.account.name]
-
-
-def withdraw(restoring: Restoring, row: Submission, found: TakenUp) -> None:
-    """An intent whose request never left: its files are planned anew, since the plan of today may be another."""
-    moved = restoring.ledger.move(row, State.CANCELLED, why="never sent; its files are planned anew")
-    if moved.state != State.CANCELLED:  # another worker is just sending it
-        return
-    restoring.tracking.release(row.business_key, FileState.PLANNED, "its request was never sent")
-    restoring.tracking.move_request(row.business_key, RequestState.INTENT, RequestState.ABORTED, "never sent")
-    found.withdrawn.append(row.business_key)
 
 
 async def _look_into(restoring: Restoring, row: Submission, found: TakenUp) -> None:
@@ -91,31 +100,37 @@ async def _look_into(restoring: Restoring, row: Submission, found: TakenUp) -> N
 
 
 def _repair(restoring: Restoring, row: Submission, found: TakenUp) -> None:
-    """MongoDB knows of every accepted request."""
-    known = restoring.tracking.requests(key=row.business_key)
-    waiting = next(restoring.tracking.files(claim=row.business_key, states=(FileState.REQUESTING,)), None)
-    if known and known[0].state not in (RequestState.INTENT, RequestState.DOUBTFUL) and waiting is None:
+    """Also where MongoDB was restored from an older copy: a file of an open request is not free to be asked for."""
+    tracking, key = restoring.tracking, row.business_key
+    known = tracking.requests(key=key)
+    if known and known[0].state not in (*UNSENT_REQUESTS, *NOT_READY):
         return
+    if known and known[0].state in NOT_READY:
+        sent = tracking.files(claim=key, states=(FileState.REQUESTING,))
+        free = tracking.files(ids=list(row.detail["ids"]), states=CLAIMABLE)
+        if next(sent, None) is None and next(free, None) is None:
+            return
     restoring.accepted(row)
     found.repaired.append(f"restore request {row.external_id}")
 
 
-def _release_unknown(restoring: Restoring, found: TakenUp) -> None:
-    """Files claimed by a request that the ledger does not know, or that has ended without being accepted."""
+def _settle_claims(restoring: Restoring, found: TakenUp) -> None:
+    """Files claimed by a request that the ledger does not know, or that has ended: accepted, or not."""
     tracking = restoring.tracking
     claims = {str(file.claim) for file in tracking.files(states=(FileState.REQUESTING,))}
     claims |= {one.key for one in tracking.requests((RequestState.INTENT, RequestState.DOUBTFUL))}
     rows = restoring.ledger.latest(SYSTEM, KIND, sorted(claims))
     for claim in sorted(claims):
         last = rows[claim][-1] if rows.get(claim) else None
-        if last is not None and last.state not in (State.CANCELLED, State.REJECTED, State.FAILED):
-            continue
-        why = "the ledger knows of no such request" if last is None else f"its request has ended ({last.state})"
-        count = tracking.release(claim, FileState.PLANNED, why)
-        before = (RequestState.INTENT, RequestState.DOUBTFUL)
-        aborted = tracking.move_request(claim, before, RequestState.ABORTED, why)
-        if count or aborted:
-            found.repaired.append(f"{claim}: {count} files are planned anew, since {why}")
+        known = tracking.requests(key=claim)
+        ended = bool(known) and known[0].state in ENDED_REQUESTS
+        if last is not None and last.state == State.DONE and not ended:
+            restoring.accepted(last)  # ready once, by a request that MongoDB has forgotten: JDP is asked what is left
+            found.repaired.append(f"restore request {last.external_id}")
+        elif last is None or last.state in (*NOT_ACCEPTED, State.DONE):
+            why = "the ledger knows of no such request" if last is None else f"its request has ended ({last.state})"
+            if count := restoring.abort(claim, why):
+                found.repaired.append(f"{claim}: {count} files are planned anew, since {why}")
 
 
 async def _statuses(restoring: Restoring, found: TakenUp) -> None:
@@ -128,18 +143,24 @@ async def _statuses(restoring: Restoring, found: TakenUp) -> None:
             return
         except WaybillError as error:
             found.failed.append(str(error))
+            if isinstance(error, TransientError):
+                return  # JDP is away: the others would only be waited for in vain
             continue
-        if status is None or status.status == EXPIRED:
-            why = "JDP does not know it any more" if status is None else "JDP took its files off the disk"
-            row = restoring.ledger.generations(SYSTEM, KIND, request.key)[-1]
-            expire(restoring.tracking, restoring.ledger, row, restoring.account.limits, why)
+        rows = restoring.ledger.generations(SYSTEM, KIND, request.key)
+        why = gone(status, rows[-1], restoring.ledger.now()) if rows else "the ledger does not know it"
+        if why:
+            limits = restoring.account.limits
+            if rows:
+                expire(restoring.tracking, restoring.ledger, rows[-1], limits, why)
+            else:
+                give_up(restoring.tracking, request.key, limits, why)
             found.expired.append(f"restore request {request.request_id}: {why}")
-            continue
-        facts = {"jdp_status": status.status, "expires_at": status.expires_at}
-        restoring.tracking.note_request(request.key, **facts)
-        if status.status in SEEN and request.state != RequestState.READY:
-            before = (RequestState.SENT, RequestState.NEW)
-            restoring.tracking.move_request(request.key, before, SEEN[status.status])
+        elif status is not None:
+            facts = {"jdp_status": status.status, "expires_at": status.expires_at}
+            restoring.tracking.note_request(request.key, **facts)
+            if status.status in SEEN and request.state != RequestState.READY:
+                before = (RequestState.SENT, RequestState.NEW)
+                restoring.tracking.move_request(request.key, before, SEEN[status.status])
 
 
 def _numbered(requests: Iterable[TrackedRequest]) -> list[TrackedRequest]:

@@ -2,7 +2,7 @@
 
 Invariant: each change of state is one compare-and-set whose filter holds the state of before, so that of two workers one
 wins; nothing is read first and written back later. The ledger decides what was sent; MongoDB may be behind it, and
-`repair` brings it back.
+`take_up` brings it back. Documents of older tools are read, and stay as they are.
 
 MongoDB's stand-in (nx-27017) lacks array filters, pipeline updates and null filters; nothing here needs them.
 """
@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from include.core.errors import AuthError, ConflictingRequest, NotFound, RemoteError, RequestError, TransientError
+from include.core.text import few
 from include.jgi.documents import (
     TrackedBatch,
     TrackedRequest,
@@ -24,6 +26,7 @@ from include.jgi.documents import (
     file_of,
     file_start,
     instant,
+    older_file_of,
     placement_doc,
     placement_of,
     project_doc,
@@ -49,15 +52,20 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 T = TypeVar("T")
+Doc = dict[str, Any]
+Change = tuple[Doc, Doc, Doc, Doc]  # which document, what is set, what a new one gets beside, what is added to lists
 NAMES = {
     "files": "jgi_file_states",  # not `…_files`: nx-27017 takes that for GridFS
     "placements": "jgi_placements",
     "requests": "jgi_restore_requests",
     "batches": "jgi_transfer_batches",
     "projects": "jgi_projects",
+    "older_files": "samples",  # of NMDC's scripts
+    "older_projects": "sequencing_projects",
 }
 HISTORY = 20  # entries kept per document
 CHUNK = 1000  # ids per call
+DUPLICATE_CODE = 11000
 LOGIN_CODES = {13, 18}  # Unauthorized, AuthenticationFailed
 CLAIMABLE = (FileState.DISCOVERED, FileState.PLANNED, FileState.EXPIRED)
 
@@ -88,6 +96,7 @@ class Tracking:
     def _asking(self) -> Iterator[None]:
         """Maps errors of pymongo to ours."""
         from pymongo.errors import (
+            BulkWriteError,
             ConnectionFailure,
             DuplicateKeyError,
             ExecutionTimeout,
@@ -100,6 +109,11 @@ class Tracking:
         except DuplicateKeyError as error:
             fields = dict((error.details or {}).get("keyValue") or {})
             raise ConflictingRequest(f"{self._named_by}: {fields or 'a value'} is there already") from None
+        except BulkWriteError as error:
+            codes = {one.get("code") for one in (error.details or {}).get("writeErrors") or ()}
+            if codes == {DUPLICATE_CODE}:
+                raise ConflictingRequest(f"{self._named_by}: a value that must be unique is there already") from None
+            raise RemoteError(f"{self._named_by}: MongoDB refuses writes (codes {sorted(map(str, codes))})") from None
         except (ConnectionFailure, ExecutionTimeout) as error:
             raise TransientError(f"{self._named_by}: MongoDB is out of reach ({type(error).__name__})") from None
         except OperationFailure as error:
@@ -134,60 +148,75 @@ class Tracking:
 
     def put_project(self, project: Project) -> None:
         """Writes the project, or its new fields. Raises ConflictingRequest where the name has another proposal."""
-        with self._asking():
-            known = self._of("projects").find_one({"project_name": project.name})
-            if known is not None and project_of(known).proposal_id != project.proposal_id:
-                raise ConflictingRequest(
-                    f"project {project.name!r} is of proposal {project_of(known).proposal_id}, not {project.proposal_id}: "
-                    "give the right proposal_id, or another project name"
-                )
-            changes = {"$set": project_doc(project), "$setOnInsert": {"created_at": self._now()}}
-            self._of("projects").update_one({"project_name": project.name}, changes, upsert=True)
+        known = next((one for one in self.projects() if one.name == project.name), None)
+        if known is not None and known.proposal_id != project.proposal_id:
+            raise ConflictingRequest(
+                f"project {project.name!r} is of proposal {known.proposal_id}, not {project.proposal_id}: "
+                "give the right proposal_id, or another project name"
+            )
+        self._write_again("projects", [({"project_name": project.name}, project_doc(project), {}, {})])
 
     def project(self, name: str) -> Project:
-        with self._asking():
-            found = self._of("projects").find_one({"project_name": name})
+        found = next((one for one in self.projects() if one.name == name), None)
         if found is None:
             raise NotFound(f"project {name!r} is not known in {self._named_by}: trigger the DAG with its proposal_id")
-        return project_of(found)
+        return found
 
     def projects(self) -> list[Project]:
+        """By name; those of older tools too."""
         with self._asking():
-            return [project_of(document) for document in self._of("projects").find({}).sort("project_name", 1)]
+            documents = [document for name in ("older_projects", "projects") for document in self._of(name).find({})]
+        found = {one.name: one for one in map(project_of, documents)}
+        return sorted(found.values(), key=lambda one: one.name)
 
     # -- files --------------------------------------------------------------------------------------------------------
 
     def put_files(self, files: Iterable[StagedFile]) -> int:
         """Files as a search found them; returns how many are new. A known one keeps its state, and gets what JDP says now.
 
-        Raises ConflictingRequest where JDP gives a known id another size.
+        Raises ConflictingRequest where JDP gives a known id another size, once all others are written.
         """
-        from pymongo import UpdateOne
-
-        new = 0
+        new, replaced = 0, []
         for chunk in _chunks(files):
             known = {file.jdp_file_id: file for file in self.files(ids=[file.jdp_file_id for file in chunk])}
+            changes = []
             for file in chunk:
                 before = known.get(file.jdp_file_id)
                 if before is not None and before.size_bytes != file.size_bytes:
-                    raise ConflictingRequest(
+                    replaced.append(
                         f"file {file.jdp_file_id} ({file.file_name}) had {before.size_bytes} bytes and has "
-                        f"{file.size_bytes} now: JDP has replaced it; look there, then remove its document"
+                        f"{file.size_bytes} now"
                     )
-            writes = [UpdateOne({"jdp_file_id": file.jdp_file_id}, self._refresh(file), upsert=True) for file in chunk]
-            with self._asking():
-                self._of("files").bulk_write(writes, ordered=False)
+                else:
+                    changes.append(self._refreshed(file))
+            self._write_again("files", changes)
             new += len({file.jdp_file_id for file in chunk} - known.keys())
+        if replaced:
+            raise ConflictingRequest(
+                f"{self._named_by}: JDP has replaced files: {few(replaced, 5)}; look there, then remove their documents"
+            )
         return new
 
-    def _refresh(self, file: StagedFile) -> dict[str, Any]:
+    def _refreshed(self, file: StagedFile) -> Change:
         facts = file_facts(file)
         analyses = facts.pop("ap_gold_ids", [])
         start = {**file_start(file), "waiting_since": file.waiting_since or self._now()}
-        changes: dict[str, Any] = {"$set": facts, "$setOnInsert": start}
-        if analyses:
-            changes["$addToSet"] = {"ap_gold_ids": {"$each": analyses}}
-        return changes
+        sets = {"ap_gold_ids": {"$each": analyses}} if analyses else {}
+        return {"jdp_file_id": file.jdp_file_id}, facts, start, sets
+
+    def read_older_files(self) -> int:
+        """Files that only older tools know get documents of ours; returns how many. What those tools did with them was
+        never checked, so they begin anew: what lies at its destination with the right md5 is not moved again."""
+        found: dict[str, StagedFile] = {}
+        with self._asking():
+            for document in self._of("older_files").find({}):
+                file = older_file_of(document)
+                one = found.setdefault(file.jdp_file_id, file)
+                found[file.jdp_file_id] = replace(one, analyses=tuple(dict.fromkeys(one.analyses + file.analyses)))
+        if not found:
+            return 0
+        known = {file.jdp_file_id for file in self.files(ids=list(found))}
+        return self.put_files(file for name, file in found.items() if name not in known)
 
     def files(
         self,
@@ -203,11 +232,11 @@ class Tracking:
             query["state"] = {"$in": [str(state) for state in states]}
         yield from map(file_of, self._found("files", query, "jdp_file_id", ids))
 
-    def claim(self, ids: Sequence[str], claim: str) -> list[str]:
+    def claim(self, ids: Sequence[str], claim: str) -> list[StagedFile]:
         """Claims files for a restore request; returns those that it has now, also from an earlier call. Others are others'."""
         self._move("files", {"jdp_file_id": ids}, CLAIMABLE, FileState.REQUESTING, f"for {claim}", {"claim": claim})
         states = (FileState.REQUESTING, FileState.QUEUED, FileState.ON_DISK)
-        return [file.jdp_file_id for file in self.files(claim=claim, states=states)]
+        return list(self.files(claim=claim, states=states))
 
     def move_files(
         self,
@@ -240,23 +269,16 @@ class Tracking:
 
         Raises ConflictingRequest where a destination belongs to another file.
         """
-        from pymongo import UpdateOne
-
         new = 0
         for chunk in _chunks(placements):
             taken = self._taken(chunk)
             if taken:
-                raise ConflictingRequest(f"{self._named_by}: {'; '.join(taken[:5])}")
+                raise ConflictingRequest(f"{self._named_by}: {few(taken, 5)}")
             ids = [placement.jdp_file_id for placement in chunk]
             known = {(placement.jdp_file_id, placement.analysis) for placement in self.placements(ids=ids)}
             fresh = [one for one in chunk if (one.jdp_file_id, one.analysis) not in known]
-            writes = [
-                UpdateOne(_key(one), {"$setOnInsert": placement_doc(one) | _key(one)}, upsert=True) for one in fresh
-            ]
-            if writes:
-                with self._asking():
-                    self._of("placements").bulk_write(writes, ordered=False)
-            new += len(writes)
+            self._write_again("placements", [(_key(one), {}, placement_doc(one), {}) for one in fresh])
+            new += len(fresh)
         return new
 
     def _taken(self, placements: Sequence[Placement]) -> list[str]:
@@ -316,6 +338,11 @@ class Tracking:
     ) -> bool:
         return self._move("requests", {"key": [key]}, _some(before), after, why, facts) == 1
 
+    def begin_request_again(self, key: str, before: Collection[RequestState]) -> bool:
+        """A request that has ended is to be sent once more: what JDP said of the last one is forgotten."""
+        forgotten = ("request_id", "expires_at", "sent_at", "jdp_status")
+        return self._move("requests", {"key": [key]}, before, RequestState.INTENT, "again", {}, forgotten) == 1
+
     def note_request(self, key: str, **facts: Any) -> None:
         """What JDP says of a request, without a change of state."""
         with self._asking():
@@ -358,9 +385,30 @@ class Tracking:
     # -- what all of them share -----------------------------------------------------------------------------------------
 
     def _put_once(self, name: str, key: str, document: Mapping[str, Any]) -> None:
-        with self._asking():
-            start = {**document, "created_at": self._now()}
-            self._of(name).update_one({"key": key}, {"$setOnInsert": start}, upsert=True)
+        self._write_again(name, [({"key": key}, {}, dict(document), {})])
+
+    def _write_again(self, name: str, changes: Sequence[Change]) -> None:
+        """Writes each document, or what changes of a known one; may be repeated. Of two workers that both write a new one, the
+        second finds it there, and looks again once."""
+        from pymongo import UpdateOne
+
+        writes = []
+        for where, facts, start, sets in changes:
+            begin = {**start, "created_at": self._now()}
+            change = {
+                "$set": {field: value for field, value in facts.items() if field not in where},
+                "$setOnInsert": {field: value for field, value in begin.items() if field not in where},
+                "$addToSet": sets,
+            }
+            writes.append(UpdateOne(where, {verb: what for verb, what in change.items() if what}, upsert=True))
+        if not writes:
+            return
+        try:
+            with self._asking():
+                self._of(name).bulk_write(writes, ordered=False)
+        except ConflictingRequest:
+            with self._asking():
+                self._of(name).bulk_write(writes, ordered=False)
 
     def _found(
         self, name: str, query: Mapping[str, Any], field: str = "key", values: Sequence[str] | None = None

@@ -76,7 +76,7 @@ def jdp_account(connection: Connection) -> JdpAccount:
 
 def _wrong_number(name: str, value: Any) -> str:
     try:
-        number = float(value)
+        number = float("no number" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         return f"{printable(value, 40)} is no number"
     least = 0 if name == "margin_seconds" else 1e-9

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import quote_plus
 
 from airflow.sdk import BaseHook
 from airflow.sdk.log import mask_secret
@@ -30,14 +31,21 @@ def tracking(conn_id: str = CONN_ID) -> Iterator[Tracking]:
     connection = BaseHook.get_connection(conn_id)
     if connection.password:
         mask_secret(connection.password)
-    if not connection.schema:
-        raise RequestError(f"connection {conn_id} names no database: give it as schema, for example workflow")
-    hook = MongoHook(conn_id)
-    names: dict[str, Any] = hook.extras.pop("collections", None) or {}
-    hook.extras = {"tz_aware": True, **SECONDS, **hook.extras}
+        mask_secret(quote_plus(connection.password))
+    lacking = [name for name in ("host", "schema") if not getattr(connection, name)]
+    if connection.conn_type != "mongo":
+        raise RequestError(f"connection {conn_id}: its type is {connection.conn_type}; choose mongo")
+    if lacking:
+        raise RequestError(
+            f"connection {conn_id}: {' and '.join(lacking)} is empty; schema is the database, as workflow"
+        )
+    try:
+        hook = MongoHook(conn_id)
+        names: dict[str, Any] = hook.extras.pop("collections", None) or {}
+        hook.extras = {"tz_aware": True, **SECONDS, **hook.extras}
+        database = hook.get_conn()[str(connection.schema)]
+        kept = Tracking(database, names, named_by=f"connection {conn_id}")
+    except (ConfigurationError, TypeError, ValueError) as error:
+        raise RequestError(f"connection {conn_id}: {type(error).__name__}; check its extras") from None
     with hook:
-        try:
-            database = hook.get_conn()[connection.schema]
-        except (ConfigurationError, TypeError) as error:
-            raise RequestError(f"connection {conn_id}: {type(error).__name__}; check its extras") from None
-        yield Tracking(database, names, named_by=f"connection {conn_id}")
+        yield kept

@@ -26,14 +26,15 @@ class RestoreRequestTrigger(WatchTrigger):
 
 
 def request_watch(client: JdpClient, ids: Collection[str]) -> BulkWatch:
-    """Ready and expired are ends; a word that is not known runs on, and is shown once."""
+    """Ready and expired are ends. A word that is not known runs on, and is shown once; so does a number that JDP does not show
+    (yet): its task looks at how old it is."""
 
     async def look(ids: Collection[str]) -> dict[str, Item]:
         found = {}
         for one in ids:
             status = await client.status(int(one))
-            word = "not known" if status is None else status.status
-            ended = word in (READY, EXPIRED, "not known")
+            word = "not shown" if status is None else status.status
+            ended = word in (READY, EXPIRED)
             found[one] = Item(word, ended=ended, good=word == READY, known=ended or word in RUNNING)
         return found
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rehearsal.scenes.icav2 import ICAv2Scene
+from rehearsal.scenes.jgi import JgiScene
 from rehearsal.scenes.plates import PlatesScene
 from rehearsal.scenes.scene import Scene
 
-SCENES: tuple[type[Scene], ...] = (ICAv2Scene, PlatesScene)
+SCENES: tuple[type[Scene], ...] = (ICAv2Scene, PlatesScene, JgiScene)

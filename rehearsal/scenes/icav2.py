@@ -41,6 +41,10 @@ class ICAv2Scene:
         ]
 
     @staticmethod
+    def simulators() -> Sequence[str]:
+        return ()
+
+    @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         connection = {"conn_type": "http", "host": addresses["icav2"], "password": API_KEY}
         return {"AIRFLOW_CONN_WAYBILL_ICAV2": json.dumps(connection)}

@@ -116,6 +116,10 @@ class PlatesScene:
         self._interrupted = "not begun"
 
     @staticmethod
+    def simulators() -> Sequence[str]:
+        return ()
+
+    @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         return connections(addresses["s3"])
 

@@ -51,6 +51,11 @@ class Scene(Protocol):
         """What people read while it has no table to show."""
 
     @staticmethod
+    def simulators() -> Sequence[str]:
+        """Further arguments of `python -m simulators`, as the speed of a service."""
+        return ()
+
+    @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:
         """Connections (AIRFLOW_CONN_... and value) from the simulators' addresses by name, before Airflow starts."""
 

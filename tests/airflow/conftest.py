@@ -20,7 +20,7 @@ import pytest
 from include.core.ledger import Ledger, State, Submission, init, ledger_url
 from include.core.ledger.audit import verify
 from rehearsal.demo import own_connections
-from rehearsal.scenes import plates
+from rehearsal.scenes import jgi, plates
 from rehearsal.scenes.icav2 import ICAv2Scene
 from rehearsal.stack import Stack
 
@@ -29,6 +29,7 @@ TARGET = (
     "0d9e8f10-4a6b-4f0e-9d0c-3c1f6f2a7b55"  # not the published inputs' target, which one scenario checks as a whole
 )
 DAG_ID = "icav2_copy_batch"
+SMALL_WINDOW_BYTES = 90_000  # of JDP: the two projects do not fit into one
 HANG = pytest.mark.timeout(3600)  # every wait has a deadline of its own, which is longer on a slow machine
 
 
@@ -126,11 +127,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         components="separate",
         short_timings=True,
         triggerers=2,
-        simulators=("--seed", "5", "--scenario", "sop"),
+        simulators=("--seed", "5", "--scenario", "sop", *jgi.SPEEDS),
         extra_env=lambda addresses: {
             **connections,
             **ICAv2Scene.connections(addresses),
             **plates.connections(addresses["s3"]),
+            **jgi.connections(addresses, SMALL_WINDOW_BYTES),
         },
     )
     with stack:

@@ -25,6 +25,10 @@ from include.core.request import Request
 ROOT = Path(__file__).parents[2]
 EDGES = {
     "icav2_copy_batch": {"load_request": ["copy", "plan"], "plan": ["copy"], "copy": ["receipt"], "receipt": []},
+    "jgi_staging": {
+        "load_request": ["take_up"], "take_up": ["metadata"], "metadata": ["restore"], "restore": ["wait"],
+        "wait": ["transfer", "verify"], "transfer": ["verify"], "verify": ["receipt"], "receipt": [],
+    },
     "plate_backup": {
         "load_request": ["plan"], "plan": ["archive"], "archive": ["verify"], "verify": ["approval"],
         "approval": ["gate"], "gate": ["delete"], "delete": ["purge"], "purge": ["receipt"], "receipt": [],
@@ -37,6 +41,7 @@ EDGES = {
 }  # fmt: skip
 NOBODY_ASKS = {"waybill_maintenance"}  # no request, so no receipt
 OWN_VALUES = {
+    ("jgi_staging", "execution_timeout"),  # a proposal has hundreds of biosamples to look up
     ("plate_backup", "execution_timeout"),  # a plate of terabytes is archived in one leg
     ("plate_restore", "execution_timeout"),
     ("plate_drill", "execution_timeout"),

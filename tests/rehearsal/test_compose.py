@@ -37,7 +37,7 @@ def test_the_example_names_every_variable_and_no_other() -> None:
 
 def test_no_secret_has_a_value_in_the_example_or_a_default_in_the_compose_file() -> None:
     secret = {name for name in EXAMPLE if re.search("PASSWORD|KEY|SECRET", name)}
-    assert len(secret) == 6
+    assert len(secret) == 7
     assert {EXAMPLE[name] for name in secret} == {""}
     assert not re.findall(r"\$\{(?:\w*(?:PASSWORD|KEY|SECRET)\w*):-[^}]+\}", TEXT)
 

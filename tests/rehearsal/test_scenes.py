@@ -37,6 +37,7 @@ SUCCESS = "All runs succeeded, every file is right, and the simulators' journals
 
 def test_the_protocol_has_the_steps_of_a_scenario() -> None:
     assert set(METHODS) == {
+        "simulators",
         "connections",
         "command_environment",
         "prepare",
@@ -137,6 +138,10 @@ class MadeUp:
         self.calls: list[str] = []
         self.runs = [Run("made_up", f"run{n}__x", state, {}) for n, state in enumerate(self.states)]
         stack.scene = self
+
+    @staticmethod
+    def simulators() -> Sequence[str]:
+        return ()
 
     @staticmethod
     def connections(addresses: Mapping[str, str]) -> dict[str, str]:

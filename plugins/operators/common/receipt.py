@@ -52,6 +52,9 @@ class ReceiptOperator(WaybillOperator):
         """The receipt in the system's own words. Must cope with every upstream task having failed."""
         raise NotImplementedError
 
+    def tell(self, receipt: Receipt) -> None:
+        """Tells people of the receipt, once it is written. Must not raise."""
+
     def execute(self, context: Context) -> dict[str, Any]:
         with self.recording(context) as facts, ExitStack() as opened:
             try:
@@ -68,6 +71,7 @@ class ReceiptOperator(WaybillOperator):
             self.log.info("%s", receipt.sentence)
             context["ti"].xcom_push(key="outcome", value=shorten(receipt.sentence, OUTCOME_LIMIT, where))
             write_note(receipt.dag_id, receipt.run_id, receipt.sentence)
+            self.tell(receipt)
             if not receipt.good:
                 raise VerificationError(shorten(receipt.sentence, OUTCOME_LIMIT, where))
         return document.to_dict()

@@ -15,9 +15,11 @@ from hooks.task import run_async
 from hooks.waybill import inputs
 from operators.common.base import WaybillOperator
 
-from include.core.errors import NotFound, RequestError
+from include.core.errors import NotFound, RequestError, WaybillError
 from include.core.objects import Objects, read_input
+from include.core.remedies import cause_of
 from include.core.request import load
+from include.core.watch import may_pass
 from include.jgi.metadata import Discovered, discover, record
 from include.jgi.models import Project
 from include.jgi.request import CSV_LIMIT_BYTES, StagingRequest, read_biosamples
@@ -35,7 +37,10 @@ def check_staging(request: StagingRequest, places: Sequence[Objects]) -> list[st
 
 
 class StagingMetadataOperator(WaybillOperator):
-    """The files of the conf's project, by GOLD and JDP. Without a project nothing is looked up: all that is known goes on."""
+    """The files of the conf's project, by GOLD and JDP. Without a project nothing is looked up: all that is known goes on.
+
+    Where they cannot be looked up, also after Airflow's retries, the receipt says so: all other projects go on.
+    """
 
     step = "metadata"
 
@@ -56,19 +61,31 @@ class StagingMetadataOperator(WaybillOperator):
         request = load(StagingRequest, context["dag_run"].conf)
         with self.refusing(context) as facts:
             if not request.project:
-                facts["looked_up"] = False
                 return {}
-            biosamples = check_staging(request, inputs())
-            root = GlobusHook(self.globus_conn_id).collections().destination_root
-            with tracking() as kept:
-                kept.ensure_indexes()
-                project = self._project(request, kept)
-                kept.put_project(project)
-                found = run_async(self._discovered(project, biosamples))
-                done = asdict(record(kept, project, found, root, datetime.now(UTC)))
-            facts |= {"looked_up": True, **done}
+            try:
+                done = self._looked_up(request)
+            except RequestError:
+                raise
+            except WaybillError as error:
+                ti = context["ti"]
+                if may_pass(error) and ti.try_number <= (ti.max_tries or 0):
+                    raise
+                self.log.error("%s", error)
+                facts |= {"trouble": str(error), "cause": cause_of(error).value}
+                return {}
+            facts |= done
         self.log.info("project %s: %s", request.project, done)
         return {name: value for name, value in done.items() if isinstance(value, int)}
+
+    def _looked_up(self, request: StagingRequest) -> dict[str, Any]:
+        biosamples = check_staging(request, inputs())
+        root = GlobusHook(self.globus_conn_id).collections().destination_root
+        with tracking() as kept:
+            kept.ensure_indexes()
+            project = self._project(request, kept)
+            kept.put_project(project)
+            found = run_async(self._discovered(project, biosamples))
+            return asdict(record(kept, project, found, root, datetime.now(UTC)))
 
     def _project(self, request: StagingRequest, kept: Any) -> Project:
         """The conf's project; a known one needs only its name."""

@@ -13,6 +13,7 @@ from hooks.jgi import JdpHook
 from hooks.mongo import tracking
 from hooks.waybill import ledger
 
+from include.core.errors import NotFound
 from include.core.ledger import Owner
 from include.jgi.restoring import Restoring
 
@@ -30,7 +31,11 @@ class GlobusFolders:
         hook = GlobusHook(self.globus_conn_id)
         collections = hook.collections()
         with hook.client() as client:
-            names = [one.name for one in client.listing(collections.source, collections.source_root) if one.is_folder]
+            try:
+                rows = client.listing(collections.source, collections.source_root)
+                names = [one.name for one in rows if one.is_folder]
+            except NotFound:
+                return []  # our root is made with the first request's folder
         return sorted(int(name[1:]) for name in names if re.fullmatch(r"R[0-9]+", name))
 
 

@@ -1,30 +1,29 @@
-"""Moves the files of one restore request, and says of each whether it arrived: two tasks, so that each can be cleared alone."""
+"""Moves the files of one restore request."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowSkipException
-from hooks.globus import Collections, GlobusHook
-from hooks.jgi import JdpHook
+from hooks.globus import Collections
 from hooks.mongo import tracking
-from hooks.task import owner_of, run_async
-from hooks.waybill import ledger, receipts
-from operators.common.base import WaybillOperator
+from hooks.task import run_folder
+from hooks.waybill import receipts
 from operators.common.leg import Leg
 from operators.globus.globus_batch import GlobusBatchOperator, wait_for
 
-from include.core.ledger import State
-from include.globus.batch import Batch
-from include.globus.client import GlobusClient
+from include.core.errors import DeadlinePassed
+from include.core.ledger import Ledger, State
+from include.globus.batch import Batch, batch_file
 from include.globus.moving import Underway, ended_task
-from include.globus.transfer import KIND, SYSTEM, Transfers, close, outcomes
+from include.globus.transfer import KIND, SYSTEM, Transfers
 from include.jgi.manifest import ManifestRow, read_manifest
 from include.jgi.models import BatchState
-from include.jgi.moving import Route, drained, files_batch, record, submitted, with_facts
+from include.jgi.moving import LEAST_SECONDS, Route, drained, files_batch, submitted, with_facts
 from include.jgi.tracking import Tracking
 
 
@@ -57,24 +56,44 @@ class StagingTransferOperator(GlobusBatchOperator):
                 batch = with_facts(batch, rows, route_of(collections), int(request.request_id or 0))
             if batch is None:
                 await asyncio.to_thread(client.collection, collections.source)  # its clock, and whether it is there
-                batch = files_batch(
-                    kept,
-                    route_of(collections),
-                    request,
-                    rows,
-                    left_seconds=float(self.ready["left_seconds"]),
-                    globus_now=client.remote_now or book.now(),
-                )
+                try:
+                    batch = files_batch(
+                        kept,
+                        route_of(collections),
+                        request,
+                        rows,
+                        left_seconds=self._left_seconds(book),
+                        globus_now=client.remote_now or book.now(),
+                    )
+                except DeadlinePassed as error:  # once JDP has taken them off its disk, the next run asks again
+                    raise AirflowSkipException(str(error)) from None
             if batch is None:
+                drained(kept, request)
                 raise AirflowSkipException(f"restore request {request.request_id}: all of it has arrived")
             before = book.generations(SYSTEM, KIND, batch.key)
-            seen = before[-1].generation if before and before[-1].state != State.SENT else None
+            seen = None
+            if before and before[-1].state != State.SENT:  # it has ended, or was never sent: its deadline may be over
+                seen, left = before[-1].generation, self._left_seconds(book)
+                now = client.remote_now or book.now()
+                batch = replace(batch, deadline=datetime.fromtimestamp(now + max(left, LEAST_SECONDS), UTC))
             row = await transfers.submit(batch, seen_absent=seen)
             submitted(kept, batch, row)
+            await self._keep(leg, batch)
         task = await ended_task(transfers, row)
         if isinstance(task, Underway):
             return wait_for(task, collections)
         return {"key": self.ready["key"], "batch": batch.key}
+
+    def _left_seconds(self, book: Ledger) -> float:
+        """How long the files stay on JDP's disk: the sensor said it some time ago, before a queue or a clear."""
+        passed = book.now() - float(self.ready["looked_at"])
+        return float(self.ready["left_seconds"]) - max(passed, 0.0)
+
+    async def _keep(self, leg: Leg, batch: Batch) -> None:
+        """The batch as the procedure's own file, for the record."""
+        place = f"{run_folder(leg.context)}/{batch.key}.txt"
+        document = await receipts().objects.put(place, batch_file(batch.items, batch.label).encode())
+        leg.facts["batch_file"] = document.to_dict()
 
     async def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
         """The batch that an earlier leg, try or run has begun for this request, if one is still open."""
@@ -83,54 +102,3 @@ class StagingTransferOperator(GlobusBatchOperator):
             if found:
                 return await transfers.batch_of(found[-1])
         return None
-
-
-class StagingVerifyOperator(WaybillOperator):
-    """Judges each file of a batch (`moved`, the result of StagingTransferOperator) and writes it down. Returns counts."""
-
-    step = "verify"
-    template_fields: Sequence[str] = ("moved", "ready")
-
-    def __init__(
-        self,
-        *,
-        moved: Any,
-        ready: Any,
-        globus_conn_id: str = GlobusHook.default_conn_name,
-        jdp_conn_id: str = JdpHook.default_conn_name,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.moved = moved
-        self.ready = ready
-        self.globus_conn_id = globus_conn_id
-        self.jdp_conn_id = jdp_conn_id
-
-    def execute(self, context: Context) -> dict[str, int]:
-        with self.refusing(context) as facts, ledger() as book, tracking() as kept:
-            facts["counts"] = counts = run_async(
-                self._judged(Transfers(self._client(), book, owner_of(context), receipts().objects), kept)
-            )
-        return counts
-
-    def _client(self) -> GlobusClient:
-        return GlobusHook(self.globus_conn_id).client()
-
-    async def _judged(self, transfers: Transfers, kept: Tracking) -> dict[str, int]:
-        collections = GlobusHook(self.globus_conn_id).collections()
-        (request,) = kept.requests(key=self.ready["key"])
-        row = transfers.ledger.generations(SYSTEM, KIND, self.moved["batch"])[-1]
-        rows = await manifest_rows(self.ready, int(request.request_id or 0))
-        batch = with_facts(await transfers.batch_of(row), rows, route_of(collections), int(request.request_id or 0))
-        try:
-            task = await asyncio.to_thread(transfers.client.task, str(row.external_id))
-            found = await outcomes(transfers.client, batch, task, collections.mount)
-        finally:
-            await asyncio.to_thread(transfers.client.close)
-        counts = record(kept, request, batch, found, JdpHook(self.jdp_conn_id).account().limits)
-        close(transfers.ledger, row, found, task)
-        drained(kept, request)
-        for one in found:
-            if one.verdict != "verified":
-                self.log.warning("%s: %s: %s", one.item.destination, one.verdict, one.why)
-        return dict(counts)
