@@ -164,7 +164,7 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
             except NotFound:
                 raise ManifestMissing(lost) from None
         path = collections.mount / route.manifest_at(number).lstrip("/")
-        transfers = Transfers(client, book, leg.owner, receipts().objects)
+        transfers = Transfers(client, book, leg.owner)
         before = book.generations(transfer.SYSTEM, transfer.KIND, batch.key)
         there = await asyncio.to_thread(path.exists)
         sent = await transfers.submit(batch, seen_absent=None if there or not before else before[-1].generation)

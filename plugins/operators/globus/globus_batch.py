@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hooks.globus import Collections, GlobusHook
-from hooks.waybill import ledger, receipts
+from hooks.waybill import ledger
 from operators.common.leg import Leg, LegOperator, Wait
 from triggers.globus import GlobusTaskTrigger
 
@@ -56,7 +56,7 @@ class GlobusBatchOperator(LegOperator):
         with ledger() as book:
             client = await asyncio.to_thread(hook.client)
             try:
-                transfers = Transfers(client, book, leg.owner, receipts().objects)
+                transfers = Transfers(client, book, leg.owner)
                 return await self.move(leg, transfers, collections)
             finally:
                 await asyncio.to_thread(client.close)

@@ -20,7 +20,7 @@ from include.core.errors import DeadlinePassed
 from include.core.ledger import Ledger, State
 from include.globus.batch import Batch, batch_file
 from include.globus.moving import Underway, ended_task
-from include.globus.transfer import KIND, SYSTEM, Transfers
+from include.globus.transfer import KIND, SYSTEM, Transfers, kept_batch
 from include.jgi.manifest import ManifestRow, read_manifest
 from include.jgi.models import BatchState
 from include.jgi.moving import LEAST_SECONDS, Route, drained, files_batch, submitted, with_facts
@@ -51,7 +51,7 @@ class StagingTransferOperator(GlobusBatchOperator):
         with tracking() as kept:
             (request,) = kept.requests(key=self.ready["key"])
             rows = await manifest_rows(self.ready, int(request.request_id or 0))
-            batch = await self._open_batch(kept, transfers, request.key)
+            batch = self._open_batch(kept, transfers, request.key)
             if batch is not None:
                 batch = with_facts(batch, rows, route_of(collections), int(request.request_id or 0))
             if batch is None:
@@ -95,10 +95,10 @@ class StagingTransferOperator(GlobusBatchOperator):
         document = await receipts().objects.put(place, batch_file(batch.items, batch.label).encode())
         leg.facts["batch_file"] = document.to_dict()
 
-    async def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
+    def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
         """The batch that an earlier leg, try or run has begun for this request, if one is still open."""
         for one in kept.batches((BatchState.INTENT, BatchState.SUBMITTED), request_key=key):
             found = transfers.ledger.generations(SYSTEM, KIND, one.key)
             if found:
-                return await transfers.batch_of(found[-1])
+                return kept_batch(found[-1])
         return None
