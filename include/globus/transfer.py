@@ -31,6 +31,8 @@ from include.core.ledger import (
     Submission,
     submit_once,
 )
+from include.core.ledger.states import OPEN
+from include.core.text import few
 from include.globus.batch import Batch, Item, batch_of, check_items, sealed
 from include.globus.client import GlobusClient, Moved, Skipped, Task
 
@@ -63,6 +65,9 @@ class Transfers:
 
     async def _submitted(self, batch: Batch, seen_absent: int | None) -> Submission:
         check_items(batch.items)
+        rows = self.ledger.generations(SYSTEM, KIND, batch.key)
+        if not rows or rows[-1].state not in OPEN:
+            await self._check_places(batch)
         intent = Intent(
             system=SYSTEM,
             kind=KIND,
@@ -77,6 +82,25 @@ class Transfers:
             detail={"document": batch.document(), "files": len(batch.items), "connection": self.client.name},
         )
         return await submit_once(self.ledger, intent, send=self._send, probe=self.probe(), seen_absent=seen_absent)
+
+    async def _check_places(self, batch: Batch) -> None:
+        """Raises TransientError while a task of another batch moves something to one of these places."""
+        mine = {item.destination for item in batch.items}
+        for row in self.ledger.in_states(*OPEN - {State.RESERVED}, system=SYSTEM):
+            document = row.detail["document"]
+            theirs = {one["destination_path"] for one in document["DATA"]}
+            clash = mine & theirs if document["destination_endpoint"] == batch.destination_collection else set()
+            if not clash or row.business_key == batch.key:
+                continue
+            tasks = await asyncio.to_thread(self.client.tasks_of, row.business_key)
+            alive = [task.task_id for task in tasks if not task.ended]
+            if alive:
+                raise TransientError(
+                    f"{few(sorted(clash), 3)}: task {alive[0]} of run {row.owner.dag_id}/{row.owner.run_id} moves other files "
+                    "there: give each file a destination of its own; until then this waits for its end",
+                    retry_after=5 * MINUTE,
+                    no_effect=True,
+                )
 
     def probe(self) -> Probe:
         """A lost task is found by its label; and its submission_id makes it harmless to send the same document again."""

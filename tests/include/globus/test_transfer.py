@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,17 @@ def test_a_clash_is_refused_before_any_call(world: World) -> None:
     with pytest.raises(RequestError, match="more than one file"):
         run(world.transfers().submit(world.batch(one, two)))
     assert not world.sim.journal.entries("request")
+
+
+def test_a_clash_with_a_batch_that_is_at_work_is_named_and_waited_for(world: World) -> None:
+    one, two = world.item("a"), world.item("b")
+    run(world.transfers().submit(world.batch(one)))
+    clash = world.batch(replace(two, destination=one.destination))
+    with pytest.raises(TransientError, match="/staging/a: task .* of run dag/run-1 moves other files there"):
+        run(world.transfers("run-2").submit(clash))
+    assert len(world.accepted()) == 1
+    world.advance(3600)
+    assert run(world.transfers("run-2").submit(clash)).state == State.SENT
 
 
 # -- cancelled by id --------------------------------------------------------------------------------------------------
