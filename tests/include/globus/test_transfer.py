@@ -111,7 +111,7 @@ def test_a_clash_with_a_batch_that_is_at_work_is_named_and_waited_for(world: Wor
     one, two = world.item("a"), world.item("b")
     run(world.transfers().submit(world.batch(one)))
     clash = world.batch(replace(two, destination=one.destination))
-    with pytest.raises(TransientError, match="/staging/a: task .* of run dag/run-1 moves other files there"):
+    with pytest.raises(TransientError, match=r"/staging/a: task .* of run dag/run-1 moves other files there"):
         run(world.transfers("run-2").submit(clash))
     assert len(world.accepted()) == 1
     world.advance(3600)
