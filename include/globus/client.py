@@ -3,7 +3,8 @@
 The SDK blocks, so triggers and tasks use these calls through `asyncio.to_thread`, one client per wait. It repeats by itself what
 reads; a submission is sent once, and the ledger decides what follows (a submission_id makes a repetition harmless).
 
-Invariant: every call ends: connecting and each silence are bounded by `timeout_seconds`, and retries are counted.
+Invariant: every call ends: connecting and each silence are bounded by `timeout_seconds`, the whole of an exchange by twice
+that, and retries are counted.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from include.core.errors import (
 from include.core.http import Conflict
 from include.core.ledger import SendFence
 from include.core.text import hiding, printable
+from include.globus.bounded import bounded_transport, within
 
 if TYPE_CHECKING:
     from globus_sdk import GlobusAPIError, TransferClient
@@ -140,7 +142,6 @@ class GlobusClient:
 
         import globus_sdk
         from globus_sdk.scopes import GCSCollectionScopes, TransferScopes
-        from globus_sdk.transport import RequestsTransport
 
         for noisy in ("globus_sdk", "urllib3"):  # their lines hold headers and bodies, secrets included
             logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -151,11 +152,11 @@ class GlobusClient:
             client_id,
             client_secret,
             base_url=base_url,
-            transport=RequestsTransport(http_timeout=self.timeout_seconds),
+            transport=bounded_transport(self.timeout_seconds),
         )
         auth.retry_config.max_retries = 2
         authorizer = _lazily(lambda: globus_sdk.ClientCredentialsAuthorizer(auth, scope))
-        transport = RequestsTransport(http_timeout=self.timeout_seconds)
+        transport = bounded_transport(self.timeout_seconds)
         return globus_sdk.TransferClient(authorizer=authorizer, transport=transport, base_url=base_url)
 
     def _authorizer_for(self, collection_id: str) -> GlobusAuthorizer:
@@ -238,7 +239,7 @@ class GlobusClient:
             request.headers["Authorization"] = authorizer.get_authorization_header()
             return request
 
-        try:
+        def get() -> tuple[int, bytes, str | None]:
             with requests.get(
                 url, auth=bearer, timeout=self.timeout_seconds, stream=True, allow_redirects=False
             ) as answer:
@@ -248,6 +249,9 @@ class GlobusClient:
                     if len(data) > limit_bytes:
                         break
                 return answer.status_code, bytes(data), answer.headers.get("Location")
+
+        try:
+            return within(10 * self.timeout_seconds, get)
         except globus_sdk.AuthAPIError as error:
             raise self._no_token(what, error) from None
         except NetworkError as error:

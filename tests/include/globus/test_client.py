@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 
 import pytest
 
@@ -106,6 +107,35 @@ def test_silence_ends(world: World) -> None:
         ):
             client._client.authorizer = None
             client.submission_id()
+    assert not caught.value.no_effect
+
+
+def test_a_trickle_ends() -> None:
+    """Each byte comes in time, and the answer would take minutes."""
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=[server])
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        try:
+            with (
+                GlobusClient("id", "secret", timeout_seconds=0.5, read_retries=0, base_url=url) as client,
+                pytest.raises(TransientError) as caught,
+            ):
+                client._client.authorizer = None
+                client.submission_id()
+        finally:
+            over.set()
+            thread.join()
     assert not caught.value.no_effect
 
 
