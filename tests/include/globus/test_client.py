@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -116,7 +117,7 @@ def test_a_trickle_ends() -> None:
 
     def drip(server: socket.socket) -> None:
         connection, _ = server.accept()
-        with connection:
+        with connection, suppress(OSError):  # the client may have gone
             connection.recv(65_536)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
             while not over.wait(0.05):
