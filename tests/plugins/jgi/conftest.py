@@ -85,6 +85,13 @@ class Jgi:
         self.connections["waybill_jdp"]["extra"] |= extra
         self.give("waybill_jdp", json.dumps(self.connections["waybill_jdp"]))
 
+    def without_mount(self) -> None:
+        """Workers do not see the destination; JGI's collection can be read over HTTPS."""
+        del self.connections["waybill_globus"]["extra"]["mount"]
+        self.give("waybill_globus", json.dumps(self.connections["waybill_globus"]))
+        place = f"{self.servers['globus'].url}/https/{JGI_COLLECTION}"
+        self.servers["globus"].call(lambda: self.globus.change_endpoint(JGI_COLLECTION, https_server=place))
+
     def run(self, **conf: Any) -> Run:
         """One run of jgi_staging, without Airflow's retries."""
         from airflow.dag_processing.dagbag import DagBag
