@@ -53,6 +53,12 @@ NOTES = {
     "plates.zero_byte": "The store is a small one of our own in memory, which copies byte for byte, computes the CRC64NVME of "
     "every copy, and no MD5 (as S3 with SSE-KMS, whose ETags are none): it shares the two cores with the client, which S3 "
     "does not. The link has a speed and no delay. The peer verifies nothing; the second row is ours with its proof by checksums.",
+    "jgi.planner": "Each plan begins with what was accepted within the last two windows: nothing, a day's requests, or many "
+    "small ones. The peers are replays, written from descriptions, of how NMDC's scripts cut a list into requests: the direct "
+    "version wrote to MongoDB itself, the later one goes through the runtime API. They keep no margin, so they are judged by "
+    "JDP's 24 h; each is started every 24 h to the second, and what it asked for is moved by then. The later version asks for a "
+    "list in fewer days because it exceeds the window. "
+    "Lists of which a peer's first batch is over the limit it never asks for whole.",
 }
 
 

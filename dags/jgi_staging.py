@@ -7,8 +7,11 @@ stands. It replaces four scripts and a person every day.
 **Trigger** nothing: it runs every day, and goes on with all projects that it knows. A new project needs its proposal, once:
 
 ```json
-{"project": "grow_project", "proposal_id": 503125, "biosamples_uri": "s3://our-inputs/grow_biosamples.csv"}
+{"project": "grow_project", "proposal_id": 503125}
 ```
+
+With `"biosamples_uri": "s3://our-inputs/grow_biosamples.csv"` (a CSV with the column `biosample_id`) only these biosamples are
+staged, else all of the proposal.
 
 With `{"dry_run": true}` it plans and asks for nothing: the forecast is in the receipt.
 

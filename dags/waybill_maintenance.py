@@ -12,9 +12,10 @@ cancelled. Where plates are archived it also looks after their archive. It moves
 
 **Steps.** *check_ledger* recomputes the chain of events, and compares it with the rows and with the heads that all receipts
 carry. *cancellations* follows where the ledger is whole: what was not sent yet is closed; what was sent is cancelled by
-its exact id where the system can do that. ICAv2 cannot: its jobs end by themselves, and the next run that asks for the same
-adopts them. *list_in_doubt* warns of submissions of which nobody has known for an hour whether the remote accepted them. It
-resolves none of them, and it does not fail: the warning is in its log, in XCom and, where notes are on, on the run.
+its exact id where the system can do that, as Globus can. ICAv2 cannot: its jobs end by themselves, and the next run that asks
+for the same adopts them. *list_in_doubt* warns of submissions of which nobody has known for an hour whether the remote
+accepted them. It resolves none of them, and it does not fail: the warning is in its log, in XCom and, where notes are on, on
+the run.
 
 With connection `waybill_archives`, *index_archives* takes new archives into the index that finds files, where one is named;
 *clean_up_staging* lists the pieces that lie under `waybill-staging/` of the archive buckets (log, XCom `staging`), and then

@@ -57,16 +57,18 @@ def connections_to(ledger: Ledger, place: Path | None = None) -> int:
 
 
 @pytest.fixture(scope="session")
-def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One MongoDB for all tests: the server that WAYBILL_TEST_MONGO_URI names, or the stand-in."""
-    given = os.environ.get("WAYBILL_TEST_MONGO_URI")
-    if given:
-        yield given
-        return
+def mongo_stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of one stand-in of MongoDB for all tests."""
     server = MongoServer(tmp_path_factory.mktemp("mongo"))
     with asyncio.Runner() as runner:
         yield runner.run(server.start())
         runner.run(server.stop())
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(request: pytest.FixtureRequest) -> str:
+    """The server that WAYBILL_TEST_MONGO_URI names, or the stand-in."""
+    return os.environ.get("WAYBILL_TEST_MONGO_URI") or str(request.getfixturevalue("mongo_stand_in"))
 
 
 @pytest.fixture

@@ -18,19 +18,29 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
-from harness.fixtures import connect, inputs_folder, ledger, mongo, mongo_uri, quick_looks, receipts_folder
+from harness.fixtures import (
+    connect,
+    inputs_folder,
+    ledger,
+    mongo,
+    mongo_stand_in,
+    mongo_uri,
+    quick_looks,
+    receipts_folder,
+)
 from rehearsal import database
 from rehearsal.settings import base_environment
 
-__all__ = [
+__all__ = [  # fixtures of all tests
     "connect",
     "inputs_folder",
     "ledger",
     "mongo",
+    "mongo_stand_in",
     "mongo_uri",
     "quick_looks",
     "receipts_folder",
-]  # fixtures of all tests
+]
 HOME = Path(tempfile.mkdtemp(prefix="waybill-tests-"))
 # The tests' own process keeps its PATH, HOME and proxies; only what Airflow reads is laid over them.
 AIRFLOW = {name: value for name, value in base_environment(HOME, short_timings=False).items() if "AIRFLOW" in name}
@@ -41,6 +51,11 @@ NO_CLOCK = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.
 hypothesis.settings.register_profile("no clock", NO_CLOCK)
 hypothesis.settings.load_profile("no clock")
 CPU_SECONDS = 300
+
+
+def pytest_report_header() -> str:
+    given = os.environ.get("WAYBILL_TEST_MONGO_URI")
+    return f"MongoDB: {'the server of WAYBILL_TEST_MONGO_URI' if given else 'the stand-in nx-27017'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

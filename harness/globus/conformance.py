@@ -18,7 +18,6 @@ from typing import Any
 from harness.conformance import Process, Remote, Worker
 from include.core.errors import RemoteError
 from include.core.ledger import Submission
-from include.core.objects import Objects
 from include.globus.batch import Batch, Item, batch_key
 from include.globus.client import GlobusClient
 from include.globus.moving import Underway, move
@@ -151,9 +150,8 @@ class GlobusTransfers(Remote):
             base_url=sim.url,
         )
         try:
-            objects = Objects((sim.folder / "documents").as_uri())
             mount = sim.collections.folder_of(DESTINATION_COLLECTION)
-            yield TransferWorker(Transfers(client, process.ledger, process.owner, objects), mount)
+            yield TransferWorker(Transfers(client, process.ledger, process.owner), mount)
         finally:
             client.close()
 

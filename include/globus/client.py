@@ -3,7 +3,8 @@
 The SDK blocks, so triggers and tasks use these calls through `asyncio.to_thread`, one client per wait. It repeats by itself what
 reads; a submission is sent once, and the ledger decides what follows (a submission_id makes a repetition harmless).
 
-Invariant: every call ends: connecting and each silence are bounded by `timeout_seconds`, and retries are counted.
+Invariant: every call ends: connecting and each silence are bounded by `timeout_seconds`, the whole of an exchange by twice
+that, and retries are counted.
 """
 
 from __future__ import annotations
@@ -13,11 +14,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
-from include.core.errors import AuthError, Forbidden, NotFound, RemoteError, TransientError, WaybillError
+from include.core.errors import (
+    AuthError,
+    Forbidden,
+    NotFound,
+    RemoteError,
+    RequestError,
+    TransientError,
+    WaybillError,
+    error_for_status,
+)
 from include.core.http import Conflict
 from include.core.ledger import SendFence
 from include.core.text import hiding, printable
+from include.globus.bounded import bounded_transport, within
 
 if TYPE_CHECKING:
     from globus_sdk import GlobusAPIError, TransferClient
@@ -116,8 +128,10 @@ class GlobusClient:
         self.where = f"connection {name}" if name else "the connection"
         self.timeout_seconds = timeout_seconds
         self.remote_now: float | None = None
+        self._readers: dict[str, GlobusAuthorizer] = {}
         self._hide = hiding([client_secret.strip()])
         self.name = name
+        self._base_url = base_url
         self._client = self._build(client_id.strip(), client_secret.strip(), data_access, base_url)
         self._client.retry_config.max_retries = read_retries
 
@@ -128,23 +142,32 @@ class GlobusClient:
 
         import globus_sdk
         from globus_sdk.scopes import GCSCollectionScopes, TransferScopes
-        from globus_sdk.transport import RequestsTransport
 
         for noisy in ("globus_sdk", "urllib3"):  # their lines hold headers and bodies, secrets included
             logging.getLogger(noisy).setLevel(logging.WARNING)
         scope = TransferScopes.all
         for collection in data_access:
             scope = scope.with_dependency(GCSCollectionScopes(collection).data_access)
-        auth = globus_sdk.ConfidentialAppAuthClient(
+        auth = self._auth = globus_sdk.ConfidentialAppAuthClient(
             client_id,
             client_secret,
             base_url=base_url,
-            transport=RequestsTransport(http_timeout=self.timeout_seconds),
+            transport=bounded_transport(self.timeout_seconds),
         )
         auth.retry_config.max_retries = 2
         authorizer = _lazily(lambda: globus_sdk.ClientCredentialsAuthorizer(auth, scope))
-        transport = RequestsTransport(http_timeout=self.timeout_seconds)
+        transport = bounded_transport(self.timeout_seconds)
         return globus_sdk.TransferClient(authorizer=authorizer, transport=transport, base_url=base_url)
+
+    def _authorizer_for(self, collection_id: str) -> GlobusAuthorizer:
+        """One whose tokens are good for reading this collection over HTTPS, and for nothing else."""
+        import globus_sdk
+        from globus_sdk.scopes import GCSCollectionScopes
+
+        if collection_id not in self._readers:
+            scope = GCSCollectionScopes(collection_id).https
+            self._readers[collection_id] = _lazily(lambda: globus_sdk.ClientCredentialsAuthorizer(self._auth, scope))
+        return self._readers[collection_id]
 
     def __enter__(self) -> GlobusClient:
         return self
@@ -182,6 +205,59 @@ class GlobusClient:
             return self._call(what, lambda: self._client.operation_stat(collection_id, path=path), _listed)
         except NotFound:
             return None
+
+    def read(self, collection_id: str, path: str, *, limit_bytes: int) -> bytes:
+        """A small file, over the collection's own HTTPS address. Raises NotFound; RequestError where the collection has no
+        such address; RemoteError where the file is larger."""
+        what = f"{path} of collection {collection_id}"
+        place = self.collection(collection_id).https_server
+        if not place.startswith("https://" if self._base_url is None else "http"):
+            raise RequestError(
+                f"{what} cannot be read: the collection has no HTTPS address. Ask its administrator for one, or give "
+                f"{self.where} the extra mount"
+            )
+        authorizer = self._authorizer_for(collection_id)
+        url = f"{place.rstrip('/')}/{quote(path.lstrip('/'))}"
+        status, data, location = self._fetched(what, authorizer, url, limit_bytes)
+        if status == 401 and authorizer.handle_missing_authorization():
+            status, data, location = self._fetched(what, authorizer, url, limit_bytes)
+        if status != 200:
+            raise error_for_status(status, what, where=self.where, location=location)
+        if len(data) > limit_bytes:
+            raise RemoteError(f"{what} has more than {limit_bytes} bytes: it is not what it should be")
+        return data
+
+    def _fetched(
+        self, what: str, authorizer: GlobusAuthorizer, url: str, limit_bytes: int
+    ) -> tuple[int, bytes, str | None]:
+        """Status, body up to one byte more than the limit, and where a redirect points to: none is followed with a token."""
+        import globus_sdk
+        import requests
+        from globus_sdk.exc import NetworkError
+
+        def bearer(request: Any) -> Any:
+            request.headers["Authorization"] = authorizer.get_authorization_header()
+            return request
+
+        def get() -> tuple[int, bytes, str | None]:
+            with requests.get(
+                url, auth=bearer, timeout=self.timeout_seconds, stream=True, allow_redirects=False
+            ) as answer:
+                data = bytearray()
+                for piece in answer.iter_content(65_536) if answer.status_code == 200 else ():
+                    data += piece
+                    if len(data) > limit_bytes:
+                        break
+                return answer.status_code, bytes(data), answer.headers.get("Location")
+
+        try:
+            return within(10 * self.timeout_seconds, get)
+        except globus_sdk.AuthAPIError as error:
+            raise self._no_token(what, error) from None
+        except NetworkError as error:
+            raise _no_answer(what, error) from None
+        except requests.RequestException as error:
+            raise TransientError(f"{what}: no answer over HTTPS ({type(error).__name__})") from None
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 

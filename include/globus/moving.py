@@ -37,6 +37,11 @@ class Underway:
     why: str
     borne: str | None
 
+    @property
+    def borne_by_id(self) -> dict[str, str]:
+        """As the trigger's option."""
+        return {self.task_id: self.borne} if self.borne else {}
+
 
 async def move(
     transfers: Transfers,

@@ -10,14 +10,11 @@ SUCCEEDED proves nothing of a single file.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from include.core.errors import Forbidden, NotFound, RemoteError, TransientError
 from include.core.http import Conflict
@@ -34,7 +31,8 @@ from include.core.ledger import (
     Submission,
     submit_once,
 )
-from include.core.objects import Objects
+from include.core.ledger.states import OPEN
+from include.core.text import few
 from include.globus.batch import Batch, Item, batch_of, check_items, sealed
 from include.globus.client import GlobusClient, Moved, Skipped, Task
 
@@ -50,12 +48,9 @@ LONGEST_WAIT_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Transfers:
-    """`objects`: where the documents of batches are kept; the ledger has their places and digests."""
-
     client: GlobusClient
     ledger: Ledger
     owner: Owner
-    objects: Objects
 
     async def submit(self, batch: Batch, *, seen_absent: int | None = None) -> Submission:
         """Sees to it that there is one task for this batch. Raises as `submit_once`; `seen_absent` as there.
@@ -70,6 +65,9 @@ class Transfers:
 
     async def _submitted(self, batch: Batch, seen_absent: int | None) -> Submission:
         check_items(batch.items)
+        rows = self.ledger.generations(SYSTEM, KIND, batch.key)
+        if not rows or rows[-1].state not in OPEN:
+            await self._check_places(batch)
         intent = Intent(
             system=SYSTEM,
             kind=KIND,
@@ -81,22 +79,28 @@ class Transfers:
             },
             owner=self.owner,
             size_bytes=batch.size_bytes,
-            detail={"document": await self._kept(batch), "files": len(batch.items), "connection": self.client.name},
+            detail={"document": batch.document(), "files": len(batch.items), "connection": self.client.name},
         )
         return await submit_once(self.ledger, intent, send=self._send, probe=self.probe(), seen_absent=seen_absent)
 
-    async def _kept(self, batch: Batch) -> dict[str, Any]:
-        data = json.dumps(batch.document(), indent=1).encode()
-        digest = hashlib.sha256(data).hexdigest()[:12]  # another deadline is another document: none is overwritten
-        return (await self.objects.put(f"{SYSTEM}/{batch.key}-{digest}.json", data)).to_dict()
-
-    async def batch_of(self, row: Submission) -> Batch:
-        """The batch that a submission moves; sizes and md5 are not in it."""
-        return batch_of(await self._document(row), row.business_key)
-
-    async def _document(self, row: Submission) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(await self.objects.get_document(row.detail["document"]))
-        return document
+    async def _check_places(self, batch: Batch) -> None:
+        """Raises TransientError while a task of another batch moves something to one of these places."""
+        mine = {item.destination for item in batch.items}
+        for row in self.ledger.in_states(*OPEN - {State.RESERVED}, system=SYSTEM):
+            document = row.detail["document"]
+            theirs = {one["destination_path"] for one in document["DATA"]}
+            clash = mine & theirs if document["destination_endpoint"] == batch.destination_collection else set()
+            if not clash or row.business_key == batch.key:
+                continue
+            tasks = await asyncio.to_thread(self.client.tasks_of, row.business_key)
+            alive = [task.task_id for task in tasks if not task.ended]
+            if alive:
+                raise TransientError(
+                    f"{few(sorted(clash), 3)}: task {alive[0]} of run {row.owner.dag_id}/{row.owner.run_id} moves other files "
+                    "there: give each file a destination of its own; until then this waits for its end",
+                    retry_after=5 * MINUTE,
+                    no_effect=True,
+                )
 
     def probe(self) -> Probe:
         """A lost task is found by its label; and its submission_id makes it harmless to send the same document again."""
@@ -119,7 +123,7 @@ class Transfers:
         return RemoteSearch(tuple(mine), complete=True, remote_now=self.client.remote_now or self.ledger.now())
 
     async def _send(self, row: Submission, fence: SendFence) -> Sent:
-        document = sealed(await self._document(row), row.business_key, str(row.client_key))
+        document = sealed(row.detail["document"], row.business_key, str(row.client_key))
         try:
             task_id, known = await asyncio.to_thread(self.client.submit, document, fence)
         except Conflict as error:
@@ -150,6 +154,11 @@ class Transfers:
             retry_after=5 * MINUTE,
             no_effect=True,
         )
+
+
+def kept_batch(row: Submission) -> Batch:
+    """The batch that a submission moves, as the ledger keeps it; sizes and md5 are not in it."""
+    return batch_of(row.detail["document"], row.business_key)
 
 
 def _end_of(row: Submission) -> str:

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = plan(listed.files, accepted, now, Limits(), drain_rate=rate, free_bytes=free)
     told = forecast(replace(found, not_planned=(*listed.left_out, *found.not_planned)), now)
     if options.json:
-        print(json.dumps(told, indent=1, ensure_ascii=False))
+        print(json.dumps(told, indent=1))
     else:
         _show(told)
     return 0

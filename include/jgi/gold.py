@@ -48,7 +48,6 @@ class Analysis:
     ap_gold_id: str
     its_ap_id: int
     kind: str
-    study_id: str
     biosample: str
 
 
@@ -82,6 +81,4 @@ def _rows_of(answer: Any) -> list[dict[str, Any]]:
 
 
 def _analysis(row: dict[str, Any], biosample: str) -> Analysis:
-    return Analysis(
-        str(row["apGoldId"]), int(row["itsApId"]), str(row["apType"]), str(row.get("studyId") or ""), biosample
-    )
+    return Analysis(str(row["apGoldId"]), int(row["itsApId"]), str(row["apType"]), biosample)

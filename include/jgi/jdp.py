@@ -52,7 +52,6 @@ class FoundFile:
     status: str
     md5: str | None
     purge_at: datetime | None
-    file_path: str
     file_type: tuple[str, ...]
     seq_units: tuple[str, ...]
     analysis_ids: tuple[int, ...]
@@ -178,7 +177,6 @@ def _file(row: dict[str, Any], group: str) -> FoundFile:
         status=str(row.get("file_status") or ""),
         md5=str(row.get("md5sum") or "").lower() or None,
         purge_at=instant_of(row.get("dt_to_purge")),
-        file_path=str(row.get("file_path") or ""),
         file_type=_texts(row.get("file_type")),
         seq_units=_texts(metadata.get("seq_unit_name")),
         analysis_ids=tuple(int(float(one)) for one in _texts(metadata.get("analysis_project_id"))),

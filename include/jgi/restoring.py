@@ -10,6 +10,7 @@ leaves behind between two of these steps is put right from the ledger (`take_up`
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from include.core.ledger import (
     Submission,
     submit_once,
 )
+from include.core.text import printable
 from include.jgi.documents import TrackedRequest
 from include.jgi.jdp import EXPIRED, JdpClient, RequestStatus
 from include.jgi.manifest import ManifestRow
@@ -76,6 +78,16 @@ def request_key(files: Collection[StagedFile]) -> str:
     return "restore-" + hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
+def request_number(row: Submission) -> int:
+    """JDP's number of an accepted request; a person may have written it as its folder is called (R473828)."""
+    found = re.fullmatch(r"R?([0-9]+)", row.external_id or "")
+    if found is None:
+        raise RequestError(
+            f"{row} was given the id {printable(row.external_id, 40)}, which is no number of a restore request"
+        )
+    return int(found.group(1))
+
+
 @dataclass(frozen=True)
 class Restoring:
     jdp: JdpClient
@@ -98,9 +110,7 @@ class Restoring:
                 f"{len(ids)} files are more than the {self.account.limits.request_ids} of one restore request"
             )
         rows = self.ledger.generations(SYSTEM, KIND, key)
-        seen = (
-            rows[-1].generation if rows else 0
-        )  # before the claim: who claims has seen that the files are not on disk
+        seen = rows[-1].generation if rows else 0  # looked at before the claim, which finds that no file is on disk
         claimed = self._claim(files, key)
         size = sum(file.size_bytes for file in files)
         names = sorted({file.project for file in files})
@@ -206,8 +216,9 @@ class Restoring:
         return count + ended
 
     def accepted(self, row: Submission) -> None:
-        """Writes into MongoDB what the ledger knows of an accepted request; may be repeated."""
-        key, request_id = row.business_key, int(row.external_id or 0)
+        """Writes into MongoDB what the ledger knows of an accepted request; may be repeated. Raises RequestError where
+        its id is no number."""
+        key, request_id = row.business_key, request_number(row)
         ids = list(row.detail["ids"])
         sent_at = datetime.fromtimestamp(row.sending_at or row.reserved_at, UTC)
         self.tracking.put_request(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from include.core.errors import AuthError, Held, TransientError, WaybillError
+from include.core.errors import AuthError, Held, RequestError, TransientError, WaybillError
 from include.core.ledger import State, Submission, resolve
 from include.core.ledger.submit import held_message
 from include.jgi.documents import TrackedRequest
@@ -51,7 +51,7 @@ class TakenUp:
 async def take_up(restoring: Restoring) -> TakenUp:
     """All of it, in order. Raises TransientError where MongoDB or the ledger is away; trouble at JDP is in the result."""
     found = TakenUp()
-    restoring.tracking.read_older_files()
+    found.failed += restoring.tracking.read_older_files()
     for row in _rows(restoring, *UNSENT):
         if restoring.withdraw(row):
             found.withdrawn.append(row.business_key)
@@ -66,7 +66,11 @@ async def take_up(restoring: Restoring) -> TakenUp:
 def repair(restoring: Restoring, found: TakenUp) -> None:
     """MongoDB knows of every request that JDP has accepted, and holds no file for one that it has not. Asks no remote."""
     for row in _rows(restoring, State.SENT):
-        _repair(restoring, row, found)
+        try:
+            _repair(restoring, row, found)
+        except RequestError as error:  # a person's slip: JDP bears it to be asked for the same files again
+            restoring.ledger.move(row, State.FAILED, why=str(error))
+            found.failed.append(f"{error}: its files are planned anew")
     _settle_claims(restoring, found)
 
 

@@ -204,19 +204,24 @@ class Tracking:
         sets = {"ap_gold_ids": {"$each": analyses}} if analyses else {}
         return {"jdp_file_id": file.jdp_file_id}, facts, start, sets
 
-    def read_older_files(self) -> int:
-        """Files that only older tools know get documents of ours; returns how many. What those tools did with them was
+    def read_older_files(self) -> list[str]:
+        """Files that only older tools know get documents of ours; returns what cannot be read. What those tools did with them was
         never checked, so they begin anew: what lies at its destination with the right md5 is not moved again."""
         found: dict[str, StagedFile] = {}
+        unread = []
         with self._asking():
-            for document in self._of("older_files").find({}):
+            documents = list(self._of("older_files").find({}))
+        for document in documents:
+            try:
                 file = older_file_of(document)
-                one = found.setdefault(file.jdp_file_id, file)
-                found[file.jdp_file_id] = replace(one, analyses=tuple(dict.fromkeys(one.analyses + file.analyses)))
-        if not found:
-            return 0
+            except RequestError as error:
+                unread.append(str(error))
+                continue
+            one = found.setdefault(file.jdp_file_id, file)
+            found[file.jdp_file_id] = replace(one, analyses=tuple(dict.fromkeys(one.analyses + file.analyses)))
         known = {file.jdp_file_id for file in self.files(ids=list(found))}
-        return self.put_files(file for name, file in found.items() if name not in known)
+        self.put_files(file for name, file in found.items() if name not in known)
+        return unread
 
     def files(
         self,

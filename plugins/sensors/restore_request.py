@@ -18,10 +18,11 @@ from triggers.globus import GlobusTaskTrigger
 from triggers.jgi import RestoreRequestTrigger
 from triggers.leg import Leg, Legs, Wait, run_began
 
-from include.core.errors import RequestError, TransientError, WaybillError
+from include.core.errors import NotFound, TransientError, WaybillError
 from include.core.ledger import Ledger, State, Submission
 from include.globus import transfer
 from include.globus.client import GlobusClient
+from include.globus.moving import Underway, ended_task
 from include.globus.transfer import Transfers
 from include.jgi.jdp import READY
 from include.jgi.manifest import read_manifest
@@ -31,6 +32,7 @@ from include.jgi.restoring import KIND, SYSTEM, believe, expire, gone
 from include.jgi.tracking import Tracking
 
 POLL_SECONDS = 300.0
+MANIFEST_BYTES = 64 * 1024 * 1024
 LATER_STEPS = ("transfer", "verify", "receipt")
 
 
@@ -41,8 +43,8 @@ class ManifestMissing(TransientError):
 class RestoreRequestSensor(Legs, BaseSensorOperator):
     """Waits for one restore request (`key`, its business key in the ledger), at most `wait_hours` after the run's begin.
 
-    Returns {"key", "manifest": Document, "left_seconds"}. Skips where it is not ready in time, or has expired: the receipt says
-    so, and the next run goes on.
+    Returns {"key", "manifest": Document, "left_seconds", "looked_at"}. Skips where it is not ready in time, or has expired: the
+    receipt says so, and the next run goes on.
     """
 
     step = "wait"
@@ -108,7 +110,10 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
                 purge = [one.purge_at for one in current.values() if one.purge_at and one.status == JdpStatus.RESTORED]
                 left = seconds_left(status.expires_at, purge, now, limits)
                 try:
-                    return await self._manifest(leg, book, kept, row, limits, left)
+                    found = await self._manifest(leg, book, kept, row, limits, left)
+                    if isinstance(found, Wait) and leg.over:
+                        raise AirflowSkipException(f"restore request {number}: {found.why}; the next run goes on")
+                    return found
                 except ManifestMissing:
                     if any(one.status == JdpStatus.RESTORED for one in current.values()):
                         raise
@@ -141,36 +146,40 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
             self.log.warning("%d files are not in the manifest, and are asked for again", len(missing))
         place = f"{run_folder(leg.context)}/manifest_{number}.csv"
         document = await receipts().objects.put(place, data)
-        return {"key": self.key, "manifest": document.to_dict(), "left_seconds": left}
+        return {"key": self.key, "manifest": document.to_dict(), "left_seconds": left, "looked_at": book.now()}
 
     async def _moved(
         self, leg: Leg, book: Ledger, client: GlobusClient, collections: Collections, number: int, left: float
     ) -> bytes | Wait:
+        """Read over HTTPS where workers do not see the destination; else moved there."""
         route = Route(
             collections.source, collections.source_root, collections.destination, collections.destination_root
         )
-        path = (collections.mount or _no_mount(self.globus_conn_id)) / route.manifest_at(number).lstrip("/")
         batch = manifest_batch(route, number, left_seconds=left, globus_now=client.remote_now or book.now())
-        transfers = Transfers(client, book, leg.owner, receipts().objects)
+        lost = f"the manifest of restore request {number} is not there"
+        if collections.mount is None:
+            (item,) = batch.items
+            try:
+                return await asyncio.to_thread(client.read, route.source, item.source, limit_bytes=MANIFEST_BYTES)
+            except NotFound:
+                raise ManifestMissing(lost) from None
+        path = collections.mount / route.manifest_at(number).lstrip("/")
+        transfers = Transfers(client, book, leg.owner)
         before = book.generations(transfer.SYSTEM, transfer.KIND, batch.key)
         there = await asyncio.to_thread(path.exists)
         sent = await transfers.submit(batch, seen_absent=None if there or not before else before[-1].generation)
         if sent.state == State.SENT:
-            task = await asyncio.to_thread(client.task, str(sent.external_id))
-            if task is not None and not task.ended:
-                options = {"tasks": [task.task_id], "globus_conn_id": self.globus_conn_id}
-                return Wait(3600.0, f"the manifest of {number} is on its way", options, 30.0, GlobusTaskTrigger)
+            task = await ended_task(transfers, sent)
+            if isinstance(task, Underway):
+                options = {"tasks": [task.task_id], "globus_conn_id": self.globus_conn_id, "borne": task.borne_by_id}
+                why = f"the manifest of {number} is on its way: {task.why}"
+                return Wait(min(task.seconds, 3600.0), why, options, 30.0, GlobusTaskTrigger)
         try:
-            data: bytes = await asyncio.to_thread(path.read_bytes)
+            data = await asyncio.to_thread(path.read_bytes)
         except OSError as error:
-            why = f"the manifest of restore request {number} did not arrive: {error.strerror}"
             if sent.state == State.SENT:
-                book.move(sent, State.FAILED, why=why)
-            raise ManifestMissing(why) from None
+                book.move(sent, State.FAILED, why=f"{lost}: {error.strerror}")
+            raise ManifestMissing(f"{lost}: {error.strerror}") from None
         if sent.state == State.SENT:
             book.move(sent, State.DONE, why="it is there")
         return data
-
-
-def _no_mount(conn_id: str) -> Any:
-    raise RequestError(f"connection {conn_id} has no extra mount: give where workers see the destination collection")

@@ -104,16 +104,15 @@ class JgiWorld:
         files = self._get(self.globus, f"/endpoints/{DESTINATION}/files")["files"]
         return {one["path"]: one for one in files if not one["path"].startswith(f"{ROOT}/manifests/")}
 
-    def arrived(self, project: str) -> Counter[str]:
-        """How many good copies of each content lie in a project's folder."""
-        return Counter(one["md5"] for path, one in self.there().items() if path.startswith(f"{ROOT}/{project}/"))
-
     def missing(self, projects: Mapping[str, int]) -> int:
-        """How many files are not at the destination yet, by their md5."""
+        """How many files are not at their destinations yet, by their md5; one that two analyses share has two."""
         count = 0
         for project, proposal in projects.items():
-            here = self.arrived(project)
-            count += sum(1 for file in self.wanted([proposal]) if not here[file["md5"]])
+            here = Counter(one["md5"] for path, one in self.there().items() if path.startswith(f"{ROOT}/{project}/"))
+            wanted: Counter[str] = Counter()
+            for file in self.wanted([proposal]):
+                wanted[file["md5"]] += len(file["analyses"])
+            count += (wanted - here).total()
         return count
 
     def problems(self, ledger: Ledger, projects: Mapping[str, int], *, asked_again: int = 0) -> list[str]:
@@ -213,7 +212,7 @@ class JgiScene:
         there = self.world.there()
         cells = {
             "runs": ", ".join(run.state for run in runs),
-            "files": f"{len(there)} of {len(wanted)}",
+            "files": f"{len(there)} of {sum(len(file['analyses']) for file in wanted)}",
             "bytes": format_bytes(sum(one["size"] for one in there.values())),
             "restore requests": str(len(rows)),
             "Globus tasks": str(len(self._ledger.in_states(*State, system="globus"))),

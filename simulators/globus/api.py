@@ -64,6 +64,7 @@ def add_routes(sim: GlobusWorld) -> None:
     sim.route("POST", "/v2/oauth2/token", sim.tokens.grant)
     for method, template, operation in routes:
         sim.route(method, template, operation, ("/v0.10",))
+    sim.route("GET", "/https/{endpoint}/{path:path}", files.bytes_over_https)
     for method in ("GET", "POST", "PUT", "DELETE", "PATCH"):
         sim.route(method, "/{rest:path}", _nothing_there)
 
@@ -271,6 +272,20 @@ class _Files:
                 404, "NotFound", f"Path not found, Error (list)\nMessage: No such file or directory: {path}"
             )
         return Answer(200, file_json(split(path)[1] or "/", is_folder, entry))
+
+    def bytes_over_https(self, call: Call) -> Answer:
+        """A collection's own address, which is here one of this service."""
+        endpoint = self._sim.endpoints.get(call.params["endpoint"])
+        if endpoint is None or endpoint.https_server is None:
+            raise ProblemError(404, "NotFound", "no collection has this address")
+        self._sim.tokens.caller(call, https=endpoint.id)
+        path = checked_path("/" + call.params["path"])
+        if endpoint.forbidden or denied(endpoint.read_denied, path):
+            raise ProblemError(403, "Forbidden", f"Path not allowed: {path}")
+        entry = self._sim.collections.entry(endpoint.id, path)
+        if entry is None or entry.data is None:
+            raise ProblemError(404, "NotFound", f"No such file: {path}")
+        return Answer(200, entry.data.read_bytes(), media_type="application/octet-stream")
 
     def mkdir(self, call: Call) -> Answer:
         body = call.json()

@@ -47,7 +47,8 @@ class Endpoint:
 
     `ls_denied`, `read_denied`, `write_denied`: regular expressions of paths; what `ls` may not show can be transferred all
     the same. `free_bytes`: what may still arrive; None: no quota. `forbidden`: the caller has no right to it.
-    `authorization_parameters`: what a session must have.
+    `authorization_parameters`: what a session must have. `https_server`: where files are read over HTTPS, the
+    service's own address and `/https/<id>`.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Endpoint:
     connected: bool = True
     paused: str | None = None
     authorization_parameters: dict[str, Any] | None = None
+    https_server: str | None = None
 
     @property
     def scope(self) -> str:

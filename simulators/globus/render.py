@@ -193,7 +193,7 @@ def endpoint_json(endpoint: Endpoint, owner: str) -> Fields:
         "acl_editable": False,
         "my_effective_roles": [],
         "in_use": False,
-        "https_server": None,
+        "https_server": endpoint.https_server,
         "DATA": [],
     }
 

@@ -23,6 +23,7 @@ from simulators.globus.settings import (
     Settings,
 )
 
+_HTTPS = re.compile(r"https://auth\.globus\.org/scopes/([0-9a-f-]{36})/https")
 _CONSENT = re.compile(r"https://auth\.globus\.org/scopes/([0-9a-f-]{36})/data_access")
 
 
@@ -33,6 +34,8 @@ class Token:
     client: Client
     expires: float
     consents: frozenset[str]
+    https: str | None = None
+    """The collection that it reads over HTTPS; it is then good for nothing else."""
 
 
 class Tokens:
@@ -61,30 +64,37 @@ class Tokens:
         if form.get("grant_type") != "client_credentials":
             return Answer(400, {"error": "unsupported_grant_type"})
         scope = form.get("scope", TRANSFER_SCOPE)
+        if match := _HTTPS.fullmatch(scope):
+            return self._issue(Token(client, self._expiry(), frozenset(), match[1]), match[1], scope)
         if TRANSFER_SCOPE not in scope:
             return Answer(400, {"error": "unknown_scope", "error_description": f"only {TRANSFER_SCOPE} is known here"})
         consents = frozenset(_CONSENT.findall(scope))
         unknown = [one for one in sorted(consents) if not self._has_data_access(one)]
         if unknown:
             return Answer(400, {"error": "unknown_scope", "error_description": f"no data_access scope: {unknown[0]}"})
-        token = f"Ag{self._ids.hex32()}{self._ids.hex32()}"
-        lifetime = self._settings.token_lifetime_seconds
-        self._issued[token] = Token(client, self._agenda.time + lifetime, consents)
+        return self._issue(Token(client, self._expiry(), consents), TRANSFER_SERVER, TRANSFER_SCOPE)
+
+    def _expiry(self) -> float:
+        return self._agenda.time + self._settings.token_lifetime_seconds
+
+    def _issue(self, token: Token, resource_server: str, scope: str) -> Answer:
+        text = f"Ag{self._ids.hex32()}{self._ids.hex32()}"
+        self._issued[text] = token
         body = {
-            "access_token": token,
-            "expires_in": int(lifetime),
+            "access_token": text,
+            "expires_in": int(self._settings.token_lifetime_seconds),
             "token_type": "Bearer",
-            "resource_server": TRANSFER_SERVER,
-            "scope": TRANSFER_SCOPE,
+            "resource_server": resource_server,
+            "scope": scope,
             "other_tokens": [],
         }
         return Answer(200, body)
 
-    def caller(self, call: Call) -> Token:
-        """Who sent this request, with which consents. Raises `ProblemError` 401."""
+    def caller(self, call: Call, https: str | None = None) -> Token:
+        """Who sent this request, with which consents; `https`: to which collection's own address. Raises `ProblemError` 401."""
         scheme, _, text = call.headers.get("authorization", "").partition(" ")
         token = self._issued.get(text.strip()) if scheme.lower() == "bearer" else None
-        if token is None or token.expires <= self._agenda.time:
+        if token is None or token.expires <= self._agenda.time or token.https != https:
             raise ProblemError(401, "AuthenticationFailed", "Token is not active")
         return token
 

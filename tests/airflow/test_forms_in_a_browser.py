@@ -137,5 +137,5 @@ def over(stack: Stack) -> Iterator[None]:
         for run in stack.api.runs(dag_id):
             if run.state not in ("success", "failed"):
                 stack.api.set_run_state(dag_id, run.run_id, "failed")
-    for dag_id in ("waybill_maintenance", "plate_drill"):
+    for dag_id in ("waybill_maintenance", "plate_drill", "jgi_staging"):
         stack.api.pause(dag_id)

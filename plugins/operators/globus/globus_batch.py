@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hooks.globus import Collections, GlobusHook
-from hooks.waybill import ledger, receipts
+from hooks.waybill import ledger
 from operators.common.leg import Leg, LegOperator, Wait
 from triggers.globus import GlobusTaskTrigger
 
@@ -56,7 +56,7 @@ class GlobusBatchOperator(LegOperator):
         with ledger() as book:
             client = await asyncio.to_thread(hook.client)
             try:
-                transfers = Transfers(client, book, leg.owner, receipts().objects)
+                transfers = Transfers(client, book, leg.owner)
                 return await self.move(leg, transfers, collections)
             finally:
                 await asyncio.to_thread(client.close)
@@ -87,8 +87,7 @@ class GlobusBatchOperator(LegOperator):
 
 def wait_for(task: Underway, collections: Collections) -> Wait:
     """Without a worker, until it has ended, or has trouble that must be timed."""
-    borne = {task.task_id: task.borne} if task.borne else {}
-    options = {"tasks": [task.task_id], "borne": borne, "can_cancel": collections.cancel_on_failure}
+    options = {"tasks": [task.task_id], "borne": task.borne_by_id, "can_cancel": collections.cancel_on_failure}
     return Wait(task.seconds, task.why, options)
 
 

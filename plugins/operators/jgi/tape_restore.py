@@ -26,6 +26,7 @@ from include.jgi.forecast import forecast, planned
 from include.jgi.planner import Plan
 from include.jgi.request import StagingRequest
 from include.jgi.restoring import OPEN_REQUESTS, Restoring
+from include.jgi.take_up import TakenUp, repair
 
 TROUBLE_SECONDS = 3 * 3600.0  # how long a database that is out of reach is waited for
 PART_OF_WINDOW = 1 / 8  # so long a full window is waited for, before what is open is watched: three hours of a day
@@ -58,6 +59,7 @@ class TapeRestoreOperator(LegOperator):
     async def act(self, leg: Leg) -> Any:
         request = load(StagingRequest, leg.context["dag_run"].conf)
         async with opened(leg.owner, self.conn_id, self.globus_conn_id) as restoring:
+            repair(restoring, TakenUp())  # what was just found may be in an open request, where MongoDB had lost it
             plan = planned(restoring, request.project)
             trouble = "" if request.dry_run or leg.over else await self._ask(leg, restoring, plan)
             plan = planned(restoring, request.project)

@@ -17,10 +17,10 @@ from operators.common.leg import Leg
 from operators.globus.globus_batch import GlobusBatchOperator, wait_for
 
 from include.core.errors import DeadlinePassed
-from include.core.ledger import State
+from include.core.ledger import Ledger, State
 from include.globus.batch import Batch, batch_file
 from include.globus.moving import Underway, ended_task
-from include.globus.transfer import KIND, SYSTEM, Transfers
+from include.globus.transfer import KIND, SYSTEM, Transfers, kept_batch
 from include.jgi.manifest import ManifestRow, read_manifest
 from include.jgi.models import BatchState
 from include.jgi.moving import LEAST_SECONDS, Route, drained, files_batch, submitted, with_facts
@@ -51,7 +51,7 @@ class StagingTransferOperator(GlobusBatchOperator):
         with tracking() as kept:
             (request,) = kept.requests(key=self.ready["key"])
             rows = await manifest_rows(self.ready, int(request.request_id or 0))
-            batch = await self._open_batch(kept, transfers, request.key)
+            batch = self._open_batch(kept, transfers, request.key)
             if batch is not None:
                 batch = with_facts(batch, rows, route_of(collections), int(request.request_id or 0))
             if batch is None:
@@ -62,7 +62,7 @@ class StagingTransferOperator(GlobusBatchOperator):
                         route_of(collections),
                         request,
                         rows,
-                        left_seconds=float(self.ready["left_seconds"]),
+                        left_seconds=self._left_seconds(book),
                         globus_now=client.remote_now or book.now(),
                     )
                 except DeadlinePassed as error:  # once JDP has taken them off its disk, the next run asks again
@@ -73,7 +73,7 @@ class StagingTransferOperator(GlobusBatchOperator):
             before = book.generations(SYSTEM, KIND, batch.key)
             seen = None
             if before and before[-1].state != State.SENT:  # it has ended, or was never sent: its deadline may be over
-                seen, left = before[-1].generation, float(self.ready["left_seconds"])
+                seen, left = before[-1].generation, self._left_seconds(book)
                 now = client.remote_now or book.now()
                 batch = replace(batch, deadline=datetime.fromtimestamp(now + max(left, LEAST_SECONDS), UTC))
             row = await transfers.submit(batch, seen_absent=seen)
@@ -84,16 +84,21 @@ class StagingTransferOperator(GlobusBatchOperator):
             return wait_for(task, collections)
         return {"key": self.ready["key"], "batch": batch.key}
 
+    def _left_seconds(self, book: Ledger) -> float:
+        """How long the files stay on JDP's disk: the sensor said it some time ago, before a queue or a clear."""
+        passed = book.now() - float(self.ready["looked_at"])
+        return float(self.ready["left_seconds"]) - max(passed, 0.0)
+
     async def _keep(self, leg: Leg, batch: Batch) -> None:
         """The batch as the procedure's own file, for the record."""
         place = f"{run_folder(leg.context)}/{batch.key}.txt"
         document = await receipts().objects.put(place, batch_file(batch.items, batch.label).encode())
         leg.facts["batch_file"] = document.to_dict()
 
-    async def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
+    def _open_batch(self, kept: Tracking, transfers: Transfers, key: str) -> Batch | None:
         """The batch that an earlier leg, try or run has begun for this request, if one is still open."""
         for one in kept.batches((BatchState.INTENT, BatchState.SUBMITTED), request_key=key):
             found = transfers.ledger.generations(SYSTEM, KIND, one.key)
             if found:
-                return await transfers.batch_of(found[-1])
+                return kept_batch(found[-1])
         return None

@@ -11,12 +11,12 @@ from hooks.globus import GlobusHook
 from hooks.jgi import JdpHook
 from hooks.mongo import tracking
 from hooks.task import owner_of, run_async
-from hooks.waybill import ledger, receipts
+from hooks.waybill import ledger
 from operators.common.base import WaybillOperator
 from operators.jgi.transfer import manifest_rows, route_of
 
 from include.globus.client import GlobusClient
-from include.globus.transfer import KIND, SYSTEM, Transfers, close, outcomes
+from include.globus.transfer import KIND, SYSTEM, Transfers, close, kept_batch, outcomes
 from include.jgi.moving import drained, record, with_facts
 from include.jgi.tracking import Tracking
 
@@ -44,7 +44,7 @@ class StagingVerifyOperator(WaybillOperator):
 
     def execute(self, context: Context) -> dict[str, int]:
         with self.refusing(context) as facts, ledger() as book, tracking() as kept:
-            transfers = Transfers(self._client(), book, owner_of(context), receipts().objects)
+            transfers = Transfers(self._client(), book, owner_of(context))
             facts["counts"] = counts = run_async(self._judged(transfers, kept))
         return counts
 
@@ -56,7 +56,7 @@ class StagingVerifyOperator(WaybillOperator):
         (request,) = kept.requests(key=self.ready["key"])
         row = transfers.ledger.generations(SYSTEM, KIND, self.moved["batch"])[-1]
         rows = await manifest_rows(self.ready, int(request.request_id or 0))
-        batch = with_facts(await transfers.batch_of(row), rows, route_of(collections), int(request.request_id or 0))
+        batch = with_facts(kept_batch(row), rows, route_of(collections), int(request.request_id or 0))
         try:
             task = await asyncio.to_thread(transfers.client.task, str(row.external_id))
             found = await outcomes(transfers.client, batch, task, collections.mount)

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import pytest
 
 from include.core.ledger import Ledger, Owner
-from include.core.objects import Objects
 from include.globus.batch import Batch, Item, batch_key
 from include.globus.client import GlobusClient
 from include.globus.moving import Underway, move
@@ -87,8 +86,7 @@ class World:
         return Batch(key, JGI_COLLECTION, DESTINATION_COLLECTION, items, deadline, label)
 
     def transfers(self, run_id: str = "run-1", client: GlobusClient | None = None) -> Transfers:
-        objects = Objects((self.folder / "documents").as_uri())
-        return Transfers(client or self.client, self.ledger, Owner("dag", run_id, "move"), objects)
+        return Transfers(client or self.client, self.ledger, Owner("dag", run_id, "move"))
 
     def step(self, batch: Batch, *, mounted: bool = True, **options: Any) -> list[Outcome] | Underway:
         return run(move(self.transfers(), batch, self.mount if mounted else None, **options))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
+from contextlib import suppress
 
 import pytest
 
-from include.core.errors import AuthError, Forbidden, NotFound, RemoteError, TransientError
+from include.core.errors import AuthError, Forbidden, NotFound, RemoteError, RequestError, TransientError
 from include.core.http import Conflict
 from include.globus.client import GlobusClient
 from simulators.globus import DEFAULT_CLIENT_SECRET, DESTINATION_COLLECTION, JGI_COLLECTION
-from tests.include.globus.conftest import START, World, run
+from tests.include.globus.conftest import ROOT, START, World, run
 
 
 def test_the_clock_is_that_of_globus(world: World) -> None:
@@ -109,6 +111,35 @@ def test_silence_ends(world: World) -> None:
     assert not caught.value.no_effect
 
 
+def test_a_trickle_ends() -> None:
+    """Each byte comes in time, and the answer would take minutes."""
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):  # the client may have gone
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n")
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=[server])
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        try:
+            with (
+                GlobusClient("id", "secret", timeout_seconds=0.5, read_retries=0, base_url=url) as client,
+                pytest.raises(TransientError) as caught,
+            ):
+                client._client.authorizer = None
+                client.submission_id()
+        finally:
+            over.set()
+            thread.join()
+    assert not caught.value.no_effect
+
+
 def test_identical_paths_are_told_from_too_many_tasks(world: World) -> None:
     item = world.item("a")
     document = {**world.batch(item).document(), "submission_id": world.client.submission_id()}
@@ -152,3 +183,34 @@ def test_no_secret_is_logged_at_debug_either(world: World, caplog: pytest.LogCap
             world.client.task("1")
     for secret in (DEFAULT_CLIENT_SECRET, *world.sim.tokens.issued()):
         assert secret not in caplog.text
+
+
+# -- small files over HTTPS -------------------------------------------------------------------------------------------
+
+
+def _with_https(world: World) -> None:
+    place = f"{world.server.url}/https/{JGI_COLLECTION}"
+    world.on(lambda: world.sim.change_endpoint(JGI_COLLECTION, https_server=place))
+
+
+def test_a_small_file_is_read_over_https_also_with_a_token_that_has_ended(world: World) -> None:
+    _with_https(world)
+    item = world.item("a b#1.csv", b"id,name\n")
+    client = world.new_client(read_retries=1)
+    assert client.read(JGI_COLLECTION, item.source, limit_bytes=100) == b"id,name\n"
+    world.on(world.sim.tokens.revoke_all)
+    assert client.read(JGI_COLLECTION, item.source, limit_bytes=100) == b"id,name\n"
+
+
+def test_what_cannot_be_read_over_https_says_why(world: World) -> None:
+    item = world.item("a")
+    with pytest.raises(RequestError, match="extra mount"):
+        world.client.read(JGI_COLLECTION, item.source, limit_bytes=100)
+    _with_https(world)
+    with pytest.raises(NotFound):
+        world.client.read(JGI_COLLECTION, f"{ROOT}/none", limit_bytes=100)
+    with pytest.raises(RemoteError, match="more than 3 bytes"):
+        world.client.read(JGI_COLLECTION, item.source, limit_bytes=3)
+    world.fault("status", code=302, path="/https/", headers={"Location": "http://elsewhere/"}, times=1)
+    with pytest.raises(TransientError):
+        world.client.read(JGI_COLLECTION, item.source, limit_bytes=100)

@@ -13,7 +13,7 @@ from include.core.errors import AuthError, VerificationError
 from include.jgi.gold import Analysis, GoldClient, OfflineToken
 from include.jgi.jdp import FoundFile, JdpClient, SessionToken
 from include.jgi.metadata import AnalysisFiles, Discovered, Recorded, discover, left_out, record
-from include.jgi.models import FileState, Project
+from include.jgi.models import FileState, JdpStatus, Project
 from include.jgi.tracking import Tracking
 from simulators.jgi import DEFAULT_OFFLINE_TOKEN, DEFAULT_SESSION, add_published
 from tests.include.jgi.conftest import GROW, QUICK, in_a_loop, no_sleep
@@ -136,7 +136,7 @@ async def test_only_the_biosamples_of_the_conf_are_looked_up(archive: Archive) -
 
 
 def a_file(number: int, name: str, *, kind: str = "tab", units: tuple[str, ...] = ()) -> FoundFile:
-    return FoundFile(f"65aa{number:020x}", name, 10, "PURGED", None, None, "/tape", (kind,), units, (1,), ("g",))
+    return FoundFile(f"65aa{number:020x}", name, 10, JdpStatus.PURGED, None, None, (kind,), units, (1,), ("g",))
 
 
 def test_raw_data_of_other_analyses_is_left_out() -> None:
@@ -165,7 +165,7 @@ def test_a_name_that_cannot_be_a_file_s_is_left_out(name: str) -> None:
 
 def found(*names: str) -> Discovered:
     files = tuple(a_file(number, name) for number, name in enumerate(names, 1))
-    return Discovered(1, (AnalysisFiles(Analysis("Ga1", 1, "x", "Gs1", "Gb1"), files, {}),), {})
+    return Discovered(1, (AnalysisFiles(Analysis("Ga1", 1, "x", "Gb1"), files, {}),), {})
 
 
 def test_files_that_share_a_name_have_places_of_their_own(mongo: Any) -> None:

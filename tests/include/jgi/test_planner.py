@@ -98,6 +98,7 @@ def test_no_window_holds_more_and_each_file_is_asked_for_once(instance):
     found = planned(wanted, before, rules)
     assert faults_of(wanted, before, asked(found), rules) == []
     assert not found.not_planned
+    assert found.days >= found.lower_bound_days  # a bound that some plan is below is none
 
 
 @given(instances(), st.sampled_from((2e6, 5e7, 1.1e8)), st.sampled_from((None, 3 * TB, 40 * TB)))
@@ -237,6 +238,39 @@ def test_a_large_file_is_not_put_off_by_small_ones():
     found = planned(wanted, before)
     assert send_times(found)[wanted[0].id] == NOW + 9 * 3600
     assert faults_of(wanted, before, asked(found), RULES) == []
+
+
+def test_small_files_go_before_a_large_one_only_beside_it():
+    before = [Asked(NOW - SPAN + 5 * 3600, 8 * TB)]
+    large = files(9 * TB, analysis="Ga1", days_waited=20)
+    small = [file for at in range(4) for file in files(TB // 2, analysis=f"Ga2{at}", first=10 + at)]
+    at = send_times(planned([*large, *small], before))
+    assert at[large[0].id] == NOW + 5 * 3600
+    assert [at[file.id] == NOW for file in small] == [True, True, False, False]  # 2 TB are free, and 1 TB beside it
+
+
+def test_at_one_border_one_analysis_is_split():
+    wanted = [
+        *files(7 * TB, analysis="Ga1"),
+        *files(2 * TB, 2 * TB, analysis="Ga2", first=10),
+        *files(8 * TB // 10, 8 * TB // 10, analysis="Ga3", first=20),
+        *files(TB // 2, analysis="Ga4", first=30),
+    ]
+    at = send_times(planned(wanted))
+    assert [at[file.id] == NOW for file in wanted] == [True, True, False, False, False, True]
+
+
+def test_a_large_file_that_goes_first_takes_what_else_goes_of_its_analysis_into_its_request():
+    """Whole analyses would need three days, their files need two."""
+    wanted = [
+        *files(4 * TB - 100, 4 * TB - 100, 1, analysis="Ga1"),
+        *files(6 * TB, analysis="Ga2", first=10),
+        *files(6 * TB, analysis="Ga3", first=20),
+        *files(1, 1, analysis="Ga9", first=30),
+    ]
+    found = planned(wanted, rules=Rules(ids=3))
+    assert found.days == found.lower_bound_days == 2
+    assert faults_of(wanted, [], asked(found), Rules(ids=3)) == []
 
 
 def test_whole_analyses_that_fit_badly_do_not_hang_the_planner():

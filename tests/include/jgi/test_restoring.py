@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,8 @@ from include.jgi.forecast import planned
 from include.jgi.manifest import ManifestRow
 from include.jgi.models import FileState, Limits, PlacementState, RequestState, StagedFile
 from include.jgi.restoring import KIND, SYSTEM, VISIBLE_WITHIN_SECONDS, believe, request_key
-from include.jgi.take_up import take_up
+from include.jgi.take_up import TakenUp, repair, take_up
+from include.jgi.tracking import NAMES
 from simulators.globus.collections import JGI_COLLECTION, JGI_ROOT
 from simulators.jgi import DEFAULT_SESSION
 from tests.include.jgi.conftest import BLUE, GROW, Bench, in_a_loop
@@ -318,6 +320,27 @@ async def test_what_is_not_found_for_two_days_is_held_alone(bench: Bench) -> Non
     assert states(bench, files[:2]) == {(FileState.REQUESTING, 0)}
 
 
+@pytest.mark.parametrize("written", ["{number}", "R{number}", "the one of monday"])
+@in_a_loop
+async def test_a_person_s_number_is_taken_as_people_write_it(bench: Bench, written: str) -> None:
+    files = bench.project("grow", GROW, 2, 2000)
+    bench.jdp.fault(**POST, fault="drop_after_commit")
+    async with bench.restoring() as restoring:
+        with pytest.raises(InDoubt):
+            await restoring.ask(files)
+        (accepted,) = bench.jdp.journal("restore_accepted")
+        given = written.format(number=accepted["request_id"])
+        (row,) = restoring.ledger.in_states(State.IN_DOUBT)
+        held = restoring.ledger.move(row, State.HELD, why="not found")
+        restoring.ledger.move(held, State.SENT, why="JDP's page", who="a person", external_id=given)
+        found = await take_up(restoring)
+    if written.startswith("the"):
+        assert "the one of monday" in found.failed[0] and states(bench, files) == {(FileState.PLANNED, 0)}
+    else:
+        assert bench.tracking.requests()[0].request_id == accepted["request_id"]
+        assert states(bench, files) == {(FileState.QUEUED, 0)}
+
+
 # -- ready, expired, unknown --------------------------------------------------------------------------------------------
 
 
@@ -431,6 +454,42 @@ async def test_a_request_of_a_lost_ledger_is_given_up(bench: Bench) -> None:
     async with bench.restoring() as restoring:
         found = await take_up(restoring)
     assert (found.open_requests, states(bench, files)) == ([], {(FileState.PLANNED, 1)})
+
+
+@in_a_loop
+async def test_files_of_an_open_request_are_not_free_after_an_older_copy_of_mongodb(bench: Bench, mongo: Any) -> None:
+    """Planned together with others they would have another key, and be asked for twice."""
+    files = bench.project("grow", GROW, 4, 4000)
+    older = {name: list(mongo[name].find({})) for name in (NAMES["files"], NAMES["requests"])}
+    bench.jdp.fault(**POST, fault="stuck_pending")
+    async with bench.restoring() as restoring:
+        row = await restoring.ask(files[:2])
+        for name, documents in older.items():
+            mongo[name].delete_many({})
+            if documents:
+                mongo[name].insert_many(documents)
+        found = await take_up(restoring)
+        assert (found.repaired, found.open_requests) == ([f"restore request {row.external_id}"], [row.business_key])
+        asked_next = {one.jdp_file_id for request in planned(restoring).requests for one in request.files}
+        assert asked_next == {one.jdp_file_id for one in files[2:]}
+        assert (await take_up(restoring)).repaired == []
+
+
+@in_a_loop
+async def test_files_of_an_open_request_that_mongodb_had_lost_are_not_asked_for_again_once_found(
+    bench: Bench, mongo: Any
+) -> None:
+    files = bench.project("grow", GROW, 3, 3000)
+    async with bench.restoring() as restoring:
+        row = await restoring.ask(files[:2])
+        for name in (NAMES["files"], NAMES["requests"]):
+            mongo[name].delete_many({})
+        await take_up(restoring)
+        bench.tracking.put_files(files)  # as the search of the same run does
+        repair(restoring, TakenUp())
+        (request,) = planned(restoring).requests
+        assert [one.jdp_file_id for one in request.files] == [files[2].jdp_file_id]
+    assert {one.claim for one in now_of(bench, files[:2])} == {row.business_key}
 
 
 # -- secrets ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.include.globus.conftest import World
 from tests.plugins.doubles import Run
 from tests.plugins.globus.conftest import connection
 
-DAG = Path(__file__).with_name("ten_lines.py")
+MANUAL = Path(__file__).parents[3] / "docs" / "jgi.md"
 
 
 @pytest.fixture(autouse=True)
@@ -39,20 +40,24 @@ def items(world: World, *names: str, **wrong_md5: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_dag_of_ten_lines_moves_and_verifies_files(world: World, metadata_database: None) -> None:
+def test_the_dag_of_the_manual_moves_and_verifies_a_file(world: World, metadata_database: None, tmp_path: Path) -> None:
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 
-    lines = [line for line in DAG.read_text().splitlines()[1:] if line.strip()]
-    assert len(lines) <= 10
-    found = DagBag(str(DAG), safe_mode=False, bundle_name="ten-lines")
+    (text,) = re.findall(
+        r"```python\n(.*?)```", MANUAL.read_text().partition("## Globus in a DAG of your own")[2], re.DOTALL
+    )
+    assert len([line for line in text.splitlines() if line.strip()]) <= 10
+    file = tmp_path / "bring_reads.py"
+    file.write_text(text)
+    world.item("reads.fastq.gz", b"reads of a sample\n")
+    found = DagBag(str(file), bundle_name="manual")
     assert not found.import_errors
     manager = DagBundlesManager()
     manager.sync_bundles_to_db()
     sync_bag_to_db(found, next(iter(manager.get_all_dag_bundles())).name, None)
-    run = found.dags["move_by_globus"].test(run_conf={"items": items(world, "a", "b")})
-    assert run.state == "success"
-    assert sorted(path.name for path in (world.mount / "staging").iterdir()) == ["a", "b"]
+    assert found.dags["bring_reads"].test().state == "success"
+    assert (world.mount / "staging" / "reads.fastq.gz").read_bytes() == b"reads of a sample\n"
     assert len(world.accepted()) == 1
 
 

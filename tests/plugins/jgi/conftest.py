@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -36,18 +35,14 @@ from simulators.jgi import (
     JdpSimulator,
     add_random,
 )
-from simulators.mongo import MongoServer
 
 SPEED, GLOBUS_SPEED = 3600.0, 60.0  # simulated seconds per second
 
 
 @pytest.fixture(scope="session")
-def mongo_uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One stand-in of MongoDB for all tests; each takes a database of its own."""
-    server = MongoServer(tmp_path_factory.mktemp("mongo"))
-    with asyncio.Runner() as runner:
-        yield runner.run(server.start())
-        runner.run(server.stop())
+def mongo_uri(mongo_stand_in: str) -> str:
+    """Never a real server: the connections of these tests have no login."""
+    return mongo_stand_in
 
 
 @dataclass(frozen=True)
@@ -89,6 +84,13 @@ class Jgi:
         """Gives connection waybill_jdp other limits."""
         self.connections["waybill_jdp"]["extra"] |= extra
         self.give("waybill_jdp", json.dumps(self.connections["waybill_jdp"]))
+
+    def without_mount(self) -> None:
+        """Workers do not see the destination; JGI's collection can be read over HTTPS."""
+        del self.connections["waybill_globus"]["extra"]["mount"]
+        self.give("waybill_globus", json.dumps(self.connections["waybill_globus"]))
+        place = f"{self.servers['globus'].url}/https/{JGI_COLLECTION}"
+        self.servers["globus"].call(lambda: self.globus.change_endpoint(JGI_COLLECTION, https_server=place))
 
     def run(self, **conf: Any) -> Run:
         """One run of jgi_staging, without Airflow's retries."""
