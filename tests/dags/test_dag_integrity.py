@@ -37,7 +37,10 @@ EDGES = {
     "plate_restore": {
         "load_request": ["plan"], "plan": ["thaw"], "thaw": ["restore"], "restore": ["receipt"], "receipt": [],
     },
-    "waybill_maintenance": {"check_ledger": ["cancellations"], "cancellations": [], "list_in_doubt": []},
+    "waybill_maintenance": {
+        "check_ledger": ["cancellations"], "cancellations": [], "list_in_doubt": [],
+        "index_archives": [], "clean_up_staging": [],
+    },
 }  # fmt: skip
 NOBODY_ASKS = {"waybill_maintenance"}  # no request, so no receipt
 OWN_VALUES = {

@@ -35,7 +35,7 @@ def test_a_killed_verification_changes_nothing(bench: Bench, tmp_path: Path):
 
 @pytest.mark.parametrize("way", ["plain", "markers", "hidden", "older"])
 def test_a_killed_deletion_ends_and_deletes_nothing_unproved(way: str, bench: Bench, tmp_path: Path):
-    told = kill_deleting(bench, tmp_path, seed=WAYS.index(way), kills=2)
+    told = kill_deleting(bench, tmp_path, seed=WAYS.index(way), kills=4)
     assert told.kills and told == Round(kills=told.kills)
 
 
