@@ -28,6 +28,11 @@ CSV_LIMIT_BYTES = 10 << 20
 class StagingRequest(Request):
     """Conf of jgi_staging. Without any field the run goes on with all projects that are known."""
 
+    dry_run: bool = pydantic.Field(
+        False,
+        title="Dry run",
+        description="Stop after the plan: the receipt says what would be asked for and when, and nothing is asked for.",
+    )
     project: str = pydantic.Field(
         "",
         max_length=100,
@@ -80,11 +85,6 @@ class StagingRequest(Request):
         title="Wait for tapes (hours)",
         description="How long this run waits for what it asked for. What is not there by then is the next run's.",
         json_schema_extra=DETAILS,
-    )
-    dry_run: bool = pydantic.Field(
-        False,
-        title="Dry run",
-        description="Stop after the plan: the receipt says what would be asked for and when, and nothing is asked for.",
     )
 
     @classmethod
