@@ -16,7 +16,7 @@ from include.core.ledger.audit import verify
 from rehearsal.scenes.jgi import DAG_ID, JgiScene
 from tests.airflow.conftest import HANG, SMALL_WINDOW_BYTES, Rehearsal
 
-pytestmark = [pytest.mark.airflow, HANG]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, HANG]  # several runs of simulated days
 POST = {"method": "POST", "path": "download_files|request_archived"}
 
 

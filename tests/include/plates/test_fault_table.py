@@ -25,7 +25,15 @@ BY_NAME = {case.name: case for case in CASES}
 Patch = pytest.MonkeyPatch
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def _spread() -> list[Any]:
+    """Every third case runs in `make test`, all of them in `make test-full`: a case takes seconds."""
+    return [
+        pytest.param(case, id=case.name, marks=() if number % 3 == 0 else pytest.mark.full)
+        for number, case in enumerate(CASES)
+    ]
+
+
+@pytest.mark.parametrize("case", _spread())
 def test_nothing_is_lost_and_each_case_ends_as_it_must(case: Case, request: pytest.FixtureRequest):
     played = play(case, request.getfixturevalue("rclone_url" if case.real else "moto_url"), seed=1)
     assert played.ours == 0, played
