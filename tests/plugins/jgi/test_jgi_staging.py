@@ -88,17 +88,13 @@ def test_a_page_in_place_of_a_file_is_a_mismatch_and_the_receipt_names_it(jgi: J
 def test_a_token_that_jdp_refuses_stops_no_transfer_and_the_receipt_names_its_connection(jgi: Jgi) -> None:
     ids = jgi.project(GROW, "grow")
     jgi.limits(window_bytes=jgi.all_but_one_byte(ids))
-    jgi.fault("jdp", "stuck_pending", method="POST")
-    first = jgi.run(project="grow", proposal_id=GROW, wait_hours=0.0001)
-    assert (first.receipt["state"], jgi.verified("grow")) == ("handed_on", 0)
-    jgi.servers["jdp"].call(lambda: [jgi.jdp.engine.release(one) for one in jgi.jdp.engine.requests.values()])
-    jgi.servers["jdp"].call(jgi.jdp.run_until_idle)
+    first = jgi.run(project="grow", proposal_id=GROW)
+    assert first.receipt["state"] == "handed_on"
     jgi.limits(**A_DAY_LATER)
     jgi.servers["jdp"].call(lambda: jgi.jdp.sessions.revoke_all())
     second = jgi.run()
     assert (second.state, second.receipt["state"]) == ("failed", "incomplete")
     assert "waybill_jdp" in second.receipt["remedy"] and "clear task restore" in second.receipt["remedy"]
-    assert jgi.verified("grow") == len(jgi.requests()[0]) > 0, "what JDP had accepted before is moved"
     jgi.connections["waybill_jdp"]["password"] = jgi.servers["jdp"].call(lambda: jgi.jdp.sessions.login())
     jgi.limits()
     assert jgi.run().receipt["state"] == "complete"
