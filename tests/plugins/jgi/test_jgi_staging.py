@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from include.jgi.models import FileState
+from simulators.globus import DEFAULT_CLIENT_SECRET
+from simulators.jgi import DEFAULT_OFFLINE_TOKEN, DEFAULT_SESSION
+from tests.dags.test_secrets import found_in
 from tests.plugins.jgi.conftest import Jgi
 
 pytestmark = pytest.mark.usefixtures("metadata_database", "ledger", "quick_looks", "inputs_folder")
@@ -88,13 +92,17 @@ def test_a_page_in_place_of_a_file_is_a_mismatch_and_the_receipt_names_it(jgi: J
 def test_a_token_that_jdp_refuses_stops_no_transfer_and_the_receipt_names_its_connection(jgi: Jgi) -> None:
     ids = jgi.project(GROW, "grow")
     jgi.limits(window_bytes=jgi.all_but_one_byte(ids))
-    first = jgi.run(project="grow", proposal_id=GROW)
-    assert first.receipt["state"] == "handed_on"
+    jgi.fault("jdp", "stuck_pending", method="POST")
+    first = jgi.run(project="grow", proposal_id=GROW, wait_hours=0.0001)
+    assert (first.receipt["state"], jgi.verified("grow")) == ("handed_on", 0)
+    jgi.servers["jdp"].call(lambda: [jgi.jdp.engine.release(one) for one in jgi.jdp.engine.requests.values()])
+    jgi.servers["jdp"].call(jgi.jdp.run_until_idle)
     jgi.limits(**A_DAY_LATER)
     jgi.servers["jdp"].call(lambda: jgi.jdp.sessions.revoke_all())
     second = jgi.run()
     assert (second.state, second.receipt["state"]) == ("failed", "incomplete")
     assert "waybill_jdp" in second.receipt["remedy"] and "clear task restore" in second.receipt["remedy"]
+    assert jgi.verified("grow") == len(jgi.requests()[0]) > 0, "what JDP had accepted before is moved"
     jgi.connections["waybill_jdp"]["password"] = jgi.servers["jdp"].call(lambda: jgi.jdp.sessions.login())
     jgi.limits()
     assert jgi.run().receipt["state"] == "complete"
@@ -163,3 +171,25 @@ def test_without_mongodb_nothing_is_asked_for_and_the_receipt_says_what_is_away(
     run = jgi.run(project="grow", proposal_id=GROW)
     assert (run.state, run.receipt["state"], jgi.requests()) == ("failed", "incomplete", [])
     assert "waybill_mongo" in run.receipt["outcome"] + run.receipt["remedy"] + " ".join(run.receipt["problems"])
+
+
+def test_no_secret_is_found_in_what_a_run_leaves_behind(
+    jgi: Jgi,
+    tmp_path: Path,
+    metadata_database: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    jgi.project(GROW, "grow")
+    jgi.fault(
+        "jdp", "status", method="POST", path="download_files|request_archived", code=400, body="Bad: {authorization}"
+    )
+    with caplog.at_level(logging.DEBUG):
+        jgi.run(project="grow", proposal_id=GROW)
+        jgi.run()
+    printed = capfd.readouterr()
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "collections" not in path.parts]
+    places = {path.name: path.read_bytes() for path in [*left, metadata_database]}
+    places |= {"printed": (printed.out + printed.err).encode(), "logged": caplog.text.encode()}
+    hidden = {"GOLD": DEFAULT_OFFLINE_TOKEN, "JDP": DEFAULT_SESSION.rpartition("/")[2], "Globus": DEFAULT_CLIENT_SECRET}
+    assert len(left) > 5 and found_in(places, hidden) == []
