@@ -236,9 +236,7 @@ class GlobusClient:
             raise RemoteError(f"{what} has more than {limit_bytes} bytes: it is not what it should be")
         return data
 
-    def _fetched(
-        self, what: str, authorizer: GlobusAuthorizer, url: str, limit_bytes: int
-    ) -> tuple[int, bytes, str | None]:
+    def _fetched(self, what: str, authorizer: GlobusAuthorizer, url: str, limit_bytes: int) -> tuple[int, bytes, str]:
         """Status, body up to one byte more than the limit, and where a redirect points to: none is followed with a token."""
         import globus_sdk
         import requests
@@ -248,7 +246,7 @@ class GlobusClient:
             request.headers["Authorization"] = authorizer.get_authorization_header()
             return request
 
-        def get() -> tuple[int, bytes, str | None]:
+        def get() -> tuple[int, bytes, str]:
             with requests.get(
                 url, auth=bearer, timeout=self.timeout_seconds, stream=True, allow_redirects=False
             ) as answer:
@@ -257,7 +255,7 @@ class GlobusClient:
                     data += piece
                     if len(data) > limit_bytes:
                         break
-                return answer.status_code, bytes(data), answer.headers.get("Location")
+                return answer.status_code, bytes(data), answer.headers.get("Location", "")
 
         try:
             return within(10 * self.timeout_seconds, get)
