@@ -59,12 +59,16 @@ class Task:
     fatal_text: str
     canceled: bool
     deadline: datetime | None
-    completed_at: datetime | None
     history_deleted: bool
 
     @property
     def ended(self) -> bool:
         return self.status in ("SUCCEEDED", "FAILED")
+
+    @property
+    def end(self) -> str:
+        """How it ended, for people."""
+        return f"{self.status} ({self.fatal_code}: {self.fatal_text})" if self.fatal_code else self.status
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,16 +136,16 @@ class GlobusClient:
         self._hide = hiding([client_secret.strip()])
         self.name = name
         self._base_url = base_url
-        self._client = self._build(client_id.strip(), client_secret.strip(), data_access, base_url)
-        self._client.retry_config.max_retries = read_retries
+        self._client = self._build(client_id.strip(), client_secret.strip(), data_access, base_url, read_retries)
 
     def _build(
-        self, client_id: str, client_secret: str, data_access: Sequence[str], base_url: str | None
+        self, client_id: str, client_secret: str, data_access: Sequence[str], base_url: str | None, read_retries: int
     ) -> TransferClient:
         import logging
 
         import globus_sdk
         from globus_sdk.scopes import GCSCollectionScopes, TransferScopes
+        from globus_sdk.transport import RetryConfig
 
         for noisy in ("globus_sdk", "urllib3"):  # their lines hold headers and bodies, secrets included
             logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -153,11 +157,16 @@ class GlobusClient:
             client_secret,
             base_url=base_url,
             transport=bounded_transport(self.timeout_seconds),
+            retry_config=RetryConfig(max_retries=2),
         )
-        auth.retry_config.max_retries = 2
         authorizer = _lazily(lambda: globus_sdk.ClientCredentialsAuthorizer(auth, scope))
         transport = bounded_transport(self.timeout_seconds)
-        return globus_sdk.TransferClient(authorizer=authorizer, transport=transport, base_url=base_url)
+        return globus_sdk.TransferClient(
+            authorizer=authorizer,
+            transport=transport,
+            retry_config=RetryConfig(max_retries=read_retries),
+            base_url=base_url,
+        )
 
     def _authorizer_for(self, collection_id: str) -> GlobusAuthorizer:
         """One whose tokens are good for reading this collection over HTTPS, and for nothing else."""
@@ -227,9 +236,7 @@ class GlobusClient:
             raise RemoteError(f"{what} has more than {limit_bytes} bytes: it is not what it should be")
         return data
 
-    def _fetched(
-        self, what: str, authorizer: GlobusAuthorizer, url: str, limit_bytes: int
-    ) -> tuple[int, bytes, str | None]:
+    def _fetched(self, what: str, authorizer: GlobusAuthorizer, url: str, limit_bytes: int) -> tuple[int, bytes, str]:
         """Status, body up to one byte more than the limit, and where a redirect points to: none is followed with a token."""
         import globus_sdk
         import requests
@@ -239,7 +246,7 @@ class GlobusClient:
             request.headers["Authorization"] = authorizer.get_authorization_header()
             return request
 
-        def get() -> tuple[int, bytes, str | None]:
+        def get() -> tuple[int, bytes, str]:
             with requests.get(
                 url, auth=bearer, timeout=self.timeout_seconds, stream=True, allow_redirects=False
             ) as answer:
@@ -248,7 +255,7 @@ class GlobusClient:
                     data += piece
                     if len(data) > limit_bytes:
                         break
-                return answer.status_code, bytes(data), answer.headers.get("Location")
+                return answer.status_code, bytes(data), answer.headers.get("Location", "")
 
         try:
             return within(10 * self.timeout_seconds, get)
@@ -485,7 +492,6 @@ def _task(found: Any) -> Task:
         fatal_text=printable(str(fatal.get("description") or ""), 300, quotes=False),
         canceled="cancel" in str(fatal.get("code") or "").lower() or bool(found.get("canceled_by_admin")),
         deadline=_instant(found.get("deadline")),
-        completed_at=_instant(found.get("completion_time")),
         history_deleted=bool(found.get("history_deleted")),
     )
 

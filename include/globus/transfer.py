@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -333,6 +333,8 @@ async def outcomes(client: GlobusClient, batch: Batch, task: Task | None, mount:
         if left_out is not None and there.verdict != Verdict.VERIFIED:
             why = f"its source could not be read ({left_out.code})"
             there = Outcome(item, Verdict.NOT_MOVED, why, source_gone=left_out.code == "FILE_NOT_FOUND")
+        elif there.verdict == Verdict.NOT_MOVED and task is not None:
+            there = replace(there, why=f"{there.why}; the task is {task.end}")
         found.append(there)
     return found
 
@@ -401,7 +403,7 @@ def close(
         return row
     counts = counted(found)
     good = all(one.verdict in fine for one in found)
-    said = task.status if task is not None else "not known any more"
+    said = task.end if task is not None else "not known any more"
     why = f"the task is {said}: " + ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     return ledger.move(row, State.DONE if good else State.FAILED, why=why, detail={"outcome": counts})
 

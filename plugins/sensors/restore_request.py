@@ -93,7 +93,7 @@ class RestoreRequestSensor(Legs, BaseSensorOperator):
             row = book.generations(SYSTEM, KIND, self.key)[-1]
             number = int(row.external_id or 0)
             async with hook.client() as client:
-                status = await client.status(number)
+                status = await client.status(number, by_anyone=True)
                 now = client.remote_now or book.now()
                 current = {}
                 if status is not None and status.status == READY:  # what was known before says nothing of this restore

@@ -32,7 +32,7 @@ def request_watch(client: JdpClient, ids: Collection[str]) -> BulkWatch:
     async def look(ids: Collection[str]) -> dict[str, Item]:
         found = {}
         for one in ids:
-            status = await client.status(int(one))
+            status = await client.status(int(one), by_anyone=True)
             word = "not shown" if status is None else status.status
             ended = word in (READY, EXPIRED)
             found[one] = Item(word, ended=ended, good=word == READY, known=ended or word in RUNNING)

@@ -16,7 +16,6 @@ from include.globus.transfer import CANCEL_SECONDS, RULES, Outcome, Verdict, can
 from simulators.globus import DESTINATION_COLLECTION, JGI_COLLECTION
 from tests.include.globus.conftest import ROOT, START, World, run
 
-GRACE = 15 * 60.0
 DAY = 86_400.0
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from include.jgi.models import FileState
+from simulators.globus import DEFAULT_CLIENT_SECRET
+from simulators.jgi import DEFAULT_OFFLINE_TOKEN, DEFAULT_SESSION
+from tests.dags.test_secrets import found_in
 from tests.plugins.jgi.conftest import Jgi
 
 pytestmark = pytest.mark.usefixtures("metadata_database", "ledger", "quick_looks", "inputs_folder")
@@ -167,3 +171,25 @@ def test_without_mongodb_nothing_is_asked_for_and_the_receipt_says_what_is_away(
     run = jgi.run(project="grow", proposal_id=GROW)
     assert (run.state, run.receipt["state"], jgi.requests()) == ("failed", "incomplete", [])
     assert "waybill_mongo" in run.receipt["outcome"] + run.receipt["remedy"] + " ".join(run.receipt["problems"])
+
+
+def test_no_secret_is_found_in_what_a_run_leaves_behind(
+    jgi: Jgi,
+    tmp_path: Path,
+    metadata_database: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    jgi.project(GROW, "grow")
+    jgi.fault(
+        "jdp", "status", method="POST", path="download_files|request_archived", code=400, body="Bad: {authorization}"
+    )
+    with caplog.at_level(logging.DEBUG):
+        jgi.run(project="grow", proposal_id=GROW)
+        jgi.run()
+    printed = capfd.readouterr()
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and "collections" not in path.parts]
+    places = {path.name: path.read_bytes() for path in [*left, metadata_database]}
+    places |= {"printed": (printed.out + printed.err).encode(), "logged": caplog.text.encode()}
+    hidden = {"GOLD": DEFAULT_OFFLINE_TOKEN, "JDP": DEFAULT_SESSION.rpartition("/")[2], "Globus": DEFAULT_CLIENT_SECRET}
+    assert len(left) > 5 and found_in(places, hidden) == []
